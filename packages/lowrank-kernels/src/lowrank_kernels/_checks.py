@@ -1,0 +1,152 @@
+"""Say what is wrong with the arguments of a product.
+
+The fast paths test a handful of sizes; only when one of those fails, or torch itself refuses, is
+the reason looked for here. Every function returns None when it finds nothing.
+"""
+
+import operator
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
+_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+
+
+def rank_value(rank: object, size: int) -> int:
+    """Return the rank as an int in 0..size; raise TypeError or ValueError for anything else."""
+    r = size if rank is None else integer(rank)
+    if not 0 <= r <= size:
+        raise ValueError(f"rank must be in 0..{size}, got {r}")
+    return r
+
+
+def check_rank_tensor(rank: Tensor) -> None:
+    """Raise unless `rank` is a 0-dim integer tensor."""
+    if rank.dim() != 0:
+        raise ValueError(f"rank must be 0-dim where it is a tensor, got shape {_shape(rank)}")
+    if rank.dtype not in _INTEGERS:
+        raise TypeError(f"rank must be an integer tensor, got {rank.dtype}")
+
+
+def integer(rank: object) -> int:
+    """Return the rank as an int, symbolic where it came so."""
+    if isinstance(rank, Tensor):
+        check_rank_tensor(rank)
+        try:
+            return int(rank)
+        except RuntimeError as error:
+            raise ValueError(f"rank must be readable as one number: {error}") from error
+    if isinstance(rank, bool):
+        raise TypeError(f"rank must be an int, a 0-dim integer tensor or None, got {rank}")
+    # before operator.index, which would make a constant of a symbolic size
+    if isinstance(rank, (int, torch.SymInt)):
+        return rank  # type: ignore[return-value]
+    try:
+        return operator.index(rank)  # type: ignore[arg-type]
+    except TypeError:
+        kind = type(rank).__name__
+        raise TypeError(
+            f"rank must be an int, a 0-dim integer tensor or None, got {kind} {rank!r}"
+        ) from None
+
+
+def check_linear(x: object, down: object, up: object, bias: object, inner: object = None) -> None:
+    """Raise for tensors that `lowrank_linear` cannot take."""
+    x, down, up, bias, inner = _tensors(x, down, up, bias, inner)
+    _dims("down", down, "[R, in]", 2)
+    _dims("up", up, "[out, R]", 2)
+    if x.dim() < 1:
+        raise ValueError("x must be [..., in], got a 0-dim tensor")
+    _length("the last axis of x", x.shape[-1], "the columns of down", down.shape[1])
+    _length("the columns of up", up.shape[1], "the rows of down", down.shape[0])
+    _bias("bias", bias, (up.shape[0],))
+    _bias("inner_bias", inner, (down.shape[0],))
+
+
+def check_conv2d(
+    x: object, down: object, up: object, bias: object, groups: object, inner: object = None
+) -> None:
+    """Raise for tensors or groups that `lowrank_conv2d` cannot take."""
+    x, down, up, bias, inner = _tensors(x, down, up, bias, inner)
+    g = _positive("groups", groups)
+    if x.dim() not in (3, 4):
+        raise ValueError(f"x must be [N, in, H, W] or [in, H, W], got {_shape(x)}")
+    if g > 1:
+        _dims("down", down, "[groups, R, in/groups, kh, kw] with groups > 1", 5)
+        _dims("up", up, "[groups, out/groups, R] with groups > 1", 3)
+        _length("the first axis of down", down.shape[0], "groups", g)
+        _length("the first axis of up", up.shape[0], "groups", g)
+    else:
+        _dims("down", down, "[R, in, kh, kw] with groups=1", 4)
+        _dims("up", up, "[out, R] with groups=1", 2)
+    _length("the channels of x", x.shape[-3], "groups times in of down", g * down.shape[-3])
+    _length("the columns of up", up.shape[-1], "R of down", down.shape[-4])
+    _bias("bias", bias, (g * up.shape[-2],))
+    _bias("inner_bias", inner, tuple(down.shape[:-3]))
+
+
+def pair(name: str, value: object, *, least: int) -> tuple[int, int]:
+    """Return `value` as two ints >= least; raise naming the argument otherwise."""
+    both = tuple(value) if isinstance(value, Sequence) and not isinstance(value, str) else None
+    both = both or (value, value)
+    if len(both) == 1:
+        both = both * 2
+    if len(both) != 2 or any(isinstance(v, bool) or not hasattr(v, "__index__") for v in both):
+        raise TypeError(f"{name} must be an int or two ints, got {value!r}")
+    if any(v < least for v in both):
+        raise ValueError(f"{name} must be at least {least}, got {value!r}")
+    return both[0], both[1]
+
+
+def _positive(name: str, value: object) -> int:
+    if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
+    if value < 1:
+        raise ValueError(f"{name} must be at least 1, got {value}")
+    return value  # type: ignore[return-value]
+
+
+def _tensors(
+    x: object, down: object, up: object, bias: object, inner: object
+) -> tuple[Tensor, ...]:
+    """Check that all are floating tensors of one kind and place; the last two may be None."""
+    named = {"x": x, "down": down, "up": up}
+    named |= {} if bias is None else {"bias": bias}
+    named |= {} if inner is None else {"inner_bias": inner}
+    for name, value in named.items():
+        if not isinstance(value, Tensor):
+            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+        if value.dtype not in FLOATS:
+            raise TypeError(
+                f"{name} must be float64, float32, float16 or bfloat16, got {value.dtype}"
+            )
+    assert isinstance(x, Tensor)
+    mixed = torch.is_autocast_enabled(x.device.type)
+    for name, value in named.items():
+        assert isinstance(value, Tensor)
+        if value.device != x.device:
+            raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
+        if value.dtype != x.dtype and not mixed:
+            raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {value.dtype}")
+    return x, down, up, bias, inner  # type: ignore[return-value]
+
+
+def _dims(name: str, tensor: Tensor, layout: str, dims: int) -> None:
+    if tensor.dim() != dims:
+        raise ValueError(f"{name} must be {layout}, got {_shape(tensor)}")
+
+
+def _length(name: str, got: int, rule: str, want: int) -> None:
+    if got != want:
+        raise ValueError(f"{name} must be as long as {rule}, {want}, got {got}")
+
+
+def _bias(name: str, bias: Tensor | None, shape: tuple[int, ...]) -> None:
+    if bias is not None and tuple(bias.shape) != shape:
+        raise ValueError(f"{name} must be {list(shape)}, got {_shape(bias)}")
+
+
+def _shape(tensor: Tensor) -> list[int]:
+    return list(tensor.shape)

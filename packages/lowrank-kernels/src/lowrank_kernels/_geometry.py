@@ -1,0 +1,61 @@
+"""Strides, paddings and sizes of a convolution."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from lowrank_kernels._checks import pair
+
+
+class Geometry(NamedTuple):
+    """How a kernel slides over an image; every field is (height, width)."""
+
+    kernel: tuple[int, int]
+    stride: tuple[int, int]
+    before: tuple[int, int]
+    after: tuple[int, int]
+    dilation: tuple[int, int]
+    groups: int
+
+    @classmethod
+    def of(
+        cls,
+        stride: object,
+        padding: object,
+        dilation: object,
+        groups: int,
+        kernel: Sequence[int],
+    ) -> "Geometry":
+        """Return the geometry that the arguments of a convolution describe."""
+        s, d = pair("stride", stride, least=1), pair("dilation", dilation, least=1)
+        k = (kernel[0], kernel[1])
+        if padding == "same":
+            if s != (1, 1):
+                raise ValueError(f"padding must not be 'same' with a stride, got stride {stride}")
+            total = (d[0] * (k[0] - 1), d[1] * (k[1] - 1))
+            before = (total[0] // 2, total[1] // 2)
+            return cls(k, s, before, (total[0] - before[0], total[1] - before[1]), d, groups)
+        if padding == "valid":
+            return cls(k, s, (0, 0), (0, 0), d, groups)
+        if isinstance(padding, str):
+            raise ValueError(f"padding must be 'same', 'valid' or ints, got {padding!r}")
+        p = pair("padding", padding, least=0)
+        return cls(k, s, p, p, d, groups)
+
+    def output(self, size: Sequence[int]) -> tuple[int, int]:
+        """Return the height and width that come out of an image of this size."""
+        h, w = (
+            (n + b + a - d * (k - 1) - 1) // s + 1
+            for n, k, s, b, a, d in zip(
+                size, self.kernel, self.stride, self.before, self.after, self.dilation, strict=True
+            )
+        )
+        return h, w
+
+    def pad(self, x: Tensor) -> Tensor:
+        """Return `x` with the rows and columns that only the far side is padded with."""
+        if self.before == self.after:
+            return x
+        return F.pad(x, (0, self.after[1] - self.before[1], 0, self.after[0] - self.before[0]))

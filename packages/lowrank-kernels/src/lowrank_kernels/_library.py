@@ -1,0 +1,55 @@
+"""Register an operator in the namespace `lowrank_kernels` of torch."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch.utils.flop_counter import register_flop_formula
+
+NAMESPACE = "lowrank_kernels"
+
+
+def register(
+    schema: str,
+    kernel: Callable[..., Any],
+    *,
+    fake: Callable[..., Any],
+    save: Callable[..., None],
+    backward: Callable[..., Any],
+    vmap: Callable[..., Any],
+    flops: Callable[..., int],
+) -> None:
+    """Define the operator of `schema` with all that compilers ask of it.
+
+    `define` and `impl` rather than `custom_op`: the wrapper of the latter costs some ten
+    microseconds a call, more than a small product.
+
+    Args:
+        schema: name and signature, `shrink(Tensor x, ...) -> Tensor`.
+        kernel: computes the result on every device, outside autograd.
+        fake: returns an empty tensor of the result's shape.
+        save: keeps what the backward needs, as `torch.library` calls `setup_context`.
+        backward: maps the context and the gradient of the result to those of the arguments.
+        vmap: the batching rule.
+        flops: what a call costs, given its arguments and `out_val`.
+    """
+    name, _, signature = schema.partition("(")
+    qualified = f"{NAMESPACE}::{name}"
+    torch.library.define(qualified, f"({signature}", tags=(torch.Tag.pt2_compliant_tag,))
+    torch.library.impl(qualified, "default", kernel)
+    torch.library.register_fake(qualified, fake)
+    torch.library.register_autograd(qualified, backward, setup_context=save)
+    torch.library.register_vmap(qualified, vmap)
+    register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), name), get_raw=True)(flops)
+
+
+def no_vmap(name: str) -> Callable[..., Any]:
+    """Return a batching rule that says what to do instead."""
+
+    def rule(info: Any, in_dims: Any, *args: Any) -> Any:
+        raise NotImplementedError(
+            f"vmap over {NAMESPACE}::{name} is not defined for these arguments: call vmap without "
+            "torch.compile, or give the rank as an int"
+        )
+
+    return rule
