@@ -1,0 +1,207 @@
+"""Watching a whole model on some batches: every layer's inputs, and how much its errors matter."""
+
+import hashlib
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adlrns_models._patches import Window
+from adlrns_models._watch import make_sketch
+from fd_sketch import CovarianceSketch
+
+Forward = Callable[[nn.Module, Any], Any]
+Objective = Callable[[Any, Any], Tensor]
+
+# rows of one batch that a layer's sketch takes; convolutions offer hundreds of thousands
+MAX_ROWS = 4096
+
+
+@dataclass
+class Observed:
+    """What calibration saw of one layer.
+
+    Attributes:
+        sketch: of the layer's inputs.
+        rows: rows that passed, sketched or not.
+        gradient_mass: sum over rows of the squared gradient of the objective.
+    """
+
+    sketch: CovarianceSketch
+    rows: int = 0
+    gradient_mass: float = 0.0
+
+
+class Stream:
+    """Counts the samples of the batches that pass, and takes their fingerprint."""
+
+    def __init__(self) -> None:
+        self.batches = self.samples = 0
+        self._hash = hashlib.sha256()
+
+    def pass_on(self, batches: Iterable[Any]) -> Iterator[Any]:
+        """Yields the batches."""
+        for batch in batches:
+            tensors = list(_tensors(batch))
+            self.batches += 1
+            self.samples += tensors[0].shape[0] if tensors and tensors[0].ndim else 1
+            for tensor in tensors:
+                self._hash.update(str((tensor.dtype, tuple(tensor.shape))).encode())
+                self._hash.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+            yield batch
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of every tensor's type, shape and bytes, in order."""
+        return self._hash.hexdigest()
+
+
+def default_forward(model: nn.Module, batch: Any) -> Any:
+    """Returns the model's output: of a tensor, of a mapping's values by name, of a pair's first."""
+    if isinstance(batch, Mapping):
+        return model(**batch)
+    return model(batch[0] if isinstance(batch, tuple | list) else batch)
+
+
+class OutputProbe:
+    """An objective without labels: a random projection of the model's outputs.
+
+    For a random ``v`` of white entries, ``E (v . df)^2 = |df|^2``: squared gradients of ``v . f``
+    measure how much an error anywhere moves the outputs.
+    """
+
+    def __init__(self, seed: int = 0) -> None:
+        self.generator = torch.Generator().manual_seed(seed)
+
+    def __call__(self, output: Any, batch: Any) -> Tensor:
+        """Returns the projection, a scalar."""
+        del batch
+        tensors = [t for t in _tensors(output) if t.is_floating_point()]
+        if not tensors:
+            raise ValueError(
+                f"the model's output must hold a floating tensor, got {type(output).__name__}; "
+                "give objective= to say what matters"
+            )
+        probes = [torch.randn(t.shape, generator=self.generator).to(t) for t in tensors]
+        return torch.stack([(t * v).sum() for t, v in zip(tensors, probes, strict=True)]).sum()
+
+
+def calibrate(
+    model: nn.Module,
+    layers: Mapping[str, nn.Linear | nn.Conv2d],
+    batches: Iterable[Any],
+    *,
+    sketch_size: int,
+    forward: Forward,
+    objective: Objective,
+    progress: Callable[[int], None] | None = None,
+) -> tuple[dict[str, Observed], Stream]:
+    """Returns what was seen of each layer, and the count and fingerprint of the samples.
+
+    One forward and one backward a batch, in ``eval`` mode; parameters, buffers, gradients, flags
+    and the global random state are afterwards what they were.
+
+    Raises:
+        ValueError: if there is no batch.
+    """
+    seen = {
+        name: Observed(make_sketch(layer.weight[0].numel(), sketch_size))
+        for name, layer in layers.items()
+    }
+    stream = Stream()
+    with _still(model), _hooked(layers, seen):
+        for batch in stream.pass_on(batches):
+            _scalar(objective(forward(model, batch), batch)).backward()
+            if progress is not None:
+                progress(stream.batches)
+    if stream.batches == 0:
+        raise ValueError("batches must hold at least one batch, got none")
+    return seen, stream
+
+
+def _scalar(value: Any) -> Tensor:
+    if not isinstance(value, Tensor) or value.numel() != 1:
+        got = list(value.shape) if isinstance(value, Tensor) else type(value).__name__
+        raise ValueError(f"objective must return a scalar tensor, got {got}")
+    if not value.requires_grad:
+        raise ValueError("objective must depend on the layers' outputs, got a constant")
+    return value
+
+
+@contextmanager
+def _still(model: nn.Module) -> Iterator[None]:
+    """Eval mode and frozen parameters inside; everything as before outside."""
+    modes = {module: module.training for module in model.modules()}
+    trainable = [p for p in model.parameters() if p.requires_grad]
+    try:
+        model.eval()
+        for parameter in trainable:
+            parameter.requires_grad_(False)
+        with torch.inference_mode(False), torch.enable_grad(), torch.random.fork_rng(devices=[]):
+            yield
+    finally:
+        for parameter in trainable:
+            parameter.requires_grad_(True)
+        for module, training in modes.items():
+            module.training = training
+
+
+@contextmanager
+def _hooked(
+    layers: Mapping[str, nn.Linear | nn.Conv2d], seen: Mapping[str, Observed]
+) -> Iterator[None]:
+    handles = [layer.register_forward_hook(_hook(seen[name])) for name, layer in layers.items()]
+    try:
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _hook(seen: Observed) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
+    def watch(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
+        seen.rows += _feed(layer, args[0].detach(), seen.sketch)
+        if not output.requires_grad:  # nothing before it can train: start the graph here
+            # a copy, since what follows may work in place and a leaf does not allow it
+            output = output.detach().requires_grad_(True).clone()
+        output.register_hook(lambda gradient: _weigh(gradient, seen))
+        return output
+
+    return watch
+
+
+def _weigh(gradient: Tensor, seen: Observed) -> None:
+    mass = float(gradient.detach().double().square().sum())
+    # one exploding sample must not decide for all the others
+    seen.gradient_mass += mass if mass < float("inf") else 0.0
+
+
+def _feed(layer: nn.Module, x: Tensor, sketch: CovarianceSketch) -> int:
+    if isinstance(layer, nn.Conv2d):
+        window = Window.of(layer)
+        count = window.count(x)
+        rows = window.patches(x, _spread(count, x.device))
+    else:
+        flat = x.reshape(-1, x.shape[-1])
+        count = flat.shape[0]
+        rows = flat[_spread(count, x.device)] if count > MAX_ROWS else flat
+    sketch.partial_fit(rows.float())
+    return count
+
+
+def _spread(count: int, device: torch.device) -> Tensor:
+    """Row numbers spread evenly over all of them."""
+    wanted = min(count, MAX_ROWS)
+    return torch.arange(wanted, device=device) * count // max(1, wanted)
+
+
+def _tensors(value: Any) -> Iterator[Tensor]:
+    if isinstance(value, Tensor):
+        yield value
+    elif isinstance(value, Mapping):
+        value = value.values()
+    if isinstance(value, Iterable) and not isinstance(value, Tensor | str | bytes):
+        for item in value:
+            yield from _tensors(item)

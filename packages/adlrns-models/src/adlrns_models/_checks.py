@@ -1,0 +1,115 @@
+"""Checks of arguments, with errors that name the argument, the rule and what came."""
+
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from fd_sketch import CovarianceSketch
+
+T = TypeVar("T")
+
+
+def check_int(name: str, value: object, low: int, high: int | None = None) -> int:
+    """Returns ``value`` if it is an integer in ``low..high``."""
+    if isinstance(value, bool) or not isinstance(value, int):
+        raise TypeError(f"{name} must be an integer, got {value!r}")
+    if value < low or (high is not None and value > high):
+        raise ValueError(f"{name} must be in {low}..{'' if high is None else high}, got {value}")
+    return value
+
+
+def check_fraction(name: str, value: object) -> float:
+    """Returns ``value`` if it is a number in ``0..1``."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0.0 <= value <= 1.0:  # also refuses nan
+        raise ValueError(f"{name} must be in 0..1, got {value}")
+    return float(value)
+
+
+def check_factorize(
+    weight: object,
+    bias: object,
+    sketch: CovarianceSketch | None,
+    sensitivity: object,
+    max_rank: int | None,
+) -> None:
+    """Raises for arguments that :func:`adlrns_models.factorize` cannot take."""
+    weight = _check_tensor("weight", weight)
+    if weight.ndim != 2 or 0 in weight.shape:
+        raise ValueError(f"weight must be [out, in] and not empty, got {list(weight.shape)}")
+    m, n = weight.shape
+    if bias is not None:
+        _check_shape("bias", _check_tensor("bias", bias), [(m,)])
+    if sketch is not None and not isinstance(sketch, CovarianceSketch):
+        raise TypeError(f"sketch must be a covariance sketch, got {type(sketch).__name__}")
+    if sketch is not None and sketch.n_features != n:
+        raise ValueError(
+            f"sketch must have as many features as weight has inputs ({n}), got {sketch.n_features}"
+        )
+    if sensitivity is not None:
+        tensor = _check_tensor("sensitivity", sensitivity)
+        _check_shape("sensitivity", tensor, [(m,), (m, m)])
+        _check_positive(tensor)
+    if max_rank is not None:
+        check_int("max_rank", max_rank, 0)
+
+
+def _check_positive(sensitivity: Tensor) -> None:
+    if sensitivity.ndim == 1:
+        smallest, largest = sensitivity.min(), sensitivity.abs().max()
+    else:
+        if not torch.allclose(sensitivity, sensitivity.T, rtol=1e-4, atol=1e-6):
+            raise ValueError("sensitivity must be symmetric")
+        values = torch.linalg.eigvalsh(sensitivity.double())
+        smallest, largest = values.min(), values.abs().max()
+    if float(smallest) < -1e-6 * float(largest):
+        raise ValueError(
+            f"sensitivity must be positive semi-definite, got an eigenvalue of {float(smallest)}"
+        )
+
+
+def _check_tensor(name: str, value: object) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if not value.dtype.is_floating_point:
+        raise TypeError(f"{name} must be floating point, got {value.dtype}")
+    if not bool(value.isfinite().all()):
+        raise ValueError(f"{name} must be finite, got NaN or infinity")
+    return value
+
+
+def _check_shape(name: str, value: Tensor, allowed: list[tuple[int, ...]]) -> None:
+    if tuple(value.shape) not in allowed:
+        shapes = " or ".join(str(list(shape)) for shape in allowed)
+        raise ValueError(f"{name} must have shape {shapes}, got {list(value.shape)}")
+
+
+def check_bool(name: str, value: object) -> bool:
+    """Returns ``value`` if it is True or False."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {value!r}")
+    return value
+
+
+def check_kind(name: str, value: object, kind: type[T]) -> T:
+    """Returns ``value`` if it is an instance of ``kind``."""
+    if not isinstance(value, kind):
+        raise TypeError(f"{name} must be a {kind.__name__}, got {type(value).__name__}")
+    return value
+
+
+def check_budget(**budgets: float | None) -> tuple[str, float]:
+    """Returns the name and value of the one budget given, a share or a loss."""
+    given = {name: value for name, value in budgets.items() if value is not None}
+    if len(given) != 1:
+        raise TypeError(f"exactly one of {', '.join(budgets)} must be given, got {given}")
+    ((name, value),) = given.items()
+    if name != "loss":
+        return name, check_fraction(name, value)
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"loss must be a number, got {value!r}")
+    if not value >= 0.0:
+        raise ValueError(f"loss must not be negative, got {value}")
+    return name, float(value)

@@ -1,0 +1,286 @@
+"""One network for every budget."""
+
+import copy
+from collections.abc import Callable, Iterable, Mapping
+from os import PathLike
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from adlrns_models._calibrate import (
+    Forward,
+    Objective,
+    OutputProbe,
+    calibrate,
+    default_forward,
+)
+from adlrns_models._checks import check_budget, check_int, check_kind
+from adlrns_models._costs import COSTS, LayerSize, layer_cost, rank_choices
+from adlrns_models._elastic_file import load_parts, save_elastic
+from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._profile import LayerProfile, elastic_layer
+from adlrns_models._wrap import find_targets, replace_modules
+from rank_sched import Frontier, OperatingPoint, frontier
+
+
+class ElasticModel(nn.Module):
+    """A network whose layers run at the ranks that a budget affords; one set of weights for all.
+
+    Made by :func:`make_elastic` or :meth:`load`. Calling it calls the network.
+
+    Attributes:
+        network: the network, its layers adaptive.
+        profiles: by layer name, its size and loss curve.
+        info: where it came from: calibration's hash, versions, settings; saved with it.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        profiles: Mapping[str, LayerProfile],
+        *,
+        multiple_of: int | None = None,
+        info: Mapping[str, Any] | None = None,
+    ):
+        super().__init__()
+        self.network = network
+        self.profiles = dict(profiles)
+        self.multiple_of = multiple_of
+        self.info = dict(info or {})
+        self._layers = {name: _adaptive(network, name) for name in self.profiles}
+        self._frontiers: dict[tuple[str, str], Frontier] = {}
+        self._point: OperatingPoint | None = None
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the network's output at the ranks in force."""
+        return self.network(*args, **kwargs)
+
+    def frontier(self, cost: str = "flops", form: str = "factored") -> Frontier:
+        """Returns the operating points that no other beats, for one kind of cost.
+
+        Args:
+            cost: ``"flops"`` per sample or ``"parameters"``, of the elastic layers' products.
+            form: how layers are stored: ``"factored"`` (as they run) or ``"identity"`` (as
+                :func:`materialize_model` can settle them, cheaper).
+
+        Raises:
+            ValueError: for an unknown cost or form.
+        """
+        if cost not in COSTS:
+            raise ValueError(f"cost must be one of {COSTS}, got {cost!r}")
+        if form not in ("factored", "identity"):
+            raise ValueError(f"form must be 'factored' or 'identity', got {form!r}")
+        key = (cost, form)
+        if key not in self._frontiers:
+            self._frontiers[key] = self._build_frontier(cost, form)
+        return self._frontiers[key]
+
+    def full_cost(self, cost: str = "flops") -> float:
+        """Returns the cost of the elastic layers as dense ones."""
+        if cost not in COSTS:
+            raise ValueError(f"cost must be one of {COSTS}, got {cost!r}")
+        sizes = [profile.size for profile in self.profiles.values()]
+        return sum(layer_cost(cost, size, size.max_rank) for size in sizes)
+
+    def set_budget(
+        self,
+        *,
+        flops: float | None = None,
+        parameters: float | None = None,
+        loss: float | None = None,
+        form: str = "factored",
+    ) -> OperatingPoint:
+        """Runs at the best ranks within one budget from now on, and returns them.
+
+        Args:
+            flops: share ``0..1`` of the dense FLOPs of the elastic layers.
+            parameters: share ``0..1`` of their dense weights.
+            loss: largest predicted loss; the fewest FLOPs that keep it.
+            form: the form that the cost is counted in, see :meth:`frontier`.
+
+        Raises:
+            TypeError: unless exactly one of the three budgets is given, as a number.
+            ValueError: if the budget is out of range or below the smallest possible; the ranks
+                then stay as they were.
+
+        Example:
+            >>> import torch
+            >>> from adlrns_models import make_elastic
+            >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Linear(32, 8))
+            >>> elastic = make_elastic(model, [torch.randn(64, 16)])
+            >>> point = elastic.set_budget(flops=0.5)
+            >>> bool(point.cost <= 0.5 * elastic.full_cost())
+            True
+        """
+        name, value = check_budget(flops=flops, parameters=parameters, loss=loss)
+        if name == "loss":
+            point = self.frontier("flops", form).at_loss(value)
+        else:
+            point = self.frontier(name, form).at(self._absolute(name, form, value))
+        self.set_ranks(point.ranks)
+        self._point = point
+        return point
+
+    def set_ranks(self, ranks: Mapping[str, int]) -> None:
+        """Runs the named layers at the given ranks from now on, all of them or none.
+
+        Raises:
+            ValueError: for an unknown layer or a rank outside ``0..max_rank``.
+        """
+        layers = self._layers
+        for name, rank in ranks.items():
+            if name not in layers:
+                raise ValueError(f"ranks must name elastic layers, got {name!r}")
+            check_int(f"ranks[{name!r}]", rank, 0, layers[name].max_rank)
+        for name, rank in ranks.items():
+            layers[name].set_rank(rank)
+        self._point = None
+
+    def ranks(self) -> dict[str, int]:
+        """Returns the rank in force of every elastic layer."""
+        return {name: layer.current_rank() for name, layer in self._layers.items()}
+
+    def layers(self) -> dict[str, AdaptiveLayer]:
+        """Returns the elastic layers by name."""
+        return dict(self._layers)
+
+    @property
+    def operating_point(self) -> OperatingPoint | None:
+        """The point that the last budget chose; None before the first, or after ``set_ranks``."""
+        return self._point
+
+    def save(self, directory: str | PathLike[str]) -> None:
+        """Writes ``directory/elastic.safetensors``: weights of every rank, and how to use them.
+
+        The file appears whole or not at all; an older one is replaced.
+        """
+        save_elastic(self, directory)
+
+    @classmethod
+    def load(cls, directory: str | PathLike[str], model: nn.Module) -> "ElasticModel":
+        """Returns the elastic model saved in ``directory``.
+
+        Args:
+            directory: where :meth:`save` wrote.
+            model: the plain network it was made from (any weights); it is not changed.
+
+        Raises:
+            FileNotFoundError: if there is no such file.
+            ValueError: naming file and field, if it is damaged, foreign, newer, or of another
+                architecture.
+        """
+        network, profiles, multiple_of, info = load_parts(directory, model)
+        return cls(network, profiles, multiple_of=multiple_of, info=info)
+
+    def _absolute(self, cost: str, form: str, share: float) -> float:
+        smallest, full = self.frontier(cost, form).min_cost, self.full_cost(cost)
+        if share * full < smallest:
+            raise ValueError(
+                f"{cost} must be at least {smallest / full:.4f} of the dense cost, "
+                f"the smallest this model can run at, got {share}"
+            )
+        return share * full
+
+    def _build_frontier(self, cost: str, form: str) -> Frontier:
+        losses, costs, ranks = {}, {}, {}
+        for name, profile in self.profiles.items():
+            choices = rank_choices(profile.size, self._step(profile.size), form)
+            losses[name] = np.asarray([profile.loss[r] for r in choices])
+            costs[name] = np.asarray([layer_cost(cost, profile.size, r, form) for r in choices])
+            ranks[name] = np.asarray(choices)
+        return frontier(losses, costs, ranks=ranks)
+
+    def _step(self, size: LayerSize) -> int:
+        if self.multiple_of is not None:
+            return self.multiple_of
+        # products like ranks in eights; a small layer has too few ranks to give any away
+        return 8 if size.max_rank >= 256 else 1
+
+
+def _adaptive(network: nn.Module, name: str) -> AdaptiveLayer:
+    layer = network.get_submodule(name) if name else network
+    if not isinstance(layer, AdaptiveLayer):
+        raise ValueError(f"profiles must name adaptive layers of network, got {name!r}")
+    return layer
+
+
+def make_elastic(
+    model: nn.Module,
+    batches: Iterable[Any],
+    *,
+    forward: Forward = default_forward,
+    objective: Objective | None = None,
+    sketch_size: int = 512,
+    include_conv: bool = True,
+    multiple_of: int | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+) -> ElasticModel:
+    """Returns an elastic copy of a trained model: watch, factor, allocate. No training, no labels.
+
+    One forward and backward pass over ``batches`` sketches the inputs of every linear and
+    convolution layer and measures how much an error in its output moves the model's output. Each
+    weight is then factorised for its inputs, and each layer's loss curve weighed against its cost.
+    The copy starts at full rank, where it computes what ``model`` does; ``model`` is untouched.
+
+    Args:
+        model: a trained network.
+        batches: some tens of batches of real inputs: tensors, ``(input, ...)`` pairs, or mappings
+            of keyword arguments.
+        forward: ``forward(model, batch)``, for other kinds of batches.
+        objective: ``objective(output, batch)`` returns a scalar whose change matters, for instance
+            a training loss; default: a random projection of the outputs, which needs no labels.
+        sketch_size: rows of a layer's sketch; layers with at most twice as many inputs keep the
+            exact covariance.
+        include_conv: whether convolutions become elastic too.
+        multiple_of: ranks are multiples of this; default 8 for wide layers, 1 for others.
+        progress: called as ``progress(stage, done, total)``; total is 0 where it is not known.
+
+    Raises:
+        TypeError, ValueError: for a wrong argument, no batch, or a model without such layers.
+
+    Example:
+        >>> import torch
+        >>> from adlrns_models import make_elastic
+        >>> model = torch.nn.Sequential(torch.nn.Linear(16, 32), torch.nn.Linear(32, 8))
+        >>> x = torch.randn(64, 16)
+        >>> elastic = make_elastic(model, [x])
+        >>> bool(torch.allclose(elastic(x), model(x), atol=1e-5))
+        True
+    """
+    check_kind("model", model, nn.Module)
+    check_int("sketch_size", sketch_size, 2)
+    if multiple_of is not None:
+        check_int("multiple_of", multiple_of, 1)
+    report = progress or (lambda stage, done, total: None)
+    targets = find_targets(model, include_conv=include_conv)
+    if not targets.layers:
+        raise ValueError(f"model must have an elastic layer, got none; skipped: {targets.skipped}")
+    seen, stream = calibrate(
+        model,
+        targets.layers,
+        batches,
+        sketch_size=sketch_size,
+        forward=forward,
+        objective=objective or OutputProbe(),
+        progress=lambda done: report("watch", done, 0),
+    )
+    new: dict[nn.Module, AdaptiveLayer] = {}
+    profiles, skipped = {}, dict(targets.skipped)
+    copied = copy.deepcopy(model)
+    for done, name in enumerate(targets.layers, 1):
+        if seen[name].sketch.n_samples_seen == 0:
+            skipped[name] = "no finite input reached it during calibration"
+            continue
+        mine = copied.get_submodule(name) if name else copied
+        new[mine], profiles[name] = elastic_layer(mine, seen[name], stream.samples)
+        report("factor", done, len(targets.layers))
+    if not new:
+        raise ValueError(f"batches must reach a layer of the model, got none; skipped: {skipped}")
+    info = {
+        "calibration": {"samples": stream.samples, "sha256": stream.digest()},
+        "sketch_size": sketch_size,
+        "skipped": skipped,
+    }
+    network = replace_modules(copied, new)
+    return ElasticModel(network, profiles, multiple_of=multiple_of, info=info)

@@ -1,0 +1,98 @@
+"""Elastic models as files."""
+
+import copy
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from torch import nn
+
+from adlrns_models._checks import check_kind
+from adlrns_models._config import AdaptConfig
+from adlrns_models._costs import LayerSize
+from adlrns_models._factorize import Factorization
+from adlrns_models._files import field, fill, read, write
+from adlrns_models._profile import LayerProfile
+from adlrns_models._wrap import find_targets, make_adaptive, replace_modules
+
+if TYPE_CHECKING:
+    from adlrns_models._elastic import ElasticModel
+
+NAME = "elastic.safetensors"
+
+
+def save_elastic(elastic: "ElasticModel", directory: str | PathLike[str]) -> None:
+    """Writes ``directory/elastic.safetensors``."""
+    layers = {
+        name: {"size": list(p.size), "loss": p.loss, "lower": p.lower, "upper": p.upper}
+        for name, p in elastic.profiles.items()
+    }
+    header = {"layers": layers, "multiple_of": elastic.multiple_of, "info": elastic.info}
+    write(Path(directory) / NAME, "elastic", elastic.network, header)
+
+
+def load_parts(
+    directory: str | PathLike[str], model: nn.Module
+) -> tuple[nn.Module, dict[str, LayerProfile], int | None, dict[str, Any]]:
+    """Returns network, profiles, ``multiple_of`` and info of the model saved in ``directory``."""
+    check_kind("model", model, nn.Module)
+    path = Path(directory) / NAME
+    header, tensors = read(path, "elastic")
+    described, info = field(path, header, "layers", dict), field(path, header, "info", dict)
+    step = None if header.get("multiple_of", 0) is None else field(path, header, "multiple_of", int)
+    profiles = {name: _profile(path, name, entry) for name, entry in described.items()}
+    network = copy.deepcopy(model)
+    targets = find_targets(network).layers
+    new: dict[nn.Module, nn.Module] = {}
+    for name, profile in profiles.items():
+        layer = targets.get(name)
+        if layer is None:
+            raise ValueError(f"{path}: field layers: model has no linear or conv layer {name!r}")
+        m, n = layer.weight.shape[0], layer.weight[0].numel()
+        if (m, n) != profile.size[:2]:
+            raise ValueError(
+                f"{path}: field layers.{name}.size must be {[m, n]}, got {list(profile.size[:2])}"
+            )
+        config = AdaptConfig(r_min=0, r_max=min(m, n))
+        new[layer] = make_adaptive(layer, config, factors=_blank(layer)).train(layer.training)
+    network = replace_modules(network, new)
+    fill(path, network, tensors)
+    return network, profiles, step, info
+
+
+def _profile(path: Path, name: str, entry: Any) -> LayerProfile:
+    try:
+        m, n, rows = entry["size"]
+        size = LayerSize(int(m), int(n), float(rows))
+        curves = {key: tuple(map(float, entry[key])) for key in ("loss", "lower", "upper")}
+    except (KeyError, TypeError, ValueError) as error:
+        raise ValueError(f"{path}: field layers.{name} is damaged: {error!r}") from error
+    for key, curve in curves.items():
+        if len(curve) != size.max_rank + 1:
+            raise ValueError(
+                f"{path}: field layers.{name}.{key} must have {size.max_rank + 1} entries, "
+                f"got {len(curve)}"
+            )
+    return LayerProfile(size, **curves)
+
+
+def _blank(layer: nn.Linear | nn.Conv2d) -> Factorization:
+    """Factors of the right shape whose values a file is about to give."""
+    weight = layer.weight.detach().flatten(1)
+    m, n = weight.shape
+    rank = min(m, n)
+    empty = weight.new_zeros
+    curve = torch.zeros(rank + 1, dtype=torch.float64)
+    return Factorization(
+        down=empty(rank, n),
+        up=empty(m, rank),
+        inner_bias=empty(rank),
+        bias=empty(m),
+        loss=curve,
+        lower=curve,
+        error_bound=0.0,
+        residual_mass=0.0,
+        rounding=0.0,
+        gram=torch.zeros(0, 0, dtype=torch.float64),
+    )

@@ -1,0 +1,274 @@
+"""What adaptive layers have in common: nested factors, a rank, a watch on the inputs."""
+
+import math
+import weakref
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adlrns_models import _layer_state, _observe
+from adlrns_models._adapt import adapt_now, observe
+from adlrns_models._checks import check_bool, check_int
+from adlrns_models._config import AdaptConfig
+from adlrns_models._factorize import Factorization
+from adlrns_models._prefix_loss import prefix_loss
+from adlrns_models._watch import InputWatch
+from fd_sketch import CovarianceSketch
+
+RankChange = Callable[[int, int], None]
+
+
+class AdaptiveLayer(nn.Module):
+    """A layer ``y = up[:, :r] @ (down[:r] @ x + inner_bias[:r]) + bias`` whose ``r`` can move.
+
+    Every prefix of the factors is a valid layer, so changing the rank touches no parameter: it
+    writes one number. While adaptation is on, the layer keeps a sketch of its inputs and, every
+    ``config.adapt_every`` forward passes, moves to a rank at which truncation loses at most
+    ``config.eps`` of its output's energy.
+
+    Subclasses say how rows are drawn from an input and how the product is run.
+    """
+
+    down: nn.Parameter
+    up: nn.Parameter
+    inner_bias: nn.Parameter
+    bias: nn.Parameter
+    rank: Tensor
+    steps: Tensor
+
+    def __init__(self, factors: Factorization, weight_shape: tuple[int, ...], config: AdaptConfig):
+        super().__init__()
+        self.config = config
+        self.weight_shape = weight_shape
+        self.max_rank = factors.max_rank
+        tail = weight_shape[1:]  # [in] or [in, kh, kw]
+        with torch.inference_mode(False):  # parameters outlive the mode they are made in
+            self.down = nn.Parameter(factors.down.reshape(self.max_rank, *tail).clone())
+            self.up = nn.Parameter(factors.up.clone(memory_format=torch.contiguous_format))
+            self.inner_bias = nn.Parameter(factors.inner_bias.clone())
+            self.bias = nn.Parameter(factors.bias.clone())
+        # the compiled graph reads the buffers, eager code their mirrors: no .item() on a hot path
+        self.register_buffer("rank", torch.tensor(self.max_rank))
+        self.register_buffer("steps", torch.tensor(0))
+        self._rank, self._steps = self.max_rank, 0
+        self._changed_at: int | None = None
+        self._adapting = True
+        self._on_rank_change: RankChange | None = None
+        self._kept: tuple[tuple[int, ...], Callable[[Tensor], Tensor]] | None = None
+        self._watch = self._make_watch(config)
+        self._graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
+        self._key = _observe.register(self)
+
+    def _make_watch(self, config: AdaptConfig) -> InputWatch:
+        m, n = self.sizes
+        return InputWatch(
+            n,
+            m,
+            self.max_rank,
+            sketch_size=config.sketch_size,
+            stride=config.sample_stride,
+            max_rows=config.max_rows_fd,
+        )
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the layer's output at the rank in force."""
+        if torch.compiler.is_compiling():
+            if self._is_watching():
+                _observe.observe(x.detach(), self.rank, self._key)
+            return self._product(x, self.rank)
+        if self._is_watching() and not _observe.recomputing():
+            self._observe(x)
+            return self._tracked(self._product(x, self._rank))
+        if torch.is_grad_enabled():
+            return self._product(x, self._rank)
+        return self._ready()(x)
+
+    def _tracked(self, y: Tensor) -> Tensor:
+        """Remembers that a graph with the current factors is waiting for its backward pass."""
+        if y.requires_grad:
+            graph = _Graph()
+            self._graphs.add(graph)
+            # the hook alone keeps the mark alive: a graph thrown away takes it along
+            y.register_hook(lambda gradient: self._graphs.discard(graph))
+        return y
+
+    # what a subclass says
+
+    def _product(self, x: Tensor, rank: int | Tensor) -> Tensor:
+        """Returns the low-rank product."""
+        raise TypeError(f"{type(self).__name__} must say how its product is run")
+
+    def _prepare(self, rank: int) -> Callable[[Tensor], Tensor]:
+        """Returns the low-rank product at a rank that stays, what can be done once done."""
+        raise TypeError(f"{type(self).__name__} must say how its product is prepared")
+
+    def _prepare_dense(self, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
+        """Returns the product with a dense weight."""
+        raise TypeError(f"{type(self).__name__} must say how its dense product is run")
+
+    def _row_count(self, x: Tensor) -> int:
+        """Returns how many rows (tokens, patches) an input has."""
+        raise TypeError(f"{type(self).__name__} must say how many rows an input has")
+
+    def _take_rows(self, x: Tensor, numbers: Tensor) -> Tensor:
+        """Returns the numbered rows ``[k, n]`` of an input."""
+        raise TypeError(f"{type(self).__name__} must say how rows are taken from an input")
+
+    # rank
+
+    def current_rank(self) -> int:
+        """Returns the rank in force."""
+        return self._rank
+
+    def set_rank(self, rank: int) -> None:
+        """Runs the layer at ``rank`` from now on; no parameter is touched.
+
+        Raises:
+            ValueError, TypeError: if ``rank`` is not an integer in ``0..max_rank``.
+        """
+        check_int("rank", rank, 0, self.max_rank)
+        old, self._rank = self._rank, rank
+        if old != rank:
+            self.rank.fill_(rank)
+            if self._on_rank_change is not None:
+                self._on_rank_change(old, rank)
+
+    @property
+    def break_even(self) -> float:
+        """The rank ``mn / (m + n)`` above which two factors cost more than the dense weight."""
+        m, n = self.sizes
+        return m * n / (m + n)
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """Rows and columns ``(m, n)`` of the weight as a matrix."""
+        return self.weight_shape[0], math.prod(self.weight_shape[1:])
+
+    def effective_weight(self, rank: int | None = None) -> tuple[Tensor, Tensor]:
+        """Returns the dense weight, in the layer's own shape, and bias that ``rank`` stands for."""
+        r = self._rank if rank is None else check_int("rank", rank, 0, self.max_rank)
+        weight = (self.up[:, :r] @ self.down[:r].flatten(1)).reshape(self.weight_shape)
+        return weight, self.bias + self.up[:, :r] @ self.inner_bias[:r]
+
+    @property
+    def weight(self) -> Tensor:
+        """The dense weight at the rank in force, for code that reads instead of calling."""
+        return self.effective_weight()[0]
+
+    def _ready(self) -> Callable[[Tensor], Tensor]:
+        """The product at the rank in force, kept while rank and factors stay; not for training.
+
+        Above the break-even rank it is the dense one: two factors are never slower than that.
+        """
+        factors = (self.down, self.up, self.inner_bias, self.bias)
+        key = (self._rank, *(t.data_ptr() for t in factors), *(t._version for t in factors))
+        if self._kept is None or self._kept[0] != key:
+            if self._rank > self.break_even:
+                call = self._prepare_dense(*self.effective_weight())
+            else:
+                call = self._prepare(self._rank)
+            self._kept = (key, call)
+        return self._kept[1]
+
+    # adaptation
+
+    def enable_adaptation(self, enabled: bool = True) -> None:
+        """Turns watching and adapting on or off."""
+        self._adapting = check_bool("enabled", enabled)
+
+    @contextmanager
+    def adapt_disabled(self) -> Iterator[None]:
+        """Freezes the rank and the sketch inside a ``with`` block."""
+        before, self._adapting = self._adapting, False
+        try:
+            yield
+        finally:
+            self._adapting = before
+
+    @property
+    def sketch(self) -> CovarianceSketch:
+        """The sketch of the inputs seen so far (a sample of them)."""
+        return self._watch.sketch
+
+    def clear_sketch(self) -> None:
+        """Forgets the inputs seen and the count of steps; the rank stays."""
+        self._watch.clear()
+        self._steps, self._changed_at = 0, None
+        self.steps.fill_(0)
+
+    def adapt_now(self) -> int:
+        """Re-fits the factors to the inputs seen, moves the rank one step and returns it.
+
+        The re-fit keeps the function at full rank and makes every prefix optimal for the sketched
+        inputs. It rewrites the factors in place, so call it between optimizer steps. The cadence
+        and the cool-down do not apply; the largest step and the bounds do. Without any input seen
+        nothing changes.
+        """
+        adapt_now(self)
+        return self._rank
+
+    def prefix_loss(self) -> Tensor:
+        """Returns the estimated loss ``[R + 1]`` of running the factors, as they are, at each rank.
+
+        Summed over the latest rows seen; entry 0 is the energy of the output around its bias.
+        """
+        with torch.no_grad():
+            rows = self._watch.recent.to(self.down.device)
+            return prefix_loss(self.down.flatten(1), self.up, self.inner_bias, rows)
+
+    def _is_watching(self) -> bool:
+        return self._adapting and (self.training or not self.config.freeze_during_eval)
+
+    def _observe(self, x: Tensor, *, compiled: bool = False) -> None:
+        # a graph that waits for its backward pass must find the factors it was made with
+        observe(self, x, may_realign=not compiled and not self._graphs)
+
+    def _count_step(self) -> None:
+        self._steps += 1
+        self.steps.fill_(self._steps)
+
+    # state
+
+    def get_extra_state(self) -> Tensor:
+        """Returns configuration, cadence and sketch as one tensor of bytes."""
+        return _layer_state.pack(self)
+
+    def set_extra_state(self, state: Any) -> None:
+        """Restores what :meth:`get_extra_state` returned."""
+        _layer_state.unpack(self, state)
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
+        rank = state_dict.get(prefix + "rank")
+        if rank is not None:
+            check_int(f"{prefix}rank", int(rank), 0, self.max_rank)
+        super()._load_from_state_dict(state_dict, prefix, *rest)
+        self._rank, self._steps = int(self.rank), int(self.steps)
+
+    def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptiveLayer":
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        if not self.rank.is_meta:  # read by the host at every call: it stays there
+            self.rank, self.steps = self.rank.cpu(), self.steps.cpu()
+            self._watch.sketch.to(self.down.device)
+            self._watch.recent = self._watch.recent.to(self.down.device)
+        self._kept = None
+        return self
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_kept": None, "_graphs": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._graphs = weakref.WeakSet()
+        self._key = _observe.register(self)  # a copy is a layer of its own
+
+    def extra_repr(self) -> str:
+        """Returns sizes and rank for ``print(layer)``."""
+        m, n = self.sizes
+        return f"{n} -> {m}, rank={self._rank}, max_rank={self.max_rank}, eps={self.config.eps}"
+
+
+class _Graph:
+    """Stands for one forward pass whose backward pass is still to come."""

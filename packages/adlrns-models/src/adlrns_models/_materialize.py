@@ -1,0 +1,120 @@
+"""Settling: adaptive layers become plain ones, in the cheapest form."""
+
+import copy
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from adlrns_models._checks import check_kind
+from adlrns_models._identity import identity_factors
+from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._parts import build, parts_of
+from adlrns_models._wrap import iter_adaptive_layers, replace_modules
+
+FORMS = ("auto", "dense", "factored", "identity")
+
+# a form with more parts has to save this share of the weights to be worth its extra calls
+WORTH = 0.05
+
+
+def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
+    """Returns a copy of ``model`` with every adaptive layer fixed at its current rank.
+
+    The copy holds plain layers only (``nn.Linear``, ``nn.Conv2d``, and :class:`IdentityBlock`
+    made of them): it scripts, exports and trains like any other model. ``model`` is untouched.
+
+    Args:
+        model: a model with adaptive layers (an :class:`ElasticModel` gives its inner model).
+        form: ``"dense"``: one weight, ``m n``; ``"factored"``: two, ``r (m + n)``;
+            ``"identity"``: ``r (m + n - r)``; ``"auto"``: per layer the one with the fewest
+            weights, where a form with more parts must save at least 5 %.
+
+    Raises:
+        TypeError: if ``model`` is no module.
+        ValueError: for an unknown form.
+
+    Example:
+        >>> import torch
+        >>> from adlrns_models import materialize_model, wrap_model_with_adaptive
+        >>> model = wrap_model_with_adaptive(torch.nn.Sequential(torch.nn.Linear(32, 32)))
+        >>> model[0].set_rank(8)
+        >>> sum(p.numel() for p in materialize_model(model, "identity").parameters())
+        480
+    """
+    check_kind("model", model, nn.Module)
+    if form not in FORMS:
+        raise ValueError(f"form must be one of {FORMS}, got {form!r}")
+    settled = copy.deepcopy(inner_model(model))
+    new = {layer: settle(layer, form) for layer in iter_adaptive_layers(settled)}
+    return replace_modules(settled, new)
+
+
+def settle(layer: AdaptiveLayer, form: str) -> nn.Module:
+    """Returns the plain module that computes what ``layer`` does at its current rank."""
+    (m, n), rank = layer.sizes, layer.current_rank()
+    form = effective_form(choose_form(m, n, rank) if form == "auto" else form, m, rank)
+    module = build(parts_of(layer), form, m, rank)
+    with torch.no_grad():
+        _FILL[form](layer, module, rank)
+    return module.train(layer.training).requires_grad_(layer.down.requires_grad)
+
+
+def inner_model(model: nn.Module) -> nn.Module:
+    """Returns the network inside an elastic model, or the model itself."""
+    inner = getattr(model, "network", None)
+    return inner if isinstance(inner, nn.Module) and hasattr(model, "set_budget") else model
+
+
+def weight_count(form: str, m: int, n: int, rank: int) -> int:
+    """Returns the number of weights (not biases) of a layer ``[m, n]`` at ``rank`` in a form."""
+    form = effective_form(form, m, rank)
+    return {"dense": m * n, "factored": rank * (m + n), "identity": rank * (m + n - rank)}[form]
+
+
+def choose_form(m: int, n: int, rank: int) -> str:
+    """Returns the form with the fewest weights, the simpler one when the saving is small."""
+    best = "dense"
+    for form in ("factored", "identity"):
+        if weight_count(form, m, n, rank) <= (1 - WORTH) * weight_count(best, m, n, rank):
+            best = form
+    return best
+
+
+def effective_form(form: str, m: int, rank: int) -> str:
+    """Returns the form a layer can take: no rank is no product, all outputs leave no tail."""
+    if rank == 0:
+        return "dense"
+    return "dense" if form == "identity" and rank == m else form
+
+
+def _fill_dense(layer: AdaptiveLayer, module: Any, rank: int) -> None:
+    weight, bias = layer.effective_weight(rank)
+    _set(module, weight, bias)
+
+
+def _fill_factored(layer: AdaptiveLayer, module: Any, rank: int) -> None:
+    _set(module[0], layer.down[:rank], layer.inner_bias[:rank])
+    _set(module[1], layer.up[:, :rank], layer.bias)
+
+
+def _fill_identity(layer: AdaptiveLayer, module: Any, rank: int) -> None:
+    head, head_bias, tail, tail_bias, order = identity_factors(
+        layer.down[:rank].flatten(1), layer.up[:, :rank], layer.inner_bias[:rank], layer.bias
+    )
+    _set(module.head, head, head_bias)
+    _set(module.tail, tail, tail_bias)
+    module.order.copy_(order)
+
+
+def _set(module: Any, weight: Tensor, bias: Tensor) -> None:
+    module.weight.copy_(weight.reshape(module.weight.shape))
+    module.bias.copy_(bias)
+
+
+_FILL: dict[str, Callable[[AdaptiveLayer, Any, int], None]] = {
+    "dense": _fill_dense,
+    "factored": _fill_factored,
+    "identity": _fill_identity,
+}

@@ -1,0 +1,76 @@
+"""A layer's loss curve, in units of the whole model, beside what it costs."""
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from adlrns_models._calibrate import Observed
+from adlrns_models._config import AdaptConfig
+from adlrns_models._costs import LayerSize
+from adlrns_models._factorize import Factorization, factorize
+from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._wrap import make_adaptive
+
+# ranks at which the certificate's upper end is computed; it holds for all ranks after each
+CERTIFIED = 24
+
+
+@dataclass(frozen=True)
+class LayerProfile:
+    """What a budget needs to know of one layer.
+
+    Attributes:
+        size: what its cost depends on.
+        loss: ``[full rank + 1]``, predicted squared change of the model's objective per sample.
+        lower: ``[full rank + 1]``, the part of it that the sketch proves.
+        upper: ``[full rank + 1]``, what the sketch proves it not to exceed; lower and upper are
+            about the layer's own error on the rows sketched, weighed by its mean gradient.
+    """
+
+    size: LayerSize
+    loss: tuple[float, ...]
+    lower: tuple[float, ...]
+    upper: tuple[float, ...]
+
+
+def elastic_layer(
+    layer: nn.Module, seen: Observed, samples: int
+) -> tuple[AdaptiveLayer, LayerProfile]:
+    """Returns the layer at full rank, factorised for the inputs seen, and its profile."""
+    assert isinstance(layer, nn.Linear | nn.Conv2d)
+    weight = layer.weight.detach().flatten(1)
+    factors = factorize(weight, layer.bias, seen.sketch)
+    m, n = weight.shape
+    config = AdaptConfig(r_min=0, r_max=min(m, n))
+    elastic = make_adaptive(layer, config, factors=factors)
+    elastic.enable_adaptation(False)
+    # mean squared gradient per output entry, mean loss per row, rows per sample
+    scale = seen.gradient_mass / (m * seen.sketch.n_samples_seen * samples)
+    profile = LayerProfile(
+        size=LayerSize(m, n, seen.rows / samples),
+        loss=_scaled(factors.loss, scale),
+        lower=_scaled(factors.lower, scale),
+        upper=_scaled(certified_upper(factors), scale),
+    )
+    return elastic, profile
+
+
+def certified_upper(factors: Factorization) -> Tensor:
+    """Returns an upper bound of the loss at every rank, ``[R + 1]``.
+
+    The bound falls with the rank, so its value at a rank holds for every later one: it is computed
+    at some ranks, dense where ranks are small, and carried forward.
+    """
+    if factors.error_bound <= 0.0:
+        return factors.lower
+    size = factors.max_rank
+    marks = torch.linspace(0, 1, CERTIFIED).square().mul(size).round().int().unique().tolist()
+    upper = torch.empty_like(factors.lower)
+    for start, stop in zip(marks, [*marks[1:], size + 1], strict=True):
+        upper[start:stop] = factors.bounds(start).upper
+    return upper
+
+
+def _scaled(curve: Tensor, scale: float) -> tuple[float, ...]:
+    return tuple((curve.double() * scale).tolist())

@@ -1,0 +1,55 @@
+"""Re-fitting a layer's factors to the inputs it has seen, in place and without changing it."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor
+
+from adlrns_models._factorize import factorize
+from adlrns_models._linalg import on_backend
+
+if TYPE_CHECKING:
+    from adlrns_models._layer import AdaptiveLayer
+
+
+def realign(layer: "AdaptiveLayer") -> None:
+    """Rewrites the factors of ``layer`` so that every prefix is optimal for its sketched inputs.
+
+    At full rank the layer computes what it did. With ``up = Q T`` (QR) the small weight
+    ``T @ down`` ``[R, n]`` is factorised instead of the large one: ``O(R^2 (m + n) + R n l)``.
+    A gradient that waits in ``.grad`` is carried into the new coordinates.
+    """
+    new = on_backend(layer.config.svd_backend, layer.down.device, lambda d: _refit(layer, d))
+    with torch.no_grad():
+        for name, value in new.items():
+            mine = getattr(layer, name)
+            mine.copy_(value.reshape(mine.shape))
+
+
+def _refit(layer: "AdaptiveLayer", device: torch.device) -> dict[str, Tensor]:
+    down, up, inner, bias = (
+        t.detach().to(device).double() for t in (layer.down, layer.up, layer.inner_bias, layer.bias)
+    )
+    outer, small = torch.linalg.qr(up)
+    # Q y is an isometry: the best factors of T @ down, moved by Q, are the best of up @ down
+    factors = factorize(small @ down.flatten(1), small @ inner, layer.sketch)
+    turn = factors.up.T @ small  # new inner coordinates = turn @ old ones
+    _carry_gradients(layer, turn.to(layer.down), (factors.inner_bias - turn @ inner).to(layer.down))
+    return {
+        "down": factors.down,
+        "up": outer @ factors.up,
+        "inner_bias": factors.inner_bias,
+        "bias": bias + outer @ factors.bias,
+    }
+
+
+def _carry_gradients(layer: "AdaptiveLayer", turn: Tensor, shift: Tensor) -> None:
+    """Rewrites waiting gradients for ``h' = turn @ h + shift``, ``up' = up @ turn^-1``."""
+    down, up, inner, bias = (p.grad for p in (layer.down, layer.up, layer.inner_bias, layer.bias))
+    if up is not None:
+        up.copy_(up @ turn.T if bias is None else up @ turn.T + torch.outer(bias, shift))
+    for gradient in (down, inner):
+        if gradient is not None:
+            flat = gradient.flatten(1) if gradient.ndim > 1 else gradient[:, None]
+            turned = torch.linalg.lstsq(turn.T, flat).solution
+            gradient.copy_(turned.reshape(gradient.shape))
