@@ -16,8 +16,10 @@ from fd_sketch import CovarianceSketch
 Forward = Callable[[nn.Module, Any], Any]
 Objective = Callable[[Any, Any], Tensor]
 
-# rows of one batch that a layer's sketch takes; convolutions offer hundreds of thousands
+# rows of one batch that a layer's statistics take; convolutions offer hundreds of thousands
 MAX_ROWS = 4096
+# outputs up to which their sensitivity is a matrix; beyond, it is a weight for each
+MATRIX_UP_TO = 2048
 
 
 @dataclass
@@ -27,12 +29,20 @@ class Observed:
     Attributes:
         sketch: of the layer's inputs.
         rows: rows that passed, sketched or not.
-        gradient_mass: sum over rows of the squared gradient of the objective.
+        gradients: ``[m, m]``, or ``[m]`` for a wide layer: sum over ``gradient_rows`` rows of the
+            outer product (or square) of the objective's gradient with the layer's output.
+        gradient_rows: how many rows that sum has.
     """
 
     sketch: CovarianceSketch
+    gradients: Tensor
     rows: int = 0
-    gradient_mass: float = 0.0
+    gradient_rows: int = 0
+
+    @property
+    def sensitivity(self) -> Tensor:
+        """Mean second moment of the objective's gradient with a row of the layer's output."""
+        return self.gradients / max(1, self.gradient_rows)
 
 
 class Stream:
@@ -107,7 +117,7 @@ def calibrate(
         ValueError: if there is no batch.
     """
     seen = {
-        name: Observed(make_sketch(layer.weight[0].numel(), sketch_size))
+        name: Observed(make_sketch(layer.weight[0].numel(), sketch_size), _no_gradients(layer))
         for name, layer in layers.items()
     }
     stream = Stream()
@@ -166,16 +176,25 @@ def _hook(seen: Observed) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tens
         if not output.requires_grad:  # nothing before it can train: start the graph here
             # a copy, since what follows may work in place and a leaf does not allow it
             output = output.detach().requires_grad_(True).clone()
-        output.register_hook(lambda gradient: _weigh(gradient, seen))
+        axis = -3 if isinstance(layer, nn.Conv2d) else -1
+        output.register_hook(lambda gradient: _weigh(gradient.movedim(axis, -1), seen))
         return output
 
     return watch
 
 
 def _weigh(gradient: Tensor, seen: Observed) -> None:
-    mass = float(gradient.detach().double().square().sum())
-    # one exploding sample must not decide for all the others
-    seen.gradient_mass += mass if mass < float("inf") else 0.0
+    g = gradient.detach().reshape(-1, gradient.shape[-1])
+    g = g[_spread(g.shape[0], g.device)].double()
+    g = g[g.isfinite().all(1)]  # one exploding sample must not decide for all the others
+    seen.gradients += g.T @ g if seen.gradients.ndim == 2 else g.square().sum(0)
+    seen.gradient_rows += g.shape[0]
+
+
+def _no_gradients(layer: nn.Linear | nn.Conv2d) -> Tensor:
+    m = layer.weight.shape[0]
+    shape = (m, m) if m <= MATRIX_UP_TO else (m,)
+    return torch.zeros(shape, dtype=torch.float64, device=layer.weight.device)
 
 
 def _feed(layer: nn.Module, x: Tensor, sketch: CovarianceSketch) -> int:

@@ -40,13 +40,14 @@ def elastic_layer(
     """Returns the layer at full rank, factorised for the inputs seen, and its profile."""
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     weight = layer.weight.detach().flatten(1)
-    factors = factorize(weight, layer.bias, seen.sketch)
+    factors = factorize(weight, layer.bias, seen.sketch, sensitivity=seen.sensitivity)
     m, n = weight.shape
     config = AdaptConfig(r_min=0, r_max=min(m, n))
     elastic = make_adaptive(layer, config, factors=factors)
     elastic.enable_adaptation(False)
-    # mean squared gradient per output entry, mean loss per row, rows per sample
-    scale = seen.gradient_mass / (m * seen.sketch.n_samples_seen * samples)
+    # mean loss per row, times rows per sample; none where nothing depends on the layer
+    heard = bool(seen.gradients.any())
+    scale = heard * seen.rows / (seen.sketch.n_samples_seen * samples)
     profile = LayerProfile(
         size=LayerSize(m, n, seen.rows / samples),
         loss=_scaled(factors.loss, scale),
