@@ -1,0 +1,50 @@
+"""Checks of arguments; each error names the argument, the rule and what came."""
+
+import operator
+from typing import Any
+
+
+def check_count(value: Any, name: str) -> int:
+    """Return `value` as an int of at least 1."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__}")
+    count = operator.index(value)
+    if count < 1:
+        raise ValueError(f"{name} must be at least 1, got {count}")
+    return count
+
+
+def check_decay(value: Any) -> float:
+    """Return `value` as a float in (0, 1]."""
+    decay = _real(value, "decay")
+    if not 0.0 < decay <= 1.0:
+        raise ValueError(f"decay must be in (0, 1], got {value}")
+    return decay
+
+
+def check_fraction(value: Any, name: str) -> float:
+    """Return `value` as a float in [0, 1]."""
+    fraction = _real(value, name)
+    if not 0.0 <= fraction <= 1.0:
+        raise ValueError(f"{name} must be in [0, 1], got {value}")
+    return fraction
+
+
+def check_flag(value: Any, name: str) -> bool:
+    """Return `value`, a bool."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
+    return value
+
+
+def check_policy(value: Any) -> str:
+    """Return `value`, what to do with non-finite rows."""
+    if value not in ("skip", "raise"):
+        raise ValueError(f"nonfinite must be 'skip' or 'raise', got {value!r}")
+    return str(value)
+
+
+def _real(value: Any, name: str) -> float:
+    if isinstance(value, str | bytes) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__}")
+    return float(value)

@@ -1,0 +1,70 @@
+import numpy as np
+import pytest
+
+from fd_sketch import CovarianceSketch, ExactGram, FrequentDirections
+from fd_sketch.testing import check_all, check_bounds, check_queries_change_nothing
+
+METHODS = {
+    "fd": lambda d, **options: FrequentDirections(d, 4, **options),
+    "fd-every-row": lambda d, **options: FrequentDirections(d, 4, buffer_size=1, **options),
+    "fd-wide": lambda d, **options: FrequentDirections(d, 12, buffer_size=30, **options),
+    "exact": ExactGram,
+}
+SHAPES = [(33, 9), (5, 17), (1, 1)]
+
+
+@pytest.mark.parametrize("decay", [1.0, 0.8])
+@pytest.mark.parametrize("center", [False, True], ids=["plain", "centred"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("method", METHODS)
+def test_keeps_every_law(kind, method, shape, center, decay):
+    d = shape[1]
+    X = np.random.default_rng(0).standard_normal(shape) * np.logspace(0, -2, d) + 0.3
+    check_all(
+        lambda: METHODS[method](d, center=center, decay=decay),
+        kind.array(X),
+        center=center,
+        decay=decay,
+    )
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_is_a_covariance_sketch(method):
+    assert isinstance(METHODS[method](3), CovarianceSketch)
+
+
+class Overconfident(FrequentDirections):
+    """Claims to be twice as good as it is."""
+
+    def error_bound(self):
+        return super().error_bound() / 2
+
+
+class Forgetful(FrequentDirections):
+    """Returns the first rows of its buffer without shrinking it."""
+
+    def sketch(self):
+        return self._state.store.rows[: self.sketch_size].copy()
+
+
+class Stubborn(FrequentDirections):
+    """Sees a row twice when it is asked about it."""
+
+    def sketch(self):
+        B = super().sketch()
+        self.partial_fit(B)
+        return B
+
+
+@pytest.mark.parametrize(
+    "fraud, law, what",
+    [
+        (Overconfident, check_bounds, "largest eigenvalue"),
+        (Forgetful, check_bounds, "largest eigenvalue"),
+        (Stubborn, check_queries_change_nothing, "sketch asked twice"),
+    ],
+)
+def test_laws_find_who_breaks_them(fraud, law, what):
+    X = np.random.default_rng(0).standard_normal((50, 9))
+    with pytest.raises(AssertionError, match=what):
+        law(lambda: fraud(9, 4), X)
