@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 # at these looks the factors are re-fitted: it costs, and an optimizer's moments belong to the
 # old coordinates
-_REALIGN_AT = frozenset(4**i for i in range(32))
+_REALIGN_AT = frozenset(8**i for i in range(20))
 
 
 def observe(layer: "AdaptiveLayer", x: Tensor, *, may_realign: bool) -> None:

@@ -6,7 +6,7 @@ from torch import Tensor
 from fd_sketch import CovarianceSketch, ExactGram, FrequentDirections
 
 # of the layer's own training FLOPs, what watching may cost, counted in FLOPs of equal speed
-SHARE = 0.005
+SHARE = 0.003
 # small decompositions in float64 run at a fraction of a large product's speed
 SLOWNESS = 10.0
 
