@@ -80,6 +80,10 @@ class AdaptiveConv2d(AdaptiveLayer):
         options = self.window.arguments()
         return lambda x: F.conv2d(self.window.pad(x), weight, bias, **options)
 
+    def _takes(self, x: Tensor) -> bool:
+        fits = x.ndim in (3, 4) and x.shape[-3] == self.weight_shape[1]
+        return fits and self.window.fits(x)
+
     def _row_count(self, x: Tensor) -> int:
         return self.window.count(x)
 

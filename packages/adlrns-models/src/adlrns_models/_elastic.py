@@ -97,7 +97,8 @@ class ElasticModel(nn.Module):
             flops: share ``0..1`` of the dense FLOPs of the elastic layers.
             parameters: share ``0..1`` of their dense weights.
             loss: largest predicted loss; the fewest FLOPs that keep it.
-            form: the form that the cost is counted in, see :meth:`frontier`.
+            form: the form that the cost is counted in, see :meth:`frontier`. A model budgeted as
+                ``"identity"`` keeps to the budget when it is settled in that form.
 
         Raises:
             TypeError: unless exactly one of the three budgets is given, as a number.

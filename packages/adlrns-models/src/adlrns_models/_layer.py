@@ -109,6 +109,10 @@ class AdaptiveLayer(nn.Module):
         """Returns the product with a dense weight."""
         raise TypeError(f"{type(self).__name__} must say how its dense product is run")
 
+    def _takes(self, x: Tensor) -> bool:
+        """Returns whether an input has the shape that the layer is made for."""
+        raise TypeError(f"{type(self).__name__} must say which inputs it takes")
+
     def _row_count(self, x: Tensor) -> int:
         """Returns how many rows (tokens, patches) an input has."""
         raise TypeError(f"{type(self).__name__} must say how many rows an input has")
@@ -223,6 +227,8 @@ class AdaptiveLayer(nn.Module):
         return self._adapting and (self.training or not self.config.freeze_during_eval)
 
     def _observe(self, x: Tensor, *, compiled: bool = False) -> None:
+        if not (x.is_floating_point() and self._takes(x)):
+            return  # the product is about to refuse it
         # a graph that waits for its backward pass must find the factors it was made with
         observe(self, x, may_realign=not compiled and not self._graphs)
 

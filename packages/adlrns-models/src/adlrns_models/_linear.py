@@ -70,6 +70,9 @@ class AdaptiveLinear(AdaptiveLayer):
     def _prepare_dense(self, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
         return partial(F.linear, weight=weight, bias=bias)
 
+    def _takes(self, x: Tensor) -> bool:
+        return x.ndim > 0 and x.shape[-1] == self.in_features
+
     def _row_count(self, x: Tensor) -> int:
         return x.shape[:-1].numel()
 

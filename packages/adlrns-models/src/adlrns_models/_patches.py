@@ -59,6 +59,10 @@ class Window:
         height, width = self._grid(x)
         return (x.shape[0] if x.ndim == 4 else 1) * height * width
 
+    def fits(self, x: Tensor) -> bool:
+        """Returns whether the padded input is at least as large as the kernel."""
+        return min(self._grid(x)) >= 1
+
     def patches(self, x: Tensor, numbers: Tensor) -> Tensor:
         """Returns the patches ``[k, c * kh * kw]`` with the given numbers, image by image.
 

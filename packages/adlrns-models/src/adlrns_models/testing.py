@@ -18,10 +18,10 @@ FAMILIES = ("power-law", "outlier-channels", "log-normal-channels")
 def synthetic_inputs(family: str, n_rows: int, n_features: int, *, seed: int = 0) -> Tensor:
     """Returns float64 rows ``[n_rows, n_features]`` of the kind that layers really see.
 
-    All begin as Gaussians with covariance eigenvalues ``i^-3/2`` in a random basis. ``power-law`` passes
-    them through a ReLU; ``outlier-channels`` multiplies one channel in fifty by 20, as in
-    transformers; ``log-normal-channels`` scales each channel by ``exp(1.5 g)``, ``g`` standard
-    normal.
+    All begin as Gaussians with covariance eigenvalues ``i^-3/2`` in a random basis.
+    ``power-law`` passes them through a ReLU; ``outlier-channels`` multiplies one channel in fifty
+    by 20, as in transformers; ``log-normal-channels`` scales each channel by ``exp(1.5 g)``, ``g``
+    standard normal.
 
     Raises:
         ValueError: for an unknown family.
