@@ -737,7 +737,7 @@ def outputs(model, x):
 
 
 def compare(model, data, *, share, calibration):
-    """Error of the outputs, relative, and drop in accuracy, of each way to meet a budget."""
+    """Of each way to meet a budget: error of the outputs, disagreement, drop in accuracy."""
     x, _, test_x, test_y = data
     wanted = outputs(model, test_x)
     full = float((wanted.argmax(1) == test_y).double().mean())
@@ -745,7 +745,8 @@ def compare(model, data, *, share, calibration):
     def judged(other):
         found = outputs(other, test_x)
         error = float((found - wanted).square().sum() / wanted.square().sum())
-        return error, full - float((found.argmax(1) == test_y).double().mean())
+        other_class = float((found.argmax(1) != wanted.argmax(1)).double().mean())
+        return error, other_class, full - float((found.argmax(1) == test_y).double().mean())
 
     elastic = make_elastic(model, x[:calibration].split(64))
     others = plain_copies(model, elastic, share)
@@ -755,19 +756,24 @@ def compare(model, data, *, share, calibration):
     found["uniform ranks, data-aware"] = judged(elastic)
     for name, other in others.items():
         found[f"plain SVD, {name}"] = judged(other)
-    for name, (error, drop) in found.items():
-        print(f"{share:4} of the FLOPs, {name:26} error {error:.5f}, accuracy -{drop:.4f}")  # noqa: T201
+    for name, (error, other_class, drop) in found.items():
+        print(  # noqa: T201
+            f"{share:4} of the FLOPs, {name:26} error {error:.5f}, "
+            f"another class {other_class:.4f}, accuracy {-drop:+.4f}"
+        )
     return found
 
 
 def assert_better_than_plain_svd(found, samples, *, part=1 / 3):
-    error, drop = found["ours"]
+    error, other_class, drop = found["ours"]
     uniform_svd, svd = found["plain SVD, uniform"], found["plain SVD, allocate"]
+    alike = found["uniform ranks, data-aware"]
     assert error <= part * min(svd[0], uniform_svd[0])
-    assert error <= found["uniform ranks, data-aware"][0]
-    # an accuracy on a few samples is not known better than to one of them
-    assert drop <= uniform_svd[1] / 3 + 1 / samples
-    assert drop <= found["uniform ranks, data-aware"][1] + 1 / samples
+    assert error <= alike[0]
+    # on a few samples nothing is known better than to one of them
+    assert other_class <= max(2 / 3 * svd[1], 1 / samples)
+    assert drop <= uniform_svd[2] / 3 + 1 / samples
+    assert drop <= alike[2] + 1 / samples
 
 
 @pytest.mark.parametrize("network", ["digits_mlp", "digits_cnn"])
@@ -776,12 +782,12 @@ def test_digits_lose_at_most_a_third_of_what_plain_svd_loses(network, share, dig
     model = request.getfixturevalue(network)
     found = compare(model, digits, share=share, calibration=512)
     assert_better_than_plain_svd(found, len(digits[3]))
-    rival = found["plain SVD, allocate"][1]
-    assert found["ours"][1] <= max(rival, 0.0) / 3 + 1 / len(digits[3])
+    rival = found["plain SVD, allocate"][2]
+    assert found["ours"][2] <= max(rival, 0.0) / 3 + 1 / len(digits[3])
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("share, part", [(0.5, 1 / 3), (0.35, 3 / 4)])
+@pytest.mark.parametrize("share, part", [(0.5, 1 / 3), (0.35, 1 / 3)])
 def test_fashion_is_nearer_to_the_model_than_by_plain_svd(fashion, fashion_cnn, share, part):
     found = compare(fashion_cnn, fashion, share=share, calibration=1024)
     assert_better_than_plain_svd(found, len(fashion[3]), part=part)

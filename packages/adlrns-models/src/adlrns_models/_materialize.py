@@ -29,7 +29,8 @@ def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
         model: a model with adaptive layers (an :class:`ElasticModel` gives its inner model).
         form: ``"dense"``: one weight, ``m n``; ``"factored"``: two, ``r (m + n)``;
             ``"identity"``: ``r (m + n - r)``; ``"auto"``: per layer the one with the fewest
-            weights, where a form with more parts must save at least 5 %.
+            weights, where a form with more parts must save at least 5 %. A layer at full rank is
+            dense in every form.
 
     Raises:
         TypeError: if ``model`` is no module.
@@ -54,7 +55,7 @@ def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
 def settle(layer: AdaptiveLayer, form: str) -> nn.Module:
     """Returns the plain module that computes what ``layer`` does at its current rank."""
     (m, n), rank = layer.sizes, layer.current_rank()
-    form = effective_form(choose_form(m, n, rank) if form == "auto" else form, m, rank)
+    form = effective_form(choose_form(m, n, rank) if form == "auto" else form, m, n, rank)
     module = build(parts_of(layer), form, m, rank)
     with torch.no_grad():
         _FILL[form](layer, module, rank)
@@ -69,7 +70,7 @@ def inner_model(model: nn.Module) -> nn.Module:
 
 def weight_count(form: str, m: int, n: int, rank: int) -> int:
     """Returns the number of weights (not biases) of a layer ``[m, n]`` at ``rank`` in a form."""
-    form = effective_form(form, m, rank)
+    form = effective_form(form, m, n, rank)
     return {"dense": m * n, "factored": rank * (m + n), "identity": rank * (m + n - rank)}[form]
 
 
@@ -82,11 +83,9 @@ def choose_form(m: int, n: int, rank: int) -> str:
     return best
 
 
-def effective_form(form: str, m: int, rank: int) -> str:
-    """Returns the form a layer can take: no rank is no product, all outputs leave no tail."""
-    if rank == 0:
-        return "dense"
-    return "dense" if form == "identity" and rank == m else form
+def effective_form(form: str, m: int, n: int, rank: int) -> str:
+    """Returns the form a layer can take: no rank has no factors, and full rank needs none."""
+    return "dense" if rank in (0, min(m, n)) else form
 
 
 def _fill_dense(layer: AdaptiveLayer, module: Any, rank: int) -> None:
