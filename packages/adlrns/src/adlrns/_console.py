@@ -1,0 +1,49 @@
+"""Progress on stderr, results on stdout."""
+
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
+
+from adlrns._table import Table
+
+Advance = Callable[[int, int], None]
+
+# where nobody watches, lines are as long as they have to be
+_UNWATCHED_WIDTH = 220
+
+
+def show(table: Table) -> None:
+    """Prints a table to stdout."""
+    console = Console(width=None if sys.stdout.isatty() else _UNWATCHED_WIDTH)
+    console.print(table.to_rich(console.width))
+
+
+def say(text: str) -> None:
+    """Prints a line of the result to stdout."""
+    print(text)  # noqa: T201
+
+
+@contextmanager
+def stage(text: str) -> Iterator[Advance]:
+    """Shows a stage of the work while it runs, and what it took.
+
+    Yields:
+        `advance(done, total)`; a total of 0 stands for an unknown one.
+    """
+    console, start = Console(stderr=True), time.perf_counter()
+    if console.is_terminal:
+        with _bar(console) as bar:
+            task = bar.add_task(text, total=None)
+            yield lambda done, total: bar.update(task, completed=done, total=total or None)
+    else:
+        yield lambda done, total: None
+    console.print(f"{text}: {time.perf_counter() - start:.1f} s", highlight=False, soft_wrap=True)
+
+
+def _bar(console: Console) -> Progress:
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=console, transient=True)

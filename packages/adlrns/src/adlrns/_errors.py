@@ -1,0 +1,58 @@
+"""What a command says when it cannot go on, and how to bring what is missing."""
+
+from importlib import import_module
+from types import ModuleType
+
+
+class UseError(Exception):
+    """The command was called wrongly: one line on stderr, exit code 2."""
+
+    exit_code = 2
+
+
+class RunError(Exception):
+    """The command was called rightly and failed: one line on stderr, exit code 1."""
+
+    exit_code = 1
+
+
+class MissingExtraError(RunError):
+    """A package that only an extra brings is not installed."""
+
+    def __init__(self, module: str, extra: str):
+        super().__init__(f"needs {module}, which is not installed: pip install 'adlrns[{extra}]'")
+
+
+EXTRAS = {
+    "sklearn": "demo",
+    "matplotlib": "report",
+    "onnx": "onnx",
+    "onnxruntime": "onnx",
+    "onnxscript": "onnx",
+    "transformers": "hf",
+}
+"""The extra that brings each optional module."""
+
+
+def need(*modules: str) -> ModuleType:
+    """Returns the last of the optional modules, imported; all must be there.
+
+    Raises:
+        MissingExtraError: naming the extra that brings the missing one.
+    """
+    for module in modules:
+        try:
+            found = import_module(module)
+        except ModuleNotFoundError as error:
+            if error.name != module.partition(".")[0]:
+                raise
+            raise MissingExtraError(module, EXTRAS[module.partition(".")[0]]) from None
+    return found
+
+
+def one_line(error: BaseException) -> str:
+    """Returns an error's message on one line; its type where the message alone says little."""
+    text = " ".join(str(error).split())
+    if isinstance(error, UseError | RunError):
+        return text
+    return f"{type(error).__name__}: {text}" if text else type(error).__name__

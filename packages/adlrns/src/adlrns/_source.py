@@ -1,0 +1,112 @@
+"""`MODEL`: where a network comes from."""
+
+import inspect
+import os
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+from adlrns._errors import UseError, need
+from adlrns._manifest import Source
+
+# a transformers configuration, so that a folder can be opened without the one it came from
+HF = "hf"
+
+
+class Opened(NamedTuple):
+    """A model that was read, and how to read its architecture again."""
+
+    model: nn.Module
+    source: Source
+
+
+def open_model(spec: str) -> Opened:
+    """Returns the model that `module:factory` or `hf:PATH` names, in eval mode.
+
+    Raises:
+        UseError: if there is none; naming the part that is wrong.
+    """
+    kind, colon, rest = spec.partition(":")
+    if not colon or not kind or not rest:
+        raise UseError(
+            f"MODEL must be module:factory, hf:PATH or a folder written by compress, got {spec!r}"
+        )
+    if kind == HF:
+        return Opened(_pretrained(rest), Source(kind="hf", spec=rest))
+    made = named("MODEL", spec)
+    model = made if isinstance(made, nn.Module) else called("MODEL", spec, made)
+    if not isinstance(model, nn.Module):
+        raise UseError(f"MODEL {spec} must give a torch.nn.Module, got {type(model).__name__}")
+    return Opened(model.eval(), Source(kind="factory", spec=spec))
+
+
+def open_source(folder: Path, source: Source) -> nn.Module:
+    """Returns the architecture of a saved folder, with weights of no meaning."""
+    if source.kind == "factory":
+        return open_model(source.spec).model
+    transformers: Any = need("transformers")
+    config = transformers.AutoConfig.from_pretrained(folder / HF, local_files_only=True)
+    return transformers.AutoModel.from_config(config).eval()
+
+
+def named(argument: str, spec: str) -> Any:
+    """Returns what `module:name` stands for; modules are also looked for in the working folder.
+
+    Raises:
+        UseError: naming the module or the name that is not there.
+    """
+    module_name, _, attribute = spec.partition(":")
+    if (here := os.getcwd()) not in sys.path:  # noqa: PTH109 - compared with strings
+        sys.path.insert(0, here)
+    try:
+        found: Any = import_module(module_name)
+    except ModuleNotFoundError as error:
+        if error.name is None or not module_name.startswith(error.name):
+            raise
+        raise UseError(f"{argument} {spec}: no module named {error.name}") from None
+    except ValueError as error:  # an empty name
+        raise UseError(f"{argument} {spec}: {error}") from None
+    for part in attribute.split("."):
+        if not hasattr(found, part):
+            raise UseError(f"{argument} {spec}: {found.__name__} has no {part!r}")
+        found = getattr(found, part)
+    return found
+
+
+def called(argument: str, spec: str, factory: Callable[[], Any]) -> Any:
+    """Returns what a factory without arguments makes.
+
+    Raises:
+        UseError: if it cannot be called.
+    """
+    if not callable(factory):
+        raise UseError(f"{argument} {spec} must be callable, got {type(factory).__name__}")
+    try:
+        inspect.signature(factory).bind()
+    except TypeError as error:
+        raise UseError(f"{argument} {spec} must take no arguments: {error}") from None
+    except ValueError:  # written in C: it will say itself what it takes
+        pass
+    return factory()
+
+
+def _pretrained(place: str) -> nn.Module:
+    transformers: Any = need("transformers")
+    folder = Path(place).expanduser()
+    if not (folder / "config.json").is_file():
+        raise UseError(f"MODEL hf:{place} must be a local folder with a config.json")
+    if not any(folder.glob("*.safetensors")):
+        raise UseError(f"MODEL hf:{place} must have its weights in safetensors files, got none")
+    return transformers.AutoModel.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
+    ).eval()
+
+
+def keep_configuration(model: nn.Module, folder: Path) -> None:
+    """Writes what :func:`open_source` needs of a transformers model into a folder."""
+    config: Any = model.config
+    config.save_pretrained(folder / HF)

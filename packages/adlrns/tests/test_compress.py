@@ -1,0 +1,218 @@
+import csv
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from adlrns import load
+from adlrns._compress import COLUMNS
+from adlrns._manifest import read_manifest
+
+FILES = {"adlrns.json", "elastic.safetensors", "model.safetensors", "report.html", "table.csv"}
+MADE = ["compress", "mine:make", "--data", "mine:batches"]
+
+
+def rows(folder: Path) -> list[dict[str, str]]:
+    with (folder / "table.csv").open() as file:
+        return list(csv.DictReader(file))
+
+
+def test_writes_a_whole_folder_and_prints_the_table(adlrns, place) -> None:
+    result = adlrns(*MADE, "--out", "out")
+    assert {path.name for path in (place / "out").iterdir()} == FILES
+    for text in ("dense", "elastic, at the budget", "materialised, auto", "output deviation"):
+        assert text in result.stdout
+    assert list(rows(place / "out")[0]) == [column.key for column in COLUMNS]
+
+
+@pytest.mark.parametrize("form", ["auto", "factored", "identity"])
+@pytest.mark.parametrize("cost, column", [("flops", "mflops"), ("parameters", "parameters")])
+def test_keeps_the_budget_in_every_form(adlrns, place, form: str, cost: str, column: str) -> None:
+    adlrns(*MADE, "--out", "out", "--form", form, "--cost", cost, "--budget", 0.6)
+    dense, elastic, settled = (float(row[column]) for row in rows(place / "out"))
+    biases = 3 * 28 if cost == "parameters" else 0  # budgets count weights
+    assert settled <= 0.6 * dense + biases
+    assert elastic <= 0.6 * dense + biases
+    saved = load(place / "out")
+    assert {type(module).__name__ for module in saved.materialized.modules()} >= {"Linear"}
+    assert saved.manifest.budget.form == form
+
+
+def test_the_dense_form_keeps_the_ranks_not_the_cost(adlrns, place) -> None:
+    adlrns(*MADE, "--out", "out", "--form", "dense", "--budget", 0.3)
+    dense, _, settled = rows(place / "out")
+    assert settled["parameters"] == dense["parameters"]
+    assert float(settled["deviation"]) > 0
+
+
+def test_what_was_written_computes_what_was_measured(adlrns, place) -> None:
+    adlrns(*MADE, "--out", "out", "--budget", 0.4)
+    saved, x = load("out"), torch.randn(5, 12)
+    saved.elastic.set_ranks(saved.manifest.point.ranks)
+    with torch.no_grad():
+        torch.testing.assert_close(saved.elastic(x), saved.materialized(x))
+        saved.elastic.set_budget(flops=1.0)
+        model = __import__("mine").make()
+        torch.testing.assert_close(saved.elastic(x), model(x))
+
+
+def test_the_whole_budget_changes_nothing(adlrns, place) -> None:
+    adlrns(*MADE, "--out", "out", "--budget", 1)
+    _, elastic, settled = rows(place / "out")
+    assert float(elastic["deviation"]) < 1e-5
+    assert float(settled["deviation"]) < 1e-5
+    assert float(settled["agreement"]) == 1.0
+
+
+def test_a_saved_folder_takes_another_budget_without_data(adlrns, place) -> None:
+    adlrns(*MADE, "--out", "one")
+    out = adlrns("compress", "one", "--out", "two", "--budget", 0.25).stdout
+    assert "not measured" in out
+    one, two = read_manifest(place / "one"), read_manifest(place / "two")
+    assert two.calibration == one.calibration
+    assert two.point.cost < one.point.cost
+    assert float(rows(place / "two")[2]["share"]) <= 0.25
+
+
+def test_a_saved_folder_is_compared_on_data(adlrns, place) -> None:
+    adlrns(*MADE, "--out", "one")
+    adlrns("compress", "one", "--out", "one", "--budget", 0.25, "--data", "data.npy")
+    assert 0 < float(rows(place / "one")[2]["deviation"]) < 1
+
+
+def test_the_same_call_gives_the_same_models(adlrns, place) -> None:
+    for name in ("one", "two"):
+        adlrns(*MADE, "--out", name)
+    one, two = read_manifest(place / "one"), read_manifest(place / "two")
+    for name in ("elastic.safetensors", "model.safetensors", "table.csv"):
+        assert one.files[name] == two.files[name], name
+
+
+@pytest.mark.parametrize(
+    "model, data",
+    [
+        ("mine:network", "mine:batches"),
+        ("mine:Holder.make", "data.npy"),
+        ("mine:make", "data.csv"),
+        ("mine:make", "mine:pairs"),
+        ("mine:named", "data.npz"),
+        ("mine:named", "mine:mappings"),
+    ],
+)
+def test_models_and_data_of_every_kind(adlrns, place, model: str, data: str) -> None:
+    adlrns("compress", model, "--data", data, "--out", "out")
+    row = rows(place / "out")[2]
+    assert 0 <= float(row["deviation"]) < 1
+    assert json.loads((place / "out" / "adlrns.json").read_text())["calibration"]["data"] == data
+
+
+def test_files_are_cut_into_batches(adlrns, place) -> None:
+    np.save(place / "many.npy", np.random.default_rng(0).standard_normal((50, 12)))
+    arguments = ["--data", "many.npy", "--batch-size", 10, "--batches", 4, "--out", "out"]
+    adlrns("compress", "mine:make", *arguments)
+    assert read_manifest(place / "out").calibration.samples == 30  # the fourth was kept apart
+
+
+def test_one_sample_is_enough_to_fit_and_too_little_to_compare(adlrns, place) -> None:
+    np.save(place / "one.npy", np.ones((1, 12)))
+    out = adlrns("compress", "mine:make", "--data", "one.npy", "--out", "out").stdout
+    assert "output deviation: not measured, no batch was kept apart" in out
+    assert rows(place / "out")[2]["deviation"] == ""
+
+
+@pytest.mark.parametrize(
+    "args, message",
+    [
+        (["mine:make"], "--data is needed unless MODEL is a folder written by adlrns compress"),
+        (["mine", "--data", "data.npy"], "MODEL must be module:factory, hf:PATH or a folder"),
+        (["nowhere:x", "--data", "data.npy"], "MODEL nowhere:x: no module named nowhere"),
+        (["mine:gone", "--data", "data.npy"], "MODEL mine:gone: mine has no 'gone'"),
+        (["mine:number", "--data", "data.npy"], "must give a torch.nn.Module, got int"),
+        (["mine:MODULE.x", "--data", "data.npy"], "mine has no 'MODULE'"),
+        (
+            ["mine:plain", "--data", "data.npy"],
+            "mine:plain: model must have an elastic layer",
+        ),
+        (["hf:nowhere", "--data", "data.npy"], "hf:nowhere must be a local folder"),
+        (["mine:make", "--data", "gone.npy"], "--data gone.npy: no such file"),
+        (["mine:make", "--data", "x.parquet"], "--data must be module:function, a file"),
+        (["mine:make", "--data", "mine:nothing"], "must hold at least one batch, got none"),
+        (["mine:make", "--data", "mine:words"], "batch 0: a batch must hold tensors, got str"),
+        (["mine:make", "--data", "mine:tensor"], "must return an iterable of batches, got Tensor"),
+        (["mine:make", "--data", "mine:Named.forward"], "must take no arguments"),
+        (["mine:make", "--data", "mine:mappings"], "--data mine:mappings does not fit mine:make"),
+        (["mine:make", "--data", "mine:batches", "--batch-size", "4"], "--batch-size is for files"),
+        (["mine:make", "--data", "data.npy", "--budget", "0"], "--budget must be in 0..1"),
+        (
+            ["mine:make", "--data", "data.npy", "--budget", "0.01"],
+            "--budget: flops must be",
+        ),
+        (["mine:make", "--data", "mine.py", "--out", "mine.py"], "--out must be a folder"),
+        (
+            ["mine:make", "--data", "data.npy", "--out", "."],
+            "--out must be new, empty or",
+        ),
+        (["mine:make", "--data", "words.txt"], "needs a tokenizer"),
+    ],
+)
+def test_wrong_use_names_argument_and_rule(adlrns, place, args: list[str], message: str) -> None:
+    (place / "words.txt").write_text("one\ntwo\n")
+    assert message in adlrns.error("compress", *args)
+    assert not (place / "compressed").exists()
+
+
+def test_a_factory_that_fails_is_a_failure(adlrns, place) -> None:
+    message = adlrns.error("compress", "mine:broken", "--data", "data.npy", code=1)
+    assert message == "ZeroDivisionError: made to fail"
+
+
+def test_a_folder_with_a_strange_file_is_not_replaced(adlrns, place) -> None:
+    adlrns(*MADE, "--out", "out")
+    (place / "out" / "notes.txt").write_text("mine")
+    message = adlrns.error(*MADE, "--out", "out")
+    assert "notes.txt" in message
+    assert (place / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_an_object_array_is_not_unpickled(adlrns, place) -> None:
+    np.save(place / "bad.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    assert "not a readable .npy file" in adlrns.error("compress", "mine:make", "--data", "bad.npy")
+
+
+@pytest.mark.parametrize(
+    "name, content, message",
+    [
+        ("bad.npz", "no zip", "not a readable .npz file"),
+        ("bad.safetensors", "short", "not a readable .safetensors file"),
+        ("bad.csv", "a,b\n1,x", "must hold rows of equally many numbers"),
+        ("ragged.csv", "1,2\n3", "must hold rows of equally many numbers"),
+    ],
+)
+def test_a_damaged_file_is_named(adlrns, place, name: str, content: str, message: str) -> None:
+    (place / name).write_text(content)
+    assert message in adlrns.error("compress", "mine:make", "--data", name)
+
+
+def test_arrays_of_different_lengths_are_refused(adlrns, place) -> None:
+    np.savez(place / "odd.npz", left=np.ones((4, 12)), right=np.ones((5, 12)))
+    message = adlrns.error("compress", "mine:named", "--data", "odd.npz")
+    assert "equally many samples, got [4, 5]" in message
+
+
+def test_without_matplotlib_the_report_says_what_would_draw_it(adlrns, place, monkeypatch) -> None:
+    import sys
+
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    adlrns(*MADE, "--out", "out")
+    report = (place / "out" / "report.html").read_text()
+    assert "adlrns[report]" in report
+    assert "<svg" not in report
+
+
+def test_threads_are_those_asked_for(adlrns, place) -> None:
+    before = torch.get_num_threads()
+    adlrns(*MADE, "--out", "out", "--threads", 1)
+    assert torch.get_num_threads() == 1
+    torch.set_num_threads(before)
