@@ -4,7 +4,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -57,7 +57,7 @@ class AdaptiveLayer(nn.Module):
         self._changed_at: int | None = None
         self._adapting = True
         self._on_rank_change: RankChange | None = None
-        self._kept: tuple[tuple[int, ...], Callable[[Tensor], Tensor]] | None = None
+        self._kept: _Kept | None = None
         self._watch = self._make_watch(config)
         self._graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
         self._key = _observe.register(self)
@@ -167,15 +167,26 @@ class AdaptiveLayer(nn.Module):
 
         Above the break-even rank it is the dense one: two factors are never slower than that.
         """
-        factors = (self.down, self.up, self.inner_bias, self.bias)
-        key = (self._rank, *(t.data_ptr() for t in factors), *(t._version for t in factors))
-        if self._kept is None or self._kept[0] != key:
-            if self._rank > self.break_even:
-                call = self._prepare_dense(*self.effective_weight())
-            else:
-                call = self._prepare(self._rank)
-            self._kept = (key, call)
-        return self._kept[1]
+        factors = self._parameters  # the dictionary: attributes of modules are slow to look up
+        d, u, i, b = factors["down"], factors["up"], factors["inner_bias"], factors["bias"]
+        key = (
+            self._rank,
+            *(d.data_ptr(), u.data_ptr(), i.data_ptr(), b.data_ptr()),  # type: ignore[union-attr]
+            *(d._version, u._version, i._version, b._version),  # type: ignore[union-attr]
+        )
+        kept = self._kept
+        if kept is None or kept[0] != key:
+            kept = self._kept = _Kept(key, self._prepared(), self._storages())
+        return kept[1]
+
+    def _prepared(self) -> Callable[[Tensor], Tensor]:
+        if self._rank > self.break_even:
+            return self._prepare_dense(*self.effective_weight())
+        return self._prepare(self._rank)
+
+    def _storages(self) -> tuple[Tensor, ...]:
+        # while these are held nothing else can come to lie at their addresses
+        return tuple(parameter.detach() for parameter in self.parameters(recurse=False))
 
     # adaptation
 
@@ -274,6 +285,14 @@ class AdaptiveLayer(nn.Module):
         """Returns sizes and rank for ``print(layer)``."""
         m, n = self.sizes
         return f"{n} -> {m}, rank={self._rank}, max_rank={self.max_rank}, eps={self.config.eps}"
+
+
+class _Kept(NamedTuple):
+    """A prepared product, and what it was prepared for."""
+
+    key: tuple[int, ...]
+    call: Callable[[Tensor], Tensor]
+    storages: tuple[Tensor, ...]
 
 
 class _Graph:
