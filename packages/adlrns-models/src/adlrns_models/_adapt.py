@@ -19,18 +19,25 @@ if TYPE_CHECKING:
 _REALIGN_AT = frozenset(8**i for i in range(20))
 
 
-def observe(layer: "AdaptiveLayer", x: Tensor, *, may_realign: bool) -> None:
-    """Counts a forward pass, samples its input, and looks at the rank when it is time."""
+def observe(layer: "AdaptiveLayer", x: Tensor, *, compiled: bool) -> None:
+    """Counts a forward pass, samples its input, and looks at the rank when it is time.
+
+    A graph that waits for its backward pass must find the factors it was made with, and if it is
+    computed again (activation checkpointing) the rank too: until then a look is put off. A
+    compiled graph cannot tell, and never re-fits.
+    """
     layer._count_step()
     numbers = layer._watch.offer(layer._row_count(x))
-    due = layer._steps % layer.config.adapt_every == 0
-    if numbers is None and not due:
+    layer._look_due |= layer._steps % layer.config.adapt_every == 0
+    looks = layer._look_due and not layer._graphs
+    if numbers is None and not looks:
         return
     with statistics_context(x.device):
         if numbers is not None:
             layer._watch.feed(layer._take_rows(x, numbers))
-        if due:
-            _look(layer, may_realign=may_realign)
+        if looks:
+            layer._look_due = False
+            _look(layer, may_realign=not compiled)
 
 
 def adapt_now(layer: "AdaptiveLayer") -> None:
@@ -51,6 +58,8 @@ def _look(layer: "AdaptiveLayer", *, may_realign: bool) -> None:
 
 def _move(layer: "AdaptiveLayer", *, changed_at: int | None) -> None:
     loss, eps = layer.prefix_loss(), layer.config.eps
+    if not bool(loss.isfinite().all()):
+        return
     controller = layer.config.controller(layer.max_rank)
     rank = layer.current_rank()
     state = controller.update(
@@ -66,7 +75,7 @@ def _move(layer: "AdaptiveLayer", *, changed_at: int | None) -> None:
 
 def smallest_rank(loss: Tensor, share: float) -> int:
     """Returns the first rank that, with all higher ones, loses at most ``share`` of everything."""
-    too_much = loss > share * loss[0]
+    too_much = ~(loss <= share * loss[0])
     return int(too_much.nonzero()[-1]) + 1 if bool(too_much.any()) else 0
 
 

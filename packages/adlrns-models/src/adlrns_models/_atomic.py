@@ -7,6 +7,7 @@ from pathlib import Path
 
 def write_atomically(path: Path, data: bytes) -> None:
     """Writes ``data`` beside ``path``, flushes it to the disk, and puts it in place in one step."""
+    path = path.resolve()  # a link stays one, the file behind it is replaced
     path.parent.mkdir(parents=True, exist_ok=True)
     name = path.parent / f".{path.name}.{secrets.token_hex(8)}"
     # not tempfile's: those are for their owner alone, whatever the umask says

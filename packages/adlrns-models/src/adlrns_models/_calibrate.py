@@ -170,7 +170,10 @@ def _still(model: nn.Module) -> Iterator[None]:
 def _hooked(
     layers: Mapping[str, nn.Linear | nn.Conv2d], seen: Mapping[str, Observed]
 ) -> Iterator[None]:
-    handles = [layer.register_forward_hook(_hook(seen[name])) for name, layer in layers.items()]
+    handles = [
+        layer.register_forward_hook(_hook(seen[name]), with_kwargs=True)
+        for name, layer in layers.items()
+    ]
     try:
         yield
     finally:
@@ -178,9 +181,12 @@ def _hooked(
             handle.remove()
 
 
-def _hook(seen: Observed) -> Callable[[nn.Module, tuple[Any, ...], Tensor], Tensor]:
-    def watch(layer: nn.Module, args: tuple[Any, ...], output: Tensor) -> Tensor:
-        seen.rows += _feed(layer, args[0].detach(), seen.sketch)
+def _hook(seen: Observed) -> Callable[..., Tensor]:
+    def watch(
+        layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
+    ) -> Tensor:
+        x = args[0] if args else kwargs["input"]
+        seen.rows += _feed(layer, x.detach(), seen.sketch)
         if not output.requires_grad:  # nothing before it can train: start the graph here
             # a copy, since what follows may work in place and a leaf does not allow it
             output = output.detach().requires_grad_(True).clone()

@@ -60,7 +60,7 @@ class AdaptiveConv2d(AdaptiveLayer):
         super().__init__(factors, tuple(conv.weight.shape), config)
         self.window = Window.of(conv)
         self.conv_arguments = conv_arguments(conv)
-        self.train(conv.training).requires_grad_(conv.weight.requires_grad)
+        self._take_flags(conv)
 
     def _product(self, x: Tensor, rank: int | Tensor) -> Tensor:
         return lowrank_conv2d(

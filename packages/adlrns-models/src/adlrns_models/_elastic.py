@@ -6,6 +6,7 @@ from os import PathLike
 from typing import Any
 
 import numpy as np
+import torch
 from torch import nn
 
 from adlrns_models._calibrate import (
@@ -27,7 +28,10 @@ from rank_sched import Frontier, OperatingPoint, frontier
 class ElasticModel(nn.Module):
     """A network whose layers run at the ranks that a budget affords; one set of weights for all.
 
-    Made by :func:`make_elastic` or :meth:`load`. Calling it calls the network.
+    Made by :func:`make_elastic` or :meth:`load`. Calling it calls the network. Without gradients a
+    layer at full rank runs as one dense weight, put together once: changes of the factors in place
+    are noticed, but not those made behind autograd's back through ``.data``; set the budget again
+    after such.
 
     Attributes:
         network: the network, its layers adaptive.
@@ -49,6 +53,8 @@ class ElasticModel(nn.Module):
         self.multiple_of = multiple_of
         self.info = dict(info or {})
         self._layers = {name: _adaptive(network, name) for name in self.profiles}
+        for layer in self._layers.values():
+            layer._serve()
         self._frontiers: dict[tuple[str, str], Frontier] = {}
         self._point: OperatingPoint | None = None
 
@@ -119,8 +125,10 @@ class ElasticModel(nn.Module):
             point = self.frontier("flops", form).at_loss(value)
         else:
             point = self.frontier(name, form).at(self._absolute(name, form, value))
-        self.set_ranks(point.ranks)
-        self._point = point
+        try:
+            self.set_ranks(point.ranks)
+        finally:
+            self._point = point
         return point
 
     def set_ranks(self, ranks: Mapping[str, int]) -> None:
@@ -134,9 +142,10 @@ class ElasticModel(nn.Module):
             if name not in layers:
                 raise ValueError(f"ranks must name elastic layers, got {name!r}")
             check_int(f"ranks[{name!r}]", rank, 0, layers[name].max_rank)
-        for name, rank in ranks.items():
-            layers[name].set_rank(rank)
+        old = {name: layers[name]._assign(rank) for name, rank in ranks.items()}
         self._point = None
+        for name, rank in old.items():  # a callback may fail: by now all ranks are set
+            layers[name]._announce(rank)
 
     def ranks(self) -> dict[str, int]:
         """Returns the rank in force of every elastic layer."""
@@ -206,6 +215,7 @@ def _adaptive(network: nn.Module, name: str) -> AdaptiveLayer:
     return layer
 
 
+@torch.inference_mode(False)  # what is made here is to be trained and changed elsewhere
 def make_elastic(
     model: nn.Module,
     batches: Iterable[Any],

@@ -1,6 +1,7 @@
 """Elastic models as files."""
 
 import copy
+import itertools
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -66,7 +67,10 @@ def _profile(path: Path, name: str, entry: Any) -> LayerProfile:
         m, n, rows = entry["size"]
         size = LayerSize(int(m), int(n), float(rows))
         curves = {key: tuple(map(float, entry[key])) for key in ("loss", "lower", "upper")}
-    except (KeyError, TypeError, ValueError) as error:
+        numbers = (size.rows, *itertools.chain(*curves.values()))
+        if not all(0 <= value < float("inf") for value in numbers):
+            raise ValueError("sizes and losses must be finite and not negative")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise ValueError(f"{path}: field layers.{name} is damaged: {error!r}") from error
     for key, curve in curves.items():
         if len(curve) != size.max_rank + 1:

@@ -92,7 +92,9 @@ def factorize(
         sketch: sketch of the inputs ``[*, n]``; None means white inputs (plain SVD). A centred
             sketch gives the bias correction ``b + (I - U_r U_r') W mu`` at every rank.
         sensitivity: ``[m]`` non-negative weights of the outputs' squared errors, or ``[m, m]``
-            a positive semi-definite matrix of them; None means all equal.
+            a positive semi-definite matrix of them; None (or nothing but zeros) means all equal.
+            Values below 1e-4 of the largest count as that: every output keeps a voice, and the
+            loss and its bounds speak of the sensitivity so raised.
         max_rank: the number of directions kept, default ``min(m, n)``.
 
     Raises:

@@ -51,7 +51,7 @@ def read(path: Path, kind: str) -> tuple[dict[str, Any], dict[str, Tensor]]:
     if field(path, header, "sha256", str) != _fingerprint(tensors, header):
         raise ValueError(f"{path}: field sha256 does not match what the file holds: it is damaged")
     for alias, name in field(path, header, "aliases", dict).items():
-        if name not in tensors:
+        if not isinstance(name, str) or name not in tensors:
             raise ValueError(f"{path}: field aliases: {alias} names {name}, which is not there")
         tensors[alias] = tensors[name]
     return header, tensors
@@ -94,7 +94,7 @@ def _header(path: Path, metadata: Mapping[str, str], kind: str) -> dict[str, Any
         raise ValueError(f"{path}: field adlrns is missing from the header: a foreign file")
     try:
         header = json.loads(metadata["adlrns"])
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: field adlrns is no JSON: {error}") from error
     if not isinstance(header, dict):
         raise ValueError(f"{path}: field adlrns must be a JSON object, got {header!r:.80}")

@@ -50,17 +50,25 @@ class AdaptiveLayer(nn.Module):
             self.up = nn.Parameter(factors.up.clone(memory_format=torch.contiguous_format))
             self.inner_bias = nn.Parameter(factors.inner_bias.clone())
             self.bias = nn.Parameter(factors.bias.clone())
-        # the compiled graph reads the buffers, eager code their mirrors: no .item() on a hot path
-        self.register_buffer("rank", torch.tensor(self.max_rank))
-        self.register_buffer("steps", torch.tensor(0))
+            # compiled graphs read the buffers, eager code their mirrors: no .item() on a hot path
+            self.register_buffer("rank", torch.tensor(self.max_rank))
+            self.register_buffer("steps", torch.tensor(0))
         self._rank, self._steps = self.max_rank, 0
         self._changed_at: int | None = None
+        self._look_due = False
         self._adapting = True
+        self._serving = False
         self._on_rank_change: RankChange | None = None
         self._kept: _Kept | None = None
         self._watch = self._make_watch(config)
         self._graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
         self._key = _observe.register(self)
+
+    def _take_flags(self, layer: nn.Linear | nn.Conv2d) -> None:
+        """Trains what ``layer`` trained."""
+        self.train(layer.training).requires_grad_(layer.weight.requires_grad)
+        if layer.bias is not None:
+            self.bias.requires_grad_(layer.bias.requires_grad)
 
     def _make_watch(self, config: AdaptConfig) -> InputWatch:
         m, n = self.sizes
@@ -73,18 +81,20 @@ class AdaptiveLayer(nn.Module):
             max_rows=config.max_rows_fd,
         )
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Returns the layer's output at the rank in force."""
         if torch.compiler.is_compiling():
             if self._is_watching():
-                _observe.observe(x.detach(), self.rank, self._key)
-            return self._product(x, self.rank)
+                _observe.observe(input.detach(), self.rank, self._key)
+            return self._product(input, self.rank)
+        if _observe.transformed():
+            return self._product(input, self._rank)
         if self._is_watching() and not _observe.recomputing():
-            self._observe(x)
-            return self._tracked(self._product(x, self._rank))
+            self._observe(input)
+            return self._tracked(self._product(input, self._rank))
         if torch.is_grad_enabled():
-            return self._product(x, self._rank)
-        return self._ready()(x)
+            return self._tracked(self._product(input, self._rank))
+        return self._ready()(input)
 
     def _tracked(self, y: Tensor) -> Tensor:
         """Remembers that a graph with the current factors is waiting for its backward pass."""
@@ -134,11 +144,18 @@ class AdaptiveLayer(nn.Module):
             ValueError, TypeError: if ``rank`` is not an integer in ``0..max_rank``.
         """
         check_int("rank", rank, 0, self.max_rank)
+        self._announce(self._assign(rank))
+
+    def _assign(self, rank: int) -> int:
         old, self._rank = self._rank, rank
+        self._kept = None
         if old != rank:
             self.rank.fill_(rank)
-            if self._on_rank_change is not None:
-                self._on_rank_change(old, rank)
+        return old
+
+    def _announce(self, old: int) -> None:
+        if old != self._rank and self._on_rank_change is not None:
+            self._on_rank_change(old, self._rank)
 
     @property
     def break_even(self) -> float:
@@ -163,12 +180,11 @@ class AdaptiveLayer(nn.Module):
         return self.effective_weight()[0]
 
     def _ready(self) -> Callable[[Tensor], Tensor]:
-        """The product at the rank in force, kept while rank and factors stay; not for training.
-
-        Above the break-even rank it is the dense one: two factors are never slower than that.
-        """
+        """The product at the rank in force, kept while rank and factors stay; not for training."""
         factors = self._parameters  # the dictionary: attributes of modules are slow to look up
         d, u, i, b = factors["down"], factors["up"], factors["inner_bias"], factors["bias"]
+        if d.is_inference():  # type: ignore[union-attr]  # such tensors have no version
+            return self._prepared()
         key = (
             self._rank,
             *(d.data_ptr(), u.data_ptr(), i.data_ptr(), b.data_ptr()),  # type: ignore[union-attr]
@@ -180,9 +196,15 @@ class AdaptiveLayer(nn.Module):
         return kept[1]
 
     def _prepared(self) -> Callable[[Tensor], Tensor]:
-        if self._rank > self.break_even:
+        # views of the factors follow any change of them; a dense weight does not follow .data
+        if not self._serving or self._rank <= self.break_even:
+            return self._prepare(self._rank)
+        with torch.autocast(self.down.device.type, enabled=False):
             return self._prepare_dense(*self.effective_weight())
-        return self._prepare(self._rank)
+
+    def _serve(self) -> None:
+        """Runs as one dense weight where that is cheaper, from now on."""
+        self._serving = True
 
     def _storages(self) -> tuple[Tensor, ...]:
         # while these are held nothing else can come to lie at their addresses
@@ -240,8 +262,7 @@ class AdaptiveLayer(nn.Module):
     def _observe(self, x: Tensor, *, compiled: bool = False) -> None:
         if not (x.is_floating_point() and self._takes(x)):
             return  # the product is about to refuse it
-        # a graph that waits for its backward pass must find the factors it was made with
-        observe(self, x, may_realign=not compiled and not self._graphs)
+        observe(self, x, compiled=compiled)
 
     def _count_step(self) -> None:
         self._steps += 1

@@ -59,7 +59,7 @@ class AdaptiveLinear(AdaptiveLayer):
         factors = factors or factorize_weight(linear, config, sketch)
         super().__init__(factors, tuple(linear.weight.shape), config)
         self.in_features, self.out_features = linear.in_features, linear.out_features
-        self.train(linear.training).requires_grad_(linear.weight.requires_grad)
+        self._take_flags(linear)
 
     def _product(self, x: Tensor, rank: int | Tensor) -> Tensor:
         return lowrank_linear(x, self.down, self.up, self.bias, rank, inner_bias=self.inner_bias)

@@ -59,7 +59,11 @@ def settle(layer: AdaptiveLayer, form: str) -> nn.Module:
     module = build(parts_of(layer), form, m, rank)
     with torch.no_grad():
         _FILL[form](layer, module, rank)
-    return module.train(layer.training).requires_grad_(layer.down.requires_grad)
+    module.train(layer.training).requires_grad_(layer.down.requires_grad)
+    for name, parameter in module.named_parameters():
+        if name.endswith("bias"):
+            parameter.requires_grad_(layer.bias.requires_grad)
+    return module
 
 
 def inner_model(model: nn.Module) -> nn.Module:

@@ -1,6 +1,7 @@
 """The order of directions: every prefix the best of its rank for the inputs a sketch has seen."""
 
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -43,13 +44,22 @@ def project(sketch: CovarianceSketch | None, q: Tensor) -> OutputMoment:
     weight = q @ q.T
     if sketch is None:
         return OutputMoment(weight, weight, weight, q.shape[0], 0.0)
-    proven = torch.as_tensor(sketch.quadratic_form(q)).to(q)
+    at_home = _at_home_of(sketch, q)
+    proven = torch.as_tensor(sketch.quadratic_form(at_home)).to(q)
     exact = sketch.error_bound() == 0.0
-    likely = proven if exact else torch.as_tensor(sketch.quadratic_form(q, compensate=True)).to(q)
+    likely = (
+        proven if exact else torch.as_tensor(sketch.quadratic_form(at_home, compensate=True)).to(q)
+    )
     # the last directions of a sketch are shrunk most: it orders half as many as it has rows
     trusted = q.shape[0] if exact else max(1, sketch.sketch().shape[0] // 2)
     eps = torch.finfo(torch.float32).eps
     return OutputMoment(proven, likely, weight, trusted, 16 * eps * sketch.total_mass())
+
+
+def _at_home_of(sketch: CovarianceSketch, q: Tensor) -> Any:
+    """Returns ``q`` in the library and on the device of what the sketch was fed."""
+    mean = sketch.mean
+    return q.to(mean.device) if isinstance(mean, Tensor) else q.numpy(force=True)
 
 
 def nested_basis(moment: OutputMoment) -> Tensor:

@@ -47,6 +47,11 @@ def recomputing() -> bool:
     return torch._C._current_graph_task_id() != -1
 
 
+def transformed() -> bool:
+    """Whether a transform of ``torch.func`` is at work: nothing may be written or kept then."""
+    return torch._C._functorch.peek_interpreter_stack() is not None
+
+
 def has_other_workers() -> bool:
     """Whether other processes train the same layer: each alone would choose another rank."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():

@@ -23,7 +23,8 @@ def prefix_loss(down: Tensor, up: Tensor, inner_bias: Tensor, rows: Tensor) -> T
     dtype = torch.promote_types(down.dtype, torch.float32)  # sums of half numbers overflow
     down, up, inner_bias, rows = (t.to(dtype) for t in (down, up, inner_bias, rows))
     h = torch.addmm(inner_bias, rows, down.T)  # [k, R]
-    return trailing_block_sums((up.T @ up).double() * (h.T @ h).double())
+    h = h.double()  # squares of large activations leave the range of float32
+    return trailing_block_sums((up.T @ up).double() * (h.T @ h))
 
 
 def trailing_block_sums(matrix: Tensor) -> Tensor:

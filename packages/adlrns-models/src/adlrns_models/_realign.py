@@ -34,12 +34,16 @@ def _refit(layer: "AdaptiveLayer", device: torch.device) -> dict[str, Tensor]:
     # Q y is an isometry: the best factors of T @ down, moved by Q, are the best of up @ down
     factors = factorize(small @ down.flatten(1), small @ inner, layer.sketch)
     turn = factors.up.T @ small  # new inner coordinates = turn @ old ones
-    _carry_gradients(layer, turn.to(layer.down), (factors.inner_bias - turn @ inner).to(layer.down))
+    new_inner, new_bias = factors.inner_bias, bias + outer @ factors.bias
+    if layer.up.grad is not None and layer.bias.grad is None:
+        # a gradient waits, and what it would be about another centre is not known
+        new_inner, new_bias = turn @ inner, bias
+    _carry_gradients(layer, turn.to(layer.down), (new_inner - turn @ inner).to(layer.down))
     return {
         "down": factors.down,
         "up": outer @ factors.up,
-        "inner_bias": factors.inner_bias,
-        "bias": bias + outer @ factors.bias,
+        "inner_bias": new_inner,
+        "bias": new_bias,
     }
 
 

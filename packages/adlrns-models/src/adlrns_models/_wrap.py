@@ -151,8 +151,13 @@ def _reason_to_skip(
         return f"{type(module).__name__} is a subclass that may compute something else"
     if isinstance(module, nn.Conv2d) and module.groups != 1:
         return f"groups={module.groups}"
-    if not isinstance(module._parameters.get("weight"), nn.Parameter):
-        return "its weight is computed (pruned, normalised), not a parameter"
+    for part in ("weight", "bias"):
+        if getattr(module, part) is not None and module._parameters.get(part) is None:
+            return f"its {part} is computed (pruned, normalised), not a parameter"
+    if not module.weight.is_floating_point():
+        return f"its weight is {module.weight.dtype}"
+    if module.weight.is_meta:
+        return "its weight has no values (meta)"
     if min(module.weight.shape[0], module.weight[0].numel()) == 0:
         return "its weight is empty"
     if len(owners[id(module.weight)]) > 1:

@@ -17,6 +17,8 @@ def number(argument: str, value: float | str) -> float:
         result = float(value)
     except (TypeError, ValueError):
         raise TypeError(f"{argument} must be a number, got {value!r}") from None
+    except OverflowError:
+        raise ValueError(f"{argument} must fit a float, got a larger integer") from None
     if math.isnan(result):
         raise ValueError(f"{argument} must be a number, got nan")
     return result
