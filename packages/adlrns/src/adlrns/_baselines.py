@@ -12,6 +12,7 @@ from adlrns_models import (
     LayerProfile,
     factorize,
     iter_adaptive_layers,
+    materialize_model,
     wrap_model_with_adaptive,
 )
 from rank_sched import OperatingPoint
@@ -63,11 +64,11 @@ class PlainSvd:
         self.tables = tables(profiles, curves)
 
     def at(self, point: OperatingPoint) -> nn.Module:
-        """Returns a copy of the network at the ranks of a point."""
+        """Returns plain layers at the ranks of a point: two factors, or dense at full rank."""
         network = copy.deepcopy(self.network)
         for name, rank in point.ranks.items():
             network.get_submodule(name).set_rank(rank)  # type: ignore[operator]
-        return network
+        return materialize_model(network, "factored")
 
 
 def _singular_tail(model: nn.Module, name: str) -> np.ndarray:
