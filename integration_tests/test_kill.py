@@ -177,7 +177,10 @@ def died(place: Path, kind: str, step: int, way: str, name: str) -> None:
 
 def test_an_interrupt_leaves_the_old_folder_and_exit_code_130(place: Path) -> None:
     before = whole(place)
+    # in a shell's background Ctrl-C is ignored, and children inherit that
+    heard = signal.signal(signal.SIGINT, signal.default_int_handler)
     process = start(place, "-m", "adlrns", *command(other(before)))
+    signal.signal(signal.SIGINT, heard)
     while process.poll() is None and not beside(place):
         time.sleep(0.002)
     process.send_signal(signal.SIGINT)

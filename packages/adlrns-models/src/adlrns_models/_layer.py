@@ -4,7 +4,7 @@ import math
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,6 +14,7 @@ from adlrns_models._adapt import adapt_now, observe
 from adlrns_models._checks import check_bool, check_int
 from adlrns_models._config import AdaptConfig
 from adlrns_models._factorize import Factorization
+from adlrns_models._kept import Kept, kept_product
 from adlrns_models._prefix_loss import prefix_loss
 from adlrns_models._watch import InputWatch
 from fd_sketch import CovarianceSketch
@@ -59,7 +60,7 @@ class AdaptiveLayer(nn.Module):
         self._adapting = True
         self._serving = False
         self._on_rank_change: RankChange | None = None
-        self._kept: _Kept | None = None
+        self._kept: Kept | None = None
         self._watch = self._make_watch(config)
         self._graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
         self._key = _observe.register(self)
@@ -94,7 +95,7 @@ class AdaptiveLayer(nn.Module):
             return self._tracked(self._product(input, self._rank))
         if torch.is_grad_enabled():
             return self._tracked(self._product(input, self._rank))
-        return self._ready()(input)
+        return kept_product(self)(input)
 
     def _tracked(self, y: Tensor) -> Tensor:
         """Remembers that a graph with the current factors is waiting for its backward pass."""
@@ -179,36 +180,9 @@ class AdaptiveLayer(nn.Module):
         """The dense weight at the rank in force, for code that reads instead of calling."""
         return self.effective_weight()[0]
 
-    def _ready(self) -> Callable[[Tensor], Tensor]:
-        """The product at the rank in force, kept while rank and factors stay; not for training."""
-        factors = self._parameters  # the dictionary: attributes of modules are slow to look up
-        d, u, i, b = factors["down"], factors["up"], factors["inner_bias"], factors["bias"]
-        if d.is_inference():  # type: ignore[union-attr]  # such tensors have no version
-            return self._prepared()
-        key = (
-            self._rank,
-            *(d.data_ptr(), u.data_ptr(), i.data_ptr(), b.data_ptr()),  # type: ignore[union-attr]
-            *(d._version, u._version, i._version, b._version),  # type: ignore[union-attr]
-        )
-        kept = self._kept
-        if kept is None or kept[0] != key:
-            kept = self._kept = _Kept(key, self._prepared(), self._storages())
-        return kept[1]
-
-    def _prepared(self) -> Callable[[Tensor], Tensor]:
-        # views of the factors follow any change of them; a dense weight does not follow .data
-        if not self._serving or self._rank <= self.break_even:
-            return self._prepare(self._rank)
-        with torch.autocast(self.down.device.type, enabled=False):
-            return self._prepare_dense(*self.effective_weight())
-
     def _serve(self) -> None:
         """Runs as one dense weight where that is cheaper, from now on."""
         self._serving = True
-
-    def _storages(self) -> tuple[Tensor, ...]:
-        # while these are held nothing else can come to lie at their addresses
-        return tuple(parameter.detach() for parameter in self.parameters(recurse=False))
 
     # adaptation
 
@@ -306,14 +280,6 @@ class AdaptiveLayer(nn.Module):
         """Returns sizes and rank for ``print(layer)``."""
         m, n = self.sizes
         return f"{n} -> {m}, rank={self._rank}, max_rank={self.max_rank}, eps={self.config.eps}"
-
-
-class _Kept(NamedTuple):
-    """A prepared product, and what it was prepared for."""
-
-    key: tuple[int, ...]
-    call: Callable[[Tensor], Tensor]
-    storages: tuple[Tensor, ...]
 
 
 class _Graph:
