@@ -185,9 +185,9 @@ def test_3_rows_are_sampled_and_the_first_ones_are_free():
         for _ in range(3):
             layer(x)
         assert layer.sketch.n_samples_seen >= 256  # a rank can be decided soon
-        for _ in range(300):
+        for _ in range(900):
             layer(x)
-    assert 256 < layer.sketch.n_samples_seen < 0.05 * 30_300
+    assert 256 < layer.sketch.n_samples_seen < 0.05 * 90_300
 
 
 def test_3_watching_costs_nothing_once_it_is_off():
@@ -358,7 +358,7 @@ def test_7_a_parents_change_of_dtype_keeps_rank_steps_and_sketch(change):
     getattr(model, change)()
     assert layer.current_rank() == 6
     assert int(layer.rank) == 6
-    assert int(layer.steps) == 1
+    assert layer.steps == 1
     assert layer.rank.dtype == torch.int64
     assert layer.sketch.to_bytes() == before
     dtype = {"half": torch.float16, "double": double, "bfloat16": torch.bfloat16}[change]

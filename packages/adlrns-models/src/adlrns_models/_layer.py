@@ -38,7 +38,6 @@ class AdaptiveLayer(nn.Module):
     inner_bias: nn.Parameter
     bias: nn.Parameter
     rank: Tensor
-    steps: Tensor
 
     def __init__(self, factors: Factorization, weight_shape: tuple[int, ...], config: AdaptConfig):
         super().__init__()
@@ -51,9 +50,8 @@ class AdaptiveLayer(nn.Module):
             self.up = nn.Parameter(factors.up.clone(memory_format=torch.contiguous_format))
             self.inner_bias = nn.Parameter(factors.inner_bias.clone())
             self.bias = nn.Parameter(factors.bias.clone())
-            # compiled graphs read the buffers, eager code their mirrors: no .item() on a hot path
+            # compiled graphs read the buffer, eager code its mirror: no .item() on a hot path
             self.register_buffer("rank", torch.tensor(self.max_rank))
-            self.register_buffer("steps", torch.tensor(0))
         self._rank, self._steps = self.max_rank, 0
         self._changed_at: int | None = None
         self._look_due = False
@@ -208,7 +206,6 @@ class AdaptiveLayer(nn.Module):
         """Forgets the inputs seen and the count of steps; the rank stays."""
         self._watch.clear()
         self._steps, self._changed_at = 0, None
-        self.steps.fill_(0)
 
     def adapt_now(self) -> int:
         """Re-fits the factors to the inputs seen, moves the rank one step and returns it.
@@ -238,9 +235,14 @@ class AdaptiveLayer(nn.Module):
             return  # the product is about to refuse it
         observe(self, x, compiled=compiled)
 
+    @property
+    def steps(self) -> int:
+        """Forward passes watched so far."""
+        return self._steps
+
     def _count_step(self) -> None:
-        self._steps += 1
-        self.steps.fill_(self._steps)
+        # at each call: a module's own assignment takes five times as long
+        self.__dict__["_steps"] += 1
 
     # state
 
@@ -257,12 +259,12 @@ class AdaptiveLayer(nn.Module):
         if rank is not None:
             check_int(f"{prefix}rank", int(rank), 0, self.max_rank)
         super()._load_from_state_dict(state_dict, prefix, *rest)
-        self._rank, self._steps = int(self.rank), int(self.steps)
+        self._rank = int(self.rank)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptiveLayer":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if not self.rank.is_meta:  # read by the host at every call: it stays there
-            self.rank, self.steps = self.rank.cpu(), self.steps.cpu()
+            self.rank = self.rank.cpu()
             self._watch.sketch.to(self.down.device)
             self._watch.recent = self._watch.recent.to(self.down.device)
         self._kept = None

@@ -24,6 +24,7 @@ def pack(layer: "AdaptiveLayer") -> Tensor:
         "version": VERSION,
         "config": layer.config.to_dict(),
         "adapting": layer._adapting,
+        "steps": layer.steps,
         "changed_at": layer._changed_at,
         "credit": layer._watch.credit,
     }
@@ -45,7 +46,8 @@ def unpack(layer: "AdaptiveLayer", state: Any) -> None:
     header, tensors = _split(state)
     try:
         config = AdaptConfig(**header["config"])
-        adapting, credit = bool(header["adapting"]), float(header["credit"])
+        adapting, steps = bool(header["adapting"]), int(header["steps"])
+        credit = float(header["credit"])
         changed_at = None if header["changed_at"] is None else int(header["changed_at"])
         saved, recent = tensors["sketch"], tensors["recent"]
     except (KeyError, TypeError, ValueError) as error:
@@ -60,7 +62,7 @@ def unpack(layer: "AdaptiveLayer", state: Any) -> None:
             )
     watch.sketch, watch.recent, watch.credit = sketch, recent.to(like.device), credit
     layer.config, layer._adapting, layer._changed_at = config, adapting, changed_at
-    layer._watch = watch
+    layer._watch, layer._steps = watch, steps
 
 
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:

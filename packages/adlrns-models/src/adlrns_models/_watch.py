@@ -6,7 +6,7 @@ from torch import Tensor
 from fd_sketch import CovarianceSketch, ExactGram, FrequentDirections
 
 # of the layer's own training FLOPs, what watching may cost, counted in FLOPs of equal speed
-SHARE = 0.003
+SHARE = 0.0015
 # small decompositions in float64 run at a fraction of a large product's speed
 SLOWNESS = 10.0
 
@@ -82,9 +82,11 @@ class InputWatch:
         strided = -(-available // self.stride)
         # waiting for a full helping keeps the number of calls, and their fixed cost, down
         wanted = min(strided, self.max_rows)
-        if self.sketch.n_samples_seen < self.free_rows:
-            wanted = min(wanted, int(self.credit))
-        if not 1 <= wanted <= self.credit:
+        if wanted > self.credit:
+            if self.sketch.n_samples_seen >= self.free_rows:
+                return None
+            wanted = int(self.credit)
+        if wanted < 1:
             return None
         self.credit -= wanted
         return torch.arange(wanted) * strided // wanted * self.stride
