@@ -70,6 +70,12 @@ class AdaptiveLinear(AdaptiveLayer):
     def _prepare_dense(self, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
         return partial(F.linear, weight=weight, bias=bias)
 
+    def _serve(self) -> None:
+        super()._serve()
+        # column after column a prefix is one block of memory, the faster the fewer the rows; not
+        # in training, which would have to turn the gradient
+        self.up.data = self.up.data.t().contiguous().t()
+
     def _takes(self, x: Tensor) -> bool:
         return x.ndim > 0 and x.shape[-1] == self.in_features
 
