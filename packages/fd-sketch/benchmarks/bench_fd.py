@@ -1,17 +1,19 @@
 """Rows per second and error of Frequent Directions against its alternatives, as ratios in one run.
 
-    python packages/fd-sketch/benchmarks/bench_fd.py [--repeats 7] [--csv PATH]
+    python packages/fd-sketch/benchmarks/bench_fd.py [--repeats 3] [--rows 2048] [--csv PATH]
+        [--features 512 1024 2048 4096] [--sizes 32 64 128 256]
 
 Float32 rows of correlated, rectified features, one thread, methods interleaved, medians. `row
 append` is the shipped reference: rows enter one by one, a singular value decomposition when the
 buffer of 2 l is full. `X'X` is the plain product in float32, the least any exact method can do.
-The columns: rows per second, times the speed of `row append` (median of paired ratios), true
-error ||C - B'B||_2 and certificate Delta, both over the bound of the theorem, min_k
-||A - A_k||_F^2 / (l + 1 - k).
+The columns: rows per second, times the speed of `row append` (median of paired ratios), and, up to
+1024 features, true error ||C - B'B||_2 and certificate Delta, both over the bound of the theorem,
+min_k ||A - A_k||_F^2 / (l + 1 - k). `bench_fd_error.py` has the errors of more families.
 """
 
 import argparse
 import csv
+import itertools
 import os
 import platform
 import statistics
@@ -38,8 +40,7 @@ try:
 except ImportError:
     IncrementalPCA = None
 
-ROWS = 4096
-SHAPES = ((256, 16), (512, 32), (1024, 64), (1024, 128))
+LARGEST = 1024  # features, of which the true error is computed in a reasonable time
 
 
 class Row(NamedTuple):
@@ -54,12 +55,12 @@ class Row(NamedTuple):
     delta_over_theory: float | None
 
 
-def features(d: int, seed: int = 0) -> np.ndarray:
+def features(n: int, d: int, seed: int = 0) -> np.ndarray:
     """Return rows like the activations of a network: decaying spectrum, mixed, rectified."""
     rng = np.random.default_rng(seed)
     Q = np.linalg.qr(rng.standard_normal((d, d)))[0]
     scales = np.arange(1, d + 1) ** -0.7
-    return np.maximum((rng.standard_normal((ROWS, d)) * scales) @ Q, 0.0).astype(np.float32)
+    return np.maximum((rng.standard_normal((n, d)) * scales) @ Q, 0.0).astype(np.float32)
 
 
 def fd(X: np.ndarray, size: int, extra: int | None) -> tuple[np.ndarray, float]:
@@ -103,10 +104,9 @@ def methods(
     return chosen
 
 
-def measure(d: int, size: int, repeats: int) -> Iterator[Row]:
+def measure(n: int, d: int, size: int, repeats: int) -> Iterator[Row]:
     """Yield one row for each method, timed in turns."""
-    X = features(d)
-    C = X.astype(np.float64).T @ X.astype(np.float64)
+    X = features(n, d)
     chosen = methods(X, size)
     results = {name: run() for name, run in chosen.items()}
     times: dict[str, list[float]] = {name: [] for name in chosen}
@@ -118,16 +118,17 @@ def measure(d: int, size: int, repeats: int) -> Iterator[Row]:
     base = times["row append"]
     for name, (B, Delta) in results.items():
         ratio = statistics.median(b / t for b, t in zip(base, times[name], strict=True))
-        speed = ROWS / statistics.median(times[name])
-        yield Row(d, size, name, speed, ratio, *errors(C, B, Delta, size))
+        speed = n / statistics.median(times[name])
+        yield Row(d, size, name, speed, ratio, *errors(X, B, Delta, size))
 
 
 def errors(
-    C: np.ndarray, B: np.ndarray | None, Delta: float | None, size: int
+    X: np.ndarray, B: np.ndarray | None, Delta: float | None, size: int
 ) -> tuple[float | None, float | None]:
     """Return the true error and Delta over the best a-priori bound of the theorem."""
-    if B is None or Delta is None:
+    if B is None or Delta is None or X.shape[1] > LARGEST:
         return None, None
+    C = X.astype(np.float64).T @ X.astype(np.float64)
     lam = np.linalg.eigvalsh(C)[::-1]
     tails = lam.sum() - np.concatenate([[0.0], np.cumsum(lam)])[: size + 1]
     theory = float(min(tails / (size + 1 - np.arange(size + 1))))
@@ -144,7 +145,10 @@ def bench_frequent_directions() -> None:
 def main(arguments: list[str] | None = None) -> None:
     """Measure, print and save."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--repeats", type=int, default=7)
+    parser.add_argument("--repeats", type=int, default=3)
+    parser.add_argument("--rows", type=int, default=2048)
+    parser.add_argument("--features", type=int, nargs="+", default=[512, 1024, 2048, 4096])
+    parser.add_argument("--sizes", type=int, nargs="+", default=[32, 64, 128, 256])
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args(arguments)
     rows = []
@@ -152,8 +156,8 @@ def main(arguments: list[str] | None = None) -> None:
     print(
         f"{'d':>5} {'l':>4} {'method':<15} {'rows/s':>8} {'x append':>9} {'error':>6} {'Delta':>6}"
     )
-    for d, size in SHAPES:
-        for row in measure(d, size, options.repeats):
+    for d, size in itertools.product(options.features, options.sizes):
+        for row in measure(options.rows, d, size, options.repeats):
             rows.append(row)
             shown = ["     -" if v is None else f"{v:6.3f}" for v in row[5:]]
             line = f"{row.d:5} {row.l:4} {row.method:<15} {row.rows_per_s:8.0f}"

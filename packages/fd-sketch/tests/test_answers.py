@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-import fd_sketch
+import fd_sketch.testing
 from fd_sketch import ExactGram, FrequentDirections
 
 METHODS = [
@@ -134,8 +134,8 @@ def test_centring_survives_an_offset_that_float32_hardly_resolves():
 def test_representation_tells_the_arguments():
     text = repr(FrequentDirections(5, 3, decay=0.5).partial_fit(ROWS))
     assert text == (
-        "<FrequentDirections(n_features=5, sketch_size=3, buffer_size=6, center=False, "
-        "decay=0.5, nonfinite='skip') of 5 rows>"
+        "<FrequentDirections(n_features=5, sketch_size=3, buffer_size=6, alpha=1.0, "
+        "center=False, decay=0.5, nonfinite='skip') of 5 rows>"
     )
 
 

@@ -2,12 +2,20 @@ import numpy as np
 import pytest
 
 from fd_sketch import CovarianceSketch, ExactGram, FrequentDirections
-from fd_sketch.testing import check_all, check_bounds, check_queries_change_nothing
+from fd_sketch.testing import (
+    check_all,
+    check_bounds,
+    check_components,
+    check_covariance,
+    check_queries_change_nothing,
+)
 
 METHODS = {
     "fd": lambda d, **options: FrequentDirections(d, 4, **options),
     "fd-every-row": lambda d, **options: FrequentDirections(d, 4, buffer_size=1, **options),
     "fd-wide": lambda d, **options: FrequentDirections(d, 12, buffer_size=30, **options),
+    "fd-half": lambda d, **options: FrequentDirections(d, 4, alpha=0.5, **options),
+    "truncated": lambda d, **options: FrequentDirections(d, 4, alpha=0.0, **options),
     "exact": ExactGram,
 }
 SHAPES = [(33, 9), (5, 17), (1, 1)]
@@ -26,6 +34,21 @@ def test_keeps_every_law(kind, method, shape, center, decay):
         center=center,
         decay=decay,
     )
+
+
+@pytest.mark.parametrize("center", [False, True], ids=["plain", "centred"])
+@pytest.mark.parametrize("shape", SHAPES, ids=lambda s: f"{s[0]}x{s[1]}")
+@pytest.mark.parametrize("method", METHODS)
+def test_keeps_the_laws_of_estimates_and_components(kind, method, shape, center):
+    d = shape[1]
+    X = np.random.default_rng(0).standard_normal(shape) * np.logspace(0, -2, d) + 0.3
+    for check in (check_covariance, check_components):
+        check(
+            lambda: METHODS[method](d, center=center, decay=0.8),
+            kind.array(X),
+            center=center,
+            decay=0.8,
+        )
 
 
 @pytest.mark.parametrize("method", METHODS)
@@ -56,9 +79,30 @@ class Stubborn(FrequentDirections):
         return B
 
 
+class Optimistic(FrequentDirections):
+    """Puts back in all that is missing, in every direction at once."""
+
+    def covariance(self, *, compensate=False):
+        return super().covariance() + self.residual_mass() * np.eye(self.n_features)
+
+
+class Flattering(FrequentDirections):
+    """Claims more variance along its components than there is."""
+
+    @property
+    def singular_values_(self):
+        return super().singular_values_ * 2
+
+    @property
+    def explained_variance_(self):
+        return super().explained_variance_ * 4
+
+
 @pytest.mark.parametrize(
     "fraud, law, what",
     [
+        (Optimistic, check_covariance, "least error of raw"),
+        (Flattering, check_components, "sigma"),
         (Overconfident, check_bounds, "largest eigenvalue"),
         (Forgetful, check_bounds, "largest eigenvalue"),
         (Stubborn, check_queries_change_nothing, "sketch asked twice"),

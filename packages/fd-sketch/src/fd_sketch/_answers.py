@@ -4,26 +4,17 @@ from typing import Generic
 
 import numpy as np
 
-from fd_sketch._arrays import (
-    Array,
-    cast,
-    clone,
-    home_of,
-    namespace,
-    to_state,
-    to_user,
-    working_dtype,
-)
+from fd_sketch._arrays import Array, clone, namespace, to_user
 from fd_sketch._checks import check_fraction
 from fd_sketch._state import Flushed, S, State, flush
 from fd_sketch._torch import plain_arithmetic
-from fd_sketch._updates import check_home
 
 
 class Answers(Generic[S]):
     """What follows from the state of a sketch."""
 
     _n_features: int
+    _center: bool
     _state: State[S]
     _answer: Flushed | None
 
@@ -87,41 +78,6 @@ class Answers(Generic[S]):
         """Return the diagonal of `C - B'B`, float64 [d], at least 0."""
         rest = self._state.moments.diagonal - self._flush().diagonal
         return to_user(namespace(rest).clip(rest, 0.0, None), self._state.home)
-
-    def quadratic_form(self, V: Array, *, compensate: bool = False) -> Array:
-        """Return `V C~ V'`, [k, k], where `B'B <= C~ <= C`: what projections of the rows carry.
-
-        C~ is the second moment as it is stored, not yet reduced to a sketch: nothing is
-        decomposed, which makes this the cheap question to ask often. Entry (i, i) is at most the
-        energy of the rows along `V[i]`, and short of it by at most `error_bound() |V[i]|^2`.
-
-        Args:
-            V: Directions, [k, d], in the library and on the device of the data.
-            compensate: Add `V diag(diag C - diag C~) V'`, which makes the diagonal exact: an
-                estimate that no longer bounds.
-
-        Raises:
-            TypeError: `V` is no array of real numbers, or of another library than the data.
-            ValueError: wrong shape or device.
-        """
-        home = home_of(V, "V")
-        check_home(self._state, home, "V")
-        if len(V.shape) != 2 or V.shape[1] != self._n_features:
-            raise ValueError(f"V must be [k, {self._n_features}], got {list(V.shape)}")
-        with plain_arithmetic(home):
-            return to_user(self._quadratic(to_state(V, home), compensate), home)
-
-    def _quadratic(self, V: Array, compensate: bool) -> Array:
-        store = self._state.store
-        V = cast(V, working_dtype(V, "V"))
-        if store is None:
-            return (V @ V.T) * 0.0
-        Q = store.quadratic(V)
-        if compensate:
-            rest = self._state.moments.diagonal - store.diagonal()
-            rest = namespace(rest).clip(rest, 0.0, None)
-            Q = Q + (V * namespace(V).astype(rest, V.dtype)) @ V.T
-        return Q
 
     def energy_rank(self, eps: float) -> int:
         """Return the smallest certified rank that loses at most `eps` of the mass.

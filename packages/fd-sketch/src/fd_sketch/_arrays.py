@@ -27,7 +27,7 @@ class Home:
 
 
 NUMPY = Home("numpy", "cpu")
-_NUMPY_NAMESPACE = compat.array_namespace(np.empty(0))
+NUMPY_NAMESPACE = compat.array_namespace(np.empty(0))
 
 
 def home_of(X: Array, name: str = "X") -> Home:
@@ -40,6 +40,11 @@ def home_of(X: Array, name: str = "X") -> Home:
         return NUMPY
     if compat.is_torch_array(X) and not is_dense(X):
         raise TypeError(f"{name} must be a dense tensor, got layout {X.layout}")
+    if compat.is_jax_array(X):
+        raise TypeError(
+            f"{name} must not be an array of jax, which is never written to: pass "
+            f"numpy.asarray({name}), or use fd_sketch.functional"
+        )
     if compat.is_array_api_obj(X) and not isinstance(X, np.ndarray | np.generic):
         library = compat.array_namespace(X).__name__.rpartition("array_api_compat.")[2]
         return Home(library, compat.device(X))
@@ -47,6 +52,21 @@ def home_of(X: Array, name: str = "X") -> Home:
         f"{name} must be an array (numpy, torch or another of the Array API), "
         f"got {type(X).__name__}"
     )
+
+
+def home_of_rows(X: Array, name: str = "X") -> Home:
+    """Return where rows live, which may also be a sparse matrix of scipy.
+
+    Raises:
+        TypeError: `X` is neither a dense array nor a sparse matrix of scipy.
+    """
+    return NUMPY if is_sparse(X) else home_of(X, name)
+
+
+def is_sparse(X: Array) -> bool:
+    """Return whether this is a sparse matrix of scipy, which is never imported to find out."""
+    sparse = sys.modules.get("scipy.sparse")
+    return sparse is not None and bool(sparse.issparse(X))
 
 
 def is_dense(X: Array) -> bool:
@@ -62,6 +82,8 @@ def to_state(X: Array, home: Home) -> Array:
     if home.library == "torch":
         X = _wide(X.detach())
         return X.numpy(force=True) if home.on_host else X
+    if is_sparse(X):
+        return X.tocsr()
     return np.asarray(X) if home == NUMPY else X
 
 
@@ -101,13 +123,15 @@ def clone(A: Array) -> Array:
 
 
 def namespace(A: Array) -> Any:
-    """Return the Array API namespace of an array."""
-    return _NUMPY_NAMESPACE if isinstance(A, np.ndarray) else compat.array_namespace(A)
+    """Return the Array API namespace of an array, numpy's for a sparse matrix."""
+    if isinstance(A, np.ndarray) or is_sparse(A):
+        return NUMPY_NAMESPACE
+    return compat.array_namespace(A)
 
 
 def place(A: Array) -> Any:
     """Return the device of a state array."""
-    return compat.device(A)
+    return NUMPY.device if is_sparse(A) else compat.device(A)
 
 
 def to_numpy(A: Array) -> np.ndarray:
@@ -126,7 +150,7 @@ def working_dtype(X: Array, name: str = "X") -> str:
         TypeError: `X` holds something else than real numbers.
     """
     xp = namespace(X)
-    if xp is _NUMPY_NAMESPACE:
+    if xp is NUMPY_NAMESPACE:
         kind, narrow = X.dtype.kind, X.dtype.itemsize <= 4
     else:
         kind = "f" if xp.isdtype(X.dtype, "real floating") else "?"

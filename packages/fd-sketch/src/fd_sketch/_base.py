@@ -6,28 +6,31 @@ from typing import Any, Self
 
 import array_api_compat as compat
 
-from fd_sketch._answers import Answers
 from fd_sketch._arrays import (
     NUMPY,
     Array,
     clone,
     home_of,
+    home_of_rows,
     move,
     to_state,
 )
 from fd_sketch._batch import read_batch
 from fd_sketch._checks import check_count, check_decay, check_flag, check_policy
+from fd_sketch._components import Components
 from fd_sketch._format import Record, pack, unpack
+from fd_sketch._rows import between
 from fd_sketch._state import S, State, changed, nothing
 from fd_sketch._torch import plain_arithmetic
 from fd_sketch._updates import absorbed, check_home, joined, opened
 
 
-class BaseSketch(Answers[S], ABC):
+class BaseSketch(Components[S], ABC):
     """The life of a covariance sketch; a method adds its store."""
 
     # for the representation
     _arguments: tuple[str, ...] = ("n_features", "center", "decay", "nonfinite")
+    _common: tuple[str, ...] = ("n_features", "center")  # to all sketches of a merge
 
     def __init__(self, n_features: int, *, center: bool, decay: float, nonfinite: str) -> None:
         self._n_features = check_count(n_features, "n_features")
@@ -79,8 +82,9 @@ class BaseSketch(Answers[S], ABC):
         After an error the sketch is as it was.
 
         Args:
-            X: Rows, [..., d], any number including none; leading dimensions are flattened. The
-                first batch decides library and device. Up to 32 bits are kept as float32, 64 bits
+            X: Rows, [..., d], any number including none; leading dimensions are flattened. A
+                sparse matrix of scipy, [N, d], is read as numpy rows, a few at a time. The first
+                batch decides library and device. Up to 32 bits are kept as float32, 64 bits
                 and integers as float64; a float64 batch turns a float32 sketch into a float64
                 one.
             sample_weight: Weights of at least 0 in the shape of X without its last dimension,
@@ -91,12 +95,14 @@ class BaseSketch(Answers[S], ABC):
             ValueError: wrong number of features, wrong device, bad weights, non-finite rows where
                 `nonfinite="raise"`, or a mass beyond the range of the dtype.
         """
-        home = home_of(X)
+        home = home_of_rows(X)
         check_home(self._state, home, "X")
         with plain_arithmetic(home):
             X = to_state(X, home)
             batch = read_batch(X, sample_weight, self._n_features, self._center, self._nonfinite)
-            state, store = opened(self._state, self._empty_store, batch.rows.X, home, batch.dtype)
+            state, store = opened(
+                self._state, self._empty_store, between(batch.rows.X, 0, 0), home, batch.dtype
+            )
             self._set(absorbed(state, store, batch, self._decay, self._center))
         return self
 
@@ -109,11 +115,12 @@ class BaseSketch(Answers[S], ABC):
 
         Raises:
             TypeError: `other` is a sketch of another method, or holds arrays of another library.
-            ValueError: the numbers of features, the centring or the devices differ.
+            ValueError: the numbers of features, the centring, the shares `alpha` or the devices
+                differ.
         """
         if type(other) is not type(self):
             raise TypeError(f"other must be a {type(self).__name__}, got {type(other).__name__}")
-        for name in ("n_features", "center"):
+        for name in self._common:
             mine, its = getattr(self, name), getattr(other, name)
             if mine != its:
                 raise ValueError(f"{name} must be equal in both sketches, got {mine} and {its}")

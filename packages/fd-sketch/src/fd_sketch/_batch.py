@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from fd_sketch._arrays import Array, namespace, place, to_numpy, working_dtype
+from fd_sketch._arrays import Array, is_sparse, namespace, place, to_numpy, working_dtype
 from fd_sketch._moments import Moments
 from fd_sketch._rows import Rows, column_sums, row_energies
 
@@ -39,14 +39,28 @@ def read_batch(X: Array, sample_weight: Any, n_features: int, center: bool, poli
         ValueError: a wrong number of features, bad weights, or a non-finite row where the
             policy is to raise.
     """
-    if X.ndim < 1 or X.shape[-1] != n_features:
-        raise ValueError(f"X must have shape [..., {n_features}], got {list(X.shape)}")
-    leading = tuple(X.shape[:-1])
+    leading = check_shape(X, n_features)
     dtype = working_dtype(X)
-    X = namespace(X).reshape(X, (math.prod(leading), n_features))
+    X = flat(X)
     w = None if sample_weight is None else read_weights(sample_weight, leading, X)
     with np.errstate(over="ignore", invalid="ignore"):
         return _summarise(X, w, dtype, center, policy)
+
+
+def check_shape(X: Array, n_features: int) -> tuple[int, ...]:
+    """Return the leading dimensions of rows.
+
+    Raises:
+        ValueError: the last dimension is no row of `n_features` numbers.
+    """
+    if X.ndim < 1 or X.shape[-1] != n_features or (is_sparse(X) and X.ndim != 2):
+        raise ValueError(f"X must have shape [..., {n_features}], got {list(X.shape)}")
+    return tuple(X.shape[:-1])
+
+
+def flat(X: Array) -> Array:
+    """Return the rows of an array of any number of dimensions, [N, d]."""
+    return X if is_sparse(X) else namespace(X).reshape(X, (math.prod(X.shape[:-1]), X.shape[-1]))
 
 
 def _summarise(X: Array, w: Array | None, dtype: str, center: bool, policy: str) -> Batch:
@@ -59,7 +73,7 @@ def _summarise(X: Array, w: Array | None, dtype: str, center: bool, policy: str)
         if skipped:
             _refuse(good, policy)
             kept = xp.nonzero(good)[0]
-            X, w = xp.take(X, kept, axis=0), None if w is None else xp.take(w, kept)
+            X, w = _taken(X, kept), None if w is None else xp.take(w, kept)
             sums, squares = column_sums(Rows(X), w)
     weight = float(X.shape[0] if w is None else xp.sum(w))
     mean = sums / weight if weight > 0.0 else xp.zeros_like(sums)
@@ -68,6 +82,11 @@ def _summarise(X: Array, w: Array | None, dtype: str, center: bool, policy: str)
         _, squares = column_sums(rows, w)
     total = float(xp.sum(squares))
     return Batch(rows, Moments(mean, squares, total, weight, X.shape[0], skipped), dtype)
+
+
+def _taken(X: Array, kept: Array) -> Array:
+    """Return some of the rows."""
+    return X[kept] if is_sparse(X) else namespace(X).take(X, kept, axis=0)
 
 
 def _refuse(good: Array, policy: str) -> None:

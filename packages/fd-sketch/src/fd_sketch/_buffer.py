@@ -28,6 +28,18 @@ class Buffer(NamedTuple):
     dtype: str  # of the rows
     delta: float = 0.0
     scale: float = 1.0
+    alpha: float = 1.0  # share of the rows that are lowered by shrinking
+
+    @property
+    def spared(self) -> int:
+        """Number of first rows that shrinking leaves whole."""
+        # the product may be a rounding error above a whole number
+        return self.size - math.ceil(self.alpha * self.size - 1e-9)
+
+    @property
+    def room(self) -> int:
+        """Number of rows it holds at most."""
+        return self.size + self.extra
 
     @property
     def rows(self) -> Array:
@@ -56,10 +68,10 @@ class Buffer(NamedTuple):
         buffer, start, n = self, 0, rows.X.shape[0]
         fresh = False  # whether writing over used rows harms nobody
         while start < n:
-            if buffer.Z.shape[0] < self.size + self.extra:
-                buffer, fresh = buffer._grown(), True
-            elif buffer.used == buffer.Z.shape[0]:
+            if buffer.used >= self.room:
                 buffer, fresh = buffer._shrunk(mass, fresh), True
+            elif buffer.Z.shape[0] != self.room:
+                buffer, fresh = buffer._fitted(), True
             stop = min(n, start + buffer.Z.shape[0] - buffer.used)
             part = rows.part(start, stop, self.dtype, 1.0 / buffer.scale)
             end = buffer.used + stop - start
@@ -70,14 +82,24 @@ class Buffer(NamedTuple):
     def merged(self, other: "Buffer", mass: float) -> "Buffer":
         """Return the buffer of the sum of both, of the smaller size if there is anything to add."""
         size = min(self.size, other.size) if other.used or other.delta else self.size
-        buffer = self._replace(size=size, delta=self.delta + other.delta)
-        if self.used > size + self.extra:
-            buffer = buffer._shrunk(mass, False)
+        buffer = self._replace(delta=self.delta + other.delta).resized(size, self.extra, mass)
         return buffer.appended(Rows(cast(other.rows, "float64") * other.scale), mass)
+
+    def resized(self, size: int, extra: int, mass: float) -> "Buffer":
+        """Return the buffer of another size, shrunk if the rows do not fit."""
+        buffer = self._replace(size=size, extra=extra)
+        return buffer._shrunk(mass, False) if self.used > buffer.room else buffer
 
     def flushed(self, mass: float) -> tuple[Array, float]:
         """Return at most `size` rows B, by falling norm, and Delta with `0 <= C - B'B <= Delta`."""
-        B, delta = shrink(self.rows, self.size, scale=self.scale, mass=mass, dtype=self.dtype)
+        B, delta = shrink(
+            self.rows,
+            self.size,
+            spared=self.spared,
+            scale=self.scale,
+            mass=mass,
+            dtype=self.dtype,
+        )
         return B, self.delta + delta
 
     def quadratic(self, V: Array) -> Array:
@@ -90,20 +112,20 @@ class Buffer(NamedTuple):
         xp = namespace(self.Z)
         return xp.sum(cast(self.rows, "float64") ** 2, axis=0) * self.scale**2
 
-    def _grown(self) -> "Buffer":
+    def _fitted(self) -> "Buffer":
         xp, d = namespace(self.Z), self.Z.shape[1]
-        Z = xp.empty((self.size + self.extra, d), dtype=self.Z.dtype, device=place(self.Z))
+        Z = xp.empty((self.room, d), dtype=self.Z.dtype, device=place(self.Z))
         Z[: self.used, :] = self.rows
         return self._replace(Z=Z)
 
     def _shrunk(self, mass: float, fresh: bool) -> "Buffer":
         B, delta = self.flushed(mass)
-        shape = (self.size + self.extra, B.shape[1])
+        shape = (self.room, B.shape[1])
         Z = self.Z if fresh else namespace(B).empty(shape, dtype=B.dtype, device=place(B))
         Z[: B.shape[0], :] = B
         return self._replace(Z=Z, used=B.shape[0], delta=delta, scale=1.0)
 
 
-def empty_buffer(like: Array, dtype: str, size: int, extra: int) -> Buffer:
+def empty_buffer(like: Array, dtype: str, size: int, extra: int, alpha: float) -> Buffer:
     """Return a buffer without rows, beside the rows `like` [N, d]."""
-    return Buffer(clone(cast(like[:0, :], dtype)), 0, size, extra, dtype)
+    return Buffer(clone(cast(like[:0, :], dtype)), 0, size, extra, dtype, alpha=alpha)

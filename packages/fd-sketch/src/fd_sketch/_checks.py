@@ -14,6 +14,18 @@ def check_count(value: Any, name: str) -> int:
     return count
 
 
+def check_rank(value: Any, largest: int) -> int:
+    """Return `value` as an int in 0..`largest`, `largest` itself for None."""
+    if value is None:
+        return largest
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"rank must be an int, got {type(value).__name__}")
+    rank = operator.index(value)
+    if not 0 <= rank <= largest:
+        raise ValueError(f"rank must be in 0..{largest}, got {rank}")
+    return rank
+
+
 def check_decay(value: Any) -> float:
     """Return `value` as a float in (0, 1]."""
     decay = _real(value, "decay")
@@ -41,6 +53,24 @@ def check_policy(value: Any) -> str:
     """Return `value`, what to do with non-finite rows."""
     if value not in ("skip", "raise"):
         raise ValueError(f"nonfinite must be 'skip' or 'raise', got {value!r}")
+    return str(value)
+
+
+def check_method(value: Any) -> str:
+    """Return `value`, the name of a method or of the choice between them."""
+    if value not in ("auto", "exact", "fd"):
+        raise ValueError(f"method must be 'auto', 'exact' or 'fd', got {value!r}")
+    return str(value)
+
+
+def check_compensation(value: Any) -> str:
+    """Return `value`, the name of what is put in the place of what a sketch lacks."""
+    if isinstance(value, bool):
+        return "diag" if value else "raw"
+    if value not in ("raw", "robust", "trace", "diag"):
+        raise ValueError(
+            f"compensate must be 'raw', 'robust', 'trace', 'diag' or a bool, got {value!r}"
+        )
     return str(value)
 
 

@@ -4,6 +4,8 @@ from typing import Self
 
 from fd_sketch._arrays import Array, to_numpy
 from fd_sketch._base import BaseSketch
+from fd_sketch._checks import check_compensation
+from fd_sketch._estimates import Compensation
 from fd_sketch._format import Record
 from fd_sketch._matrix import Matrix, empty_matrix
 
@@ -47,6 +49,15 @@ class ExactGram(BaseSketch[Matrix]):
         """Return C, float64 [d, d]."""
         like, store = self._state.moments.mean, self._state.store
         return self._out(empty_matrix(like[None, :], "float64").C if store is None else store.C)
+
+    def covariance(self, *, compensate: Compensation = False) -> Array:
+        """Return C, float64 [d, d]: nothing is missing that could be put back in.
+
+        Raises:
+            ValueError: `compensate` is no known compensation.
+        """
+        check_compensation(compensate)
+        return self.gram()
 
     def error_bound(self) -> float:
         """Return 0: nothing is left out."""

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from itertools import pairwise
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, TypeVar
 
 import numpy as np
 
@@ -10,6 +10,7 @@ from fd_sketch._arrays import Array, to_numpy
 from fd_sketch._protocol import CovarianceSketch
 
 MakeSketch: TypeAlias = Callable[[], CovarianceSketch]
+Sketch = TypeVar("Sketch", bound=CovarianceSketch)
 
 
 def exact_moments(
@@ -46,7 +47,7 @@ def split(X: Array, seed: int = 0) -> list[Array]:
     return [X[:0], *parts, X[n:]]
 
 
-def fed(make_sketch: MakeSketch, batches: Iterable[Array]) -> CovarianceSketch:
+def fed(make_sketch: Callable[[], Sketch], batches: Iterable[Array]) -> Sketch:
     sketch = make_sketch()
     for batch in batches:
         sketch.partial_fit(batch)

@@ -1,6 +1,6 @@
 """The saved form of a sketch: a fixed header, three arrays, a checksum; little endian.
 
-Version 1, in this order:
+Version 2, in this order:
 
     magic        8 bytes     never text, so that no transfer as text goes unnoticed
     version      uint16
@@ -9,10 +9,12 @@ Version 1, in this order:
     flags        uint8       1 centred, 2 non-finite rows raise
     reserved     3 bytes     zero
     n_features, sketch_size, buffer_size, n_rows, n_seen, n_skipped     uint64
-    decay, weight, total, delta, scale                                  float64
+    decay, weight, total, delta, scale, alpha                           float64
     mean, diagonal           float64 [n_features] each
     rows                     [n_rows, n_features], float64 for ExactGram, else dtype
     checksum     uint32      CRC-32 of everything before it
+
+Version 1 has no alpha, which is 1 there. It is read, and written no more.
 """
 
 import math
@@ -22,20 +24,23 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from fd_sketch._consistency import check_consistent
 from fd_sketch._moments import Moments
 
 MAGIC = b"\x8aFDSK\r\n\x1a"
-VERSION = 1
+VERSION = 2
 METHODS = {1: "FrequentDirections", 2: "ExactGram"}
 DTYPES = {0: "", 1: "float32", 2: "float64"}
 CENTER, RAISE = 1, 2
-HEADER = struct.Struct("<8sHBBB3s6Q5d")
+HEADERS = {1: struct.Struct("<8sHBBB3s6Q5d"), 2: struct.Struct("<8sHBBB3s6Q6d")}
+HEADER = HEADERS[VERSION]
 FIELDS = (
     *("magic", "version", "method", "dtype", "flags", "reserved"),
     *("n_features", "sketch_size", "buffer_size", "n_rows", "n_seen", "n_skipped"),
-    *("decay", "weight", "total", "delta", "scale"),
+    *("decay", "weight", "total", "delta", "scale", "alpha"),
 )
-SAME = ("decay", "sketch_size", "buffer_size", "delta", "scale")  # in header and record
+# by the same name in header and record
+SAME = ("decay", "sketch_size", "buffer_size", "delta", "scale", "alpha")
 CHECKSUM = struct.Struct("<I")
 
 
@@ -53,6 +58,7 @@ class Record(NamedTuple):
     buffer_size: int = 0
     delta: float = 0.0
     scale: float = 1.0
+    alpha: float = 1.0
 
 
 def pack(record: Record) -> bytes:
@@ -64,7 +70,7 @@ def pack(record: Record) -> bytes:
     ]
     flags = CENTER * record.center | RAISE * (record.nonfinite == "raise")
     counts = (d, record.sketch_size, record.buffer_size, len(record.rows), m.n_seen, m.n_skipped)
-    numbers = (record.decay, m.weight, m.total, record.delta, record.scale)
+    numbers = (record.decay, m.weight, m.total, record.delta, record.scale, record.alpha)
     head = HEADER.pack(MAGIC, VERSION, *codes, flags, bytes(3), *counts, *numbers)
     arrays = (m.mean, m.diagonal, record.rows)
     body = b"".join((head, *(A.astype(A.dtype.newbyteorder("<")).tobytes() for A in arrays)))
@@ -81,14 +87,13 @@ def unpack(data: bytes, method: str) -> Record:
     if not isinstance(data, bytes | bytearray | memoryview):
         raise TypeError(f"data must be bytes, got {type(data).__name__}")
     data = bytes(data)
-    _check_envelope(data)
-    fields = dict(zip(FIELDS, HEADER.unpack_from(data), strict=True))
+    fields = _check_envelope(data)
     _check_fields(fields, method)
     mean, diagonal, rows = _arrays(data, fields)
     moments = Moments(
         mean, diagonal, *(fields[name] for name in ("total", "weight", "n_seen", "n_skipped"))
     )
-    return Record(
+    record = Record(
         method=method,
         dtype=DTYPES[fields["dtype"]],
         center=bool(fields["flags"] & CENTER),
@@ -97,6 +102,8 @@ def unpack(data: bytes, method: str) -> Record:
         rows=rows,
         **{name: fields[name] for name in SAME},
     )
+    check_consistent(record)
+    return record
 
 
 def _expect(got: object, field: str, rule: str, fine: bool) -> None:
@@ -104,20 +111,29 @@ def _expect(got: object, field: str, rule: str, fine: bool) -> None:
         raise ValueError(f"data: {field} must be {rule}, got {got!r}")
 
 
-def _check_envelope(data: bytes) -> None:
-    """Check what tells a whole file of this version from anything else."""
+def _header(data: bytes) -> dict[str, Any]:
+    """Return the fields of the header, of any version, with what an older one means."""
+    _expect(len(data), "length", "at least 10", len(data) >= 10)
+    version = int.from_bytes(data[8:10], "little")
+    _expect(version, "version", f"in 1..{VERSION}", 1 <= version <= VERSION)
+    header = HEADERS[version]
+    least = header.size + CHECKSUM.size
+    _expect(len(data), "length", f"at least {least}", len(data) >= least)
+    # an older header ends earlier
+    return {"alpha": 1.0} | dict(zip(FIELDS, header.unpack_from(data), strict=False))
+
+
+def _check_envelope(data: bytes) -> dict[str, Any]:
+    """Return the header of what is a whole file of a version, and not anything else."""
     magic = data[: len(MAGIC)]
     _expect(magic, "magic", repr(MAGIC), magic == MAGIC)
-    least = HEADER.size + CHECKSUM.size
-    _expect(len(data), "length", f"at least {least}", len(data) >= least)
-    fields = dict(zip(FIELDS, HEADER.unpack_from(data), strict=True))
-    version = fields["version"]
-    _expect(version, "version", f"in 1..{VERSION}", 1 <= version <= VERSION)
+    fields = _header(data)
     numbers = fields["n_features"] * (16 + fields["n_rows"] * _row_type(fields).itemsize)
-    whole = least + numbers
+    whole = HEADERS[fields["version"]].size + numbers + CHECKSUM.size
     _expect(len(data), "length", f"{whole} as the header says", len(data) == whole)
     saved, found = CHECKSUM.unpack(data[-4:])[0], zlib.crc32(data[:-4])
     _expect(saved, "checksum", f"{found}, that of the data", saved == found)
+    return fields
 
 
 def _check_fields(fields: dict[str, Any], method: str) -> None:
@@ -134,6 +150,7 @@ def _check_fields(fields: dict[str, Any], method: str) -> None:
     expect("n_features", "at least 1", fields["n_features"] >= 1)
     for name in ("decay", "scale"):
         expect(name, "in (0, 1]", 0.0 < fields[name] <= 1.0)
+    expect("alpha", "in [0, 1]", 0.0 <= fields["alpha"] <= 1.0)
     for name in ("weight", "total", "delta"):
         expect(name, "finite and not negative", 0.0 <= fields[name] < math.inf)
     if method == "FrequentDirections":
@@ -156,7 +173,7 @@ def _row_type(fields: dict[str, Any]) -> np.dtype:
 def _arrays(data: bytes, fields: dict[str, Any]) -> list[np.ndarray]:
     """Return mean, diagonal and rows, in native byte order and memory of their own."""
     d, n, kind = fields["n_features"], fields["n_rows"], _row_type(fields)
-    arrays, start = [], HEADER.size
+    arrays, start = [], HEADERS[fields["version"]].size
     for name, shape, dtype in (
         ("mean", (d,), "<f8"),
         ("diagonal", (d,), "<f8"),

@@ -24,6 +24,11 @@ class Matrix(NamedTuple):
         """What is stored."""
         return self.C
 
+    @property
+    def delta(self) -> float:
+        """0: nothing is left out."""
+        return 0.0
+
     def mapped(self, change: Callable[[Array], Array]) -> "Matrix":
         """Return the matrix with its entries changed."""
         return self._replace(C=change(self.C))

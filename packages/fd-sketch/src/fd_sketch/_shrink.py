@@ -26,21 +26,25 @@ def eigen(S: Array) -> tuple[np.ndarray, Array]:
     return np.maximum(to_numpy(lam)[::-1], 0.0), xp.flip(U, axis=1)
 
 
-def shrink(Z: Array, size: int, *, scale: float, mass: float, dtype: str) -> tuple[Array, float]:
+def shrink(
+    Z: Array, size: int, *, spared: int, scale: float, mass: float, dtype: str
+) -> tuple[Array, float]:
     """Return `B` [k, d], k <= size, and delta with `0 <= scale^2 Z'Z - B'B <= delta I`.
 
     With the eigenpairs `lam_i, u_i` of the Gram matrix `Z Z'` in falling order:
 
         B = scale diag(w) U' Z,   w_i = sqrt(max(lam_i - lam_{size+1}, 0) / lam_i)
 
-    so that B has the right singular vectors of Z, and all squared singular values are lowered by
-    `delta = scale^2 lam_{size+1}`. Squaring the condition number does no harm: eigenvalues are
-    needed to an error that is small against the largest one only. With more rows than columns
-    `Z'Z` is the smaller matrix and has the singular vectors as they are.
+    so that B has the right singular vectors of Z, and its squared singular values are lowered by
+    `delta = scale^2 lam_{size+1}`, but for the first `spared`, where `w_i = 1`. Squaring the
+    condition number does no harm: eigenvalues are needed to an error that is small against the
+    largest one only. With more rows than columns `Z'Z` is the smaller matrix and has the singular
+    vectors as they are.
 
     Args:
         Z: Rows, [r, d].
         size: The largest number of rows to return.
+        spared: How many of the first directions are kept whole.
         scale: Factor of the rows. It enters the small matrix of weights, in float64: rows
             multiplied by a rounded factor again and again would drift from the exact mass.
         mass: An upper bound on the trace of `scale^2 Z'Z`.
@@ -48,7 +52,8 @@ def shrink(Z: Array, size: int, *, scale: float, mass: float, dtype: str) -> tup
 
     Reference: Ghashami, Liberty, Phillips, Woodruff, "Frequent Directions: Simple and
     Deterministic Matrix Sketching", SIAM J. Comput. 45 (2016); delta is taken one row later here,
-    so that all `size` rows are of use.
+    so that all `size` rows are of use. Sparing the first is Desai, Ghashami, Phillips, "Improved
+    Practical Matrix Sketching with Guarantees", IEEE TKDE 28 (2016).
     """
     xp, (r, d) = namespace(Z), Z.shape
     unit = power_of_two(mass / scale**2, dtype)
@@ -58,8 +63,9 @@ def shrink(Z: Array, size: int, *, scale: float, mass: float, dtype: str) -> tup
     delta = float(lam[size]) if size < min(r, d) else 0.0
     # what is left of an exact zero after rounding
     floor = lam[0] * min(r, d) * np.finfo(np.float64).eps if r else 0.0
-    k = int(np.count_nonzero(lam[:size] > max(delta, floor)))
-    kept = lam[:k] - delta
+    kept = lam[:size] - np.where(np.arange(len(lam[:size])) < spared, 0.0, delta)
+    k = int(np.count_nonzero((kept > 0.0) & (lam[:size] > floor)))
+    kept = kept[:k]
     w = np.sqrt(kept / lam[:k]) if wide else np.sqrt(kept) / unit
     w = w * scale
     W = cast((U[:, :k] * xp.asarray(w, device=place(U))).T, dtype)

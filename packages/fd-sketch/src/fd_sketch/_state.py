@@ -22,6 +22,11 @@ class Store(Protocol):
         """The array to save, [n, d]."""
         ...
 
+    @property
+    def delta(self) -> float:
+        """A bound on `C - C~` for the second moment C~ that is stored."""
+        ...
+
     def mapped(self, change: Callable[[Array], Array]) -> Self:
         """Return the store with its arrays changed."""
         ...

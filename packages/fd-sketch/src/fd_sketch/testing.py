@@ -2,7 +2,9 @@
 
 A law takes `make_sketch`, which returns a new empty sketch, and rows `X` [N, d]. It raises an
 `AssertionError` that says what is wrong by how much. Laws that depend on it take `center` and
-`decay`, which must be those of the sketches that are made.
+`decay`, which must be those of the sketches that are made. `check_all` checks what the protocol
+`CovarianceSketch` promises; `check_covariance` and `check_components` are for sketches that
+answer these questions too, as those of this package do.
 
 Example:
     >>> import numpy as np
@@ -25,6 +27,7 @@ from fd_sketch._laws_of_bounds import (
     check_weights,
     check_zero_rows,
 )
+from fd_sketch._laws_of_estimates import check_components, check_covariance
 from fd_sketch._laws_of_state import (
     check_bad_rows_are_skipped,
     check_copy_and_reset,
@@ -34,6 +37,7 @@ from fd_sketch._laws_of_state import (
     check_queries_change_nothing,
     check_round_trip,
 )
+from fd_sketch._laws_of_windows import check_window
 
 __all__ = [
     "exact_moments",
@@ -57,13 +61,16 @@ __all__ = [
     "check_quadratic_form",
     "check_energy_rank",
     "check_round_trip",
+    "check_covariance",
+    "check_components",
+    "check_window",
 ]
 
 
 def check_all(
     make_sketch: MakeSketch, X: Array, *, center: bool = False, decay: float = 1.0
 ) -> None:
-    """Check every law."""
+    """Check every law of `CovarianceSketch`."""
     for law in (
         check_bounds,
         check_statistics,

@@ -1,0 +1,171 @@
+"""Principal components from a sketch, for pipelines of scikit-learn.
+
+A module of its own because it imports scikit-learn: `pip install fd-sketch[sklearn]`.
+"""
+
+from typing import Any, Self
+
+import numpy as np
+from sklearn.base import BaseEstimator, ClassNamePrefixFeaturesOutMixin, TransformerMixin
+from sklearn.utils.validation import check_is_fitted, validate_data
+
+from fd_sketch._checks import check_count
+from fd_sketch._frequent_directions import FrequentDirections
+
+__all__ = ["FrequentDirectionsPCA"]
+DTYPES = (np.float64, np.float32)
+
+
+class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, BaseEstimator):
+    """Principal components of a stream, with a certificate.
+
+    The rows go into a centred `FrequentDirections` sketch B, and the components are its right
+    singular vectors. Against `IncrementalPCA`: batches of any size, one row among them; a
+    direction that is weak in every batch is found in the end; and all variances are bounded,
+
+        explained_variance_[i] <= lambda_i <= explained_variance_[i] + error_bound_
+
+    for the eigenvalues lambda of the covariance of all rows.
+
+    Args:
+        n_components: Number of components; `sketch_size`, or the number of features where that
+            is smaller, if not given.
+        sketch_size: Number of rows of the sketch, at least `n_components`; 4 times
+            `n_components`, or 64, if not given. From the number of features on all is exact.
+        buffer_size: Number of rows gathered beside the sketch, twice its size if not given.
+        batch_size: Number of rows that `fit` reads at a time; all at once if not given.
+
+    Attributes:
+        components_: Directions, [n_components_, n_features_in_], orthonormal, by falling
+            variance; rows of zeros where the data have fewer directions. The largest entry of
+            each is positive.
+        explained_variance_: Variance along them within the sketch, [n_components_].
+        explained_variance_ratio_: Its share in the total variance, which is exact.
+        singular_values_: Singular values of the sketch, [n_components_].
+        error_bound_: The most that any variance is underestimated by.
+        mean_: Mean of all rows, [n_features_in_].
+        var_: Variance of each feature, exact, [n_features_in_].
+        n_components_: Number of components.
+        n_samples_seen_: Number of rows taken in.
+        sketch_: The sketch itself, for its other answers and for `merge`.
+
+    Example:
+        >>> import numpy as np
+        >>> X = np.random.default_rng(0).standard_normal((500, 20)) * np.arange(20, 0, -1)
+        >>> pca = FrequentDirectionsPCA(n_components=3)
+        >>> for batch in np.array_split(X, 250):  # two rows at a time
+        ...     _ = pca.partial_fit(batch)
+        >>> pca.transform(X).shape
+        (500, 3)
+    """
+
+    def __init__(
+        self,
+        n_components: int | None = None,
+        *,
+        sketch_size: int | None = None,
+        buffer_size: int | None = None,
+        batch_size: int | None = None,
+    ) -> None:
+        self.n_components = n_components
+        self.sketch_size = sketch_size
+        self.buffer_size = buffer_size
+        self.batch_size = batch_size
+
+    def fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Forget everything, take in the rows X, [N, d], and return the estimator.
+
+        Raises:
+            ValueError: X is no finite matrix, or an argument does not fit it.
+        """
+        del y
+        X = validate_data(self, X, dtype=DTYPES)
+        w = _weights(sample_weight, len(X))
+        step = len(X) if self.batch_size is None else check_count(self.batch_size, "batch_size")
+        sketch = self._new_sketch(X.shape[1])
+        for start in range(0, len(X), step):
+            part = slice(start, start + step)
+            sketch.partial_fit(X[part], None if w is None else w[part])
+        if sketch.effective_weight == 0.0:
+            raise ValueError("sample_weight must be positive for one row at least, all are zero")
+        self.sketch_ = sketch
+        return self._answered()
+
+    def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
+        """Take in more rows X, [N, d], and return the estimator.
+
+        Raises:
+            ValueError: X is no finite matrix, or has another number of features than before.
+        """
+        del y
+        first = not hasattr(self, "sketch_")
+        X = validate_data(self, X, dtype=DTYPES, reset=first)
+        sketch = self._new_sketch(X.shape[1]) if first else self.sketch_
+        self.sketch_ = sketch.partial_fit(X, _weights(sample_weight, len(X)))
+        return self._answered()
+
+    def transform(self, X: Any) -> np.ndarray:
+        """Return the coordinates of rows along the components, [N, n_components_]."""
+        check_is_fitted(self)
+        X = validate_data(self, X, dtype=DTYPES, reset=False)
+        return (X - self.mean_.astype(X.dtype)) @ self.components_.T.astype(X.dtype)
+
+    def inverse_transform(self, X: Any) -> np.ndarray:
+        """Return the rows of given coordinates, [N, n_features_in_]."""
+        check_is_fitted(self)
+        X = np.asarray(X)
+        return X @ self.components_ + self.mean_
+
+    def _new_sketch(self, n_features: int) -> FrequentDirections:
+        """Return an empty sketch for the arguments, which are checked here and not before."""
+        k = None if self.n_components is None else check_count(self.n_components, "n_components")
+        if k is not None and k > n_features:
+            raise ValueError(f"n_components must be in 1..{n_features} (n_features), got {k}")
+        if self.sketch_size is not None:
+            size = check_count(self.sketch_size, "sketch_size")
+        else:
+            size = 64 if k is None else 4 * k
+        if k is not None and size < k:
+            raise ValueError(f"sketch_size must be at least n_components, {k}, got {size}")
+        return FrequentDirections(
+            n_features, size, buffer_size=self.buffer_size, center=True, nonfinite="raise"
+        )
+
+    def _answered(self) -> Self:
+        """Set the attributes from the sketch."""
+        sketch, d = self.sketch_, self.n_features_in_
+        B = sketch.sketch()
+        n = min(sketch.sketch_size, d) if self.n_components is None else self.n_components
+        sigma = np.linalg.norm(B[:n].astype(np.float64), axis=1)
+        V = np.zeros((n, d), dtype=B.dtype)
+        V[: len(sigma)] = B[:n] / sigma[:, None]
+        largest = V[np.arange(n), np.abs(V).argmax(axis=1)]
+        self.components_ = V * np.where(largest < 0, -1, 1).astype(V.dtype)[:, None]
+        self.singular_values_ = np.concatenate([sigma, np.zeros(n - len(sigma))])
+        freedom = max(sketch.effective_weight - 1.0, 1.0)
+        self.explained_variance_ = self.singular_values_**2 / freedom
+        self.error_bound_ = sketch.error_bound() / freedom
+        mass = sketch.total_mass()
+        self.explained_variance_ratio_ = self.singular_values_**2 / (mass if mass > 0 else 1.0)
+        self.mean_, self.var_ = sketch.mean, sketch.diagonal() / freedom
+        self.n_components_, self.n_samples_seen_ = n, sketch.n_samples_seen
+        return self
+
+    @property
+    def _n_features_out(self) -> int:
+        return int(self.components_.shape[0])
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.transformer_tags.preserves_dtype = ["float64", "float32"]
+        return tags
+
+
+def _weights(sample_weight: Any, n: int) -> np.ndarray | None:
+    """Return the weights as [n], None where there are none."""
+    if sample_weight is None:
+        return None
+    w = np.asarray(sample_weight, dtype=np.float64)
+    if w.shape not in ((), (n,)):
+        raise ValueError(f"sample_weight must have shape [{n}], got {list(w.shape)}")
+    return np.broadcast_to(w, n)
