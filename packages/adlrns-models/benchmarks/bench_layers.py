@@ -77,7 +77,7 @@ def forward_calls(layer: AdaptiveLinear, dense: nn.Linear, x: Tensor) -> dict[st
     rank = layer.current_rank()
     down = layer.down[:rank].detach().clone()
     up = layer.up[:, :rank].detach().contiguous()
-    inner, bias = layer.inner_bias[:rank].detach().clone(), layer.bias.detach()
+    inner, bias = layer.inner_bias[:rank].detach().clone(), layer.outer_bias.detach()
     modules = materialize_model(layer, "factored")
     return {
         "layer": lambda: layer(x),

@@ -60,7 +60,7 @@ def test_replaced_parameters_are_seen_at_once():
         for _ in range(20):  # memory of the old one may be given to the new one
             changed(x)
             changed.up = nn.Parameter(torch.randn(16, 16))
-            want = (x @ changed.down.T + changed.inner_bias) @ changed.up.T + changed.bias
+            want = (x @ changed.down.T + changed.inner_bias) @ changed.up.T + changed.outer_bias
             torch.testing.assert_close(changed(x), want)
 
 
@@ -99,7 +99,7 @@ def test_weight_and_bias_keep_their_own_flags(weight, bias):
     adaptive = AdaptiveLinear(linear)
     adaptive.set_rank(2)
     assert adaptive.down.requires_grad is adaptive.up.requires_grad is weight
-    assert adaptive.bias.requires_grad is bias
+    assert adaptive.outer_bias.requires_grad is bias
     settled = materialize_model(adaptive, "factored")
     assert (settled[1].weight.requires_grad, settled[1].bias.requires_grad) == (weight, bias)
 
@@ -172,7 +172,7 @@ def test_waiting_gradients_are_carried_exactly(kind, frozen):
     else:
         made = AdaptiveConv2d(nn.Conv2d(2, 5, 3, padding=1).double(), config)
         x = torch.randn(6, 2, 5, 5).double() + 1
-    made.train().bias.requires_grad_(not frozen)
+    made.train().outer_bias.requires_grad_(not frozen)
     made(x)
 
     def gradients():

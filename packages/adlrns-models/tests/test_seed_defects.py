@@ -306,7 +306,7 @@ def test_6_one_graph_while_ranks_change_by_themselves_and_equal_to_eager():
         y = run(x)
         for mine, its in zip(iter_adaptive_layers(model), iter_adaptive_layers(twin), strict=True):
             its.set_rank(mine.current_rank())
-            for name in ("down", "up", "inner_bias", "bias"):
+            for name in ("down", "up", "inner_bias", "outer_bias"):
                 getattr(its, name).data.copy_(getattr(mine, name).data)
         with twin[0].adapt_disabled(), twin[3].adapt_disabled():
             torch.testing.assert_close(y, twin(x), rtol=1e-12, atol=1e-12, msg=f"step {step}")

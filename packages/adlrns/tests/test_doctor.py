@@ -33,7 +33,7 @@ def test_a_wrong_result_is_a_failure(adlrns, monkeypatch) -> None:
     def wrong(model, batches):
         made = true(model, batches)
         with torch.no_grad():
-            next(iter(made.layers().values())).bias.add_(1)
+            next(iter(made.layers().values())).outer_bias.add_(1)
         return made
 
     monkeypatch.setattr(adlrns_models, "make_elastic", wrong)

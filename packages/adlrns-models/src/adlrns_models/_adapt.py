@@ -42,6 +42,11 @@ def observe(layer: "AdaptiveLayer", x: Tensor, *, compiled: bool) -> None:
 
 def adapt_now(layer: "AdaptiveLayer") -> None:
     """Re-fits and moves the rank at once, whatever cadence and cool-down say."""
+    if has_other_workers():
+        raise RuntimeError(
+            "adapt_now() must not be called while several workers train: each would re-fit to its "
+            "own inputs, and their factors would no longer be the same"
+        )
     if layer.sketch.n_samples_seen > 0:
         with statistics_context(layer.down.device):
             realign(layer)

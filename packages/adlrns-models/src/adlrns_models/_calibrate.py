@@ -1,11 +1,13 @@
 """Watching a whole model on some batches: every layer's inputs, and how much its errors matter."""
 
 import hashlib
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -65,10 +67,11 @@ class Stream:
         for batch in batches:
             tensors = list(_tensors(batch))
             self.batches += 1
-            self.samples += tensors[0].shape[0] if tensors and tensors[0].ndim else 1
+            self.samples += _batch_size(tensors)
             for tensor in tensors:
                 self._hash.update(str((tensor.dtype, tuple(tensor.shape))).encode())
-                self._hash.update(tensor.detach().cpu().contiguous().view(torch.uint8).numpy().data)
+                flat = tensor.detach().cpu().contiguous().reshape(-1)
+                self._hash.update(flat.view(torch.uint8).numpy().data)
             yield batch
 
     def digest(self) -> str:
@@ -188,8 +191,9 @@ def _hook(seen: Observed) -> Callable[..., Tensor]:
         x = args[0] if args else kwargs["input"]
         seen.rows += _feed(layer, x.detach(), seen.sketch)
         if not output.requires_grad:  # nothing before it can train: start the graph here
-            # a copy, since what follows may work in place and a leaf does not allow it
-            output = output.detach().requires_grad_(True).clone()
+            with torch.enable_grad():  # a model may run parts of itself without
+                # a copy, since what follows may work in place and a leaf does not allow it
+                output = output.detach().requires_grad_(True).clone()
         axis = -3 if isinstance(layer, nn.Conv2d) else -1
         output.register_hook(lambda gradient: _weigh(gradient.movedim(axis, -1), seen))
         return output
@@ -233,8 +237,16 @@ def _spread(count: int, device: torch.device) -> Tensor:
 def _tensors(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
+    elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
+        yield torch.from_numpy(np.array(value))  # a copy: some arrays must not be written to
     elif isinstance(value, Mapping):
-        value = value.values()
-    if isinstance(value, Iterable) and not isinstance(value, Tensor | str | bytes):
+        yield from _tensors(list(value.values()))
+    elif isinstance(value, list | tuple):  # no iterators: they would be used up
         for item in value:
             yield from _tensors(item)
+
+
+def _batch_size(tensors: list[Tensor]) -> int:
+    """The most frequent length of a first axis, the larger of two as frequent."""
+    lengths = Counter(tensor.shape[0] for tensor in tensors if tensor.ndim)
+    return max(lengths, key=lambda n: (lengths[n], n), default=1)

@@ -29,7 +29,7 @@ class AdaptiveConv2d(AdaptiveLayer):
         factors: a factorisation of the layer that is already at hand; ``sketch`` is then unused.
 
     Shapes: ``[N, in, H, W]`` to ``[N, out, H', W']``; ``down [R, in, kh, kw]``, ``up [out, R]``,
-    ``inner_bias [R]``, ``bias [out]``.
+    ``inner_bias [R]``, ``outer_bias [out]``.
 
     Raises:
         TypeError: if ``conv`` is not an ``nn.Conv2d``.
@@ -67,13 +67,14 @@ class AdaptiveConv2d(AdaptiveLayer):
             self.window.pad(x),
             self.down,
             self.up,
-            self.bias,
+            self.outer_bias,
             rank,
             inner_bias=self.inner_bias,
             **self.window.arguments(),
         )
 
-    def _prepare(self, rank: int) -> Callable[[Tensor], Tensor]:
+    def _prepare(self, rank: int, *, packed: bool = False) -> Callable[[Tensor], Tensor]:
+        del packed  # a convolution gains nothing by it
         return partial(self._product, rank=rank)
 
     def _prepare_dense(self, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:

@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from adlrns_models._calibrate import (
     Forward,
@@ -29,9 +29,11 @@ class ElasticModel(nn.Module):
     """A network whose layers run at the ranks that a budget affords; one set of weights for all.
 
     Made by :func:`make_elastic` or :meth:`load`. Calling it calls the network. Without gradients a
-    layer at full rank runs as one dense weight, put together once: changes of the factors in place
-    are noticed, but not those made behind autograd's back through ``.data``; set the budget again
-    after such.
+    layer above its break-even rank runs as one dense weight, and one that has stayed at a rank for
+    some calls from a copy of the active part of ``up``: at most one more ``[m, n]`` a layer.
+    Optimizers and changes in place are noticed, changes through ``.data`` are not; set the budget
+    again after such. A graph of ``torch.compile`` holds the rank as a variable and always runs two
+    factors: above break-even it costs more than the budget says, so settle such a model first.
 
     Attributes:
         network: the network, its layers adaptive.
@@ -260,6 +262,8 @@ def make_elastic(
         True
     """
     check_kind("model", model, nn.Module)
+    if isinstance(batches, Tensor):  # its rows would pass for batches, and be counted as such
+        raise TypeError("batches must be an iterable of batches, got a Tensor: put it into a list")
     check_int("sketch_size", sketch_size, 2)
     if multiple_of is not None:
         check_int("multiple_of", multiple_of, 1)
@@ -282,6 +286,9 @@ def make_elastic(
     for done, name in enumerate(targets.layers, 1):
         if seen[name].sketch.n_samples_seen == 0:
             skipped[name] = "no finite input reached it during calibration"
+            continue
+        if seen[name].gradient_rows == 0:
+            skipped[name] = "no gradient of the model's output reaches it (torch.no_grad?)"
             continue
         mine = copied.get_submodule(name) if name else copied
         new[mine], profiles[name] = elastic_layer(mine, seen[name], stream.samples)

@@ -33,6 +33,7 @@ def save_elastic(elastic: "ElasticModel", directory: str | PathLike[str]) -> Non
     write(Path(directory) / NAME, "elastic", elastic.network, header)
 
 
+@torch.inference_mode(False)  # what is loaded here may train elsewhere
 def load_parts(
     directory: str | PathLike[str], model: nn.Module
 ) -> tuple[nn.Module, dict[str, LayerProfile], int | None, dict[str, Any]]:

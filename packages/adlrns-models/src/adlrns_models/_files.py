@@ -96,6 +96,8 @@ def _header(path: Path, metadata: Mapping[str, str], kind: str) -> dict[str, Any
         header = json.loads(metadata["adlrns"])
     except (ValueError, RecursionError) as error:
         raise ValueError(f"{path}: field adlrns is no JSON: {error}") from error
+    if json.dumps(header) != metadata["adlrns"]:  # 1e-05 damaged to 1E-05, for instance
+        raise ValueError(f"{path}: field adlrns is not as it was written: it is damaged")
     if not isinstance(header, dict):
         raise ValueError(f"{path}: field adlrns must be a JSON object, got {header!r:.80}")
     number = field(path, header, "format", int)
@@ -122,6 +124,10 @@ def _own_tensors(state: Mapping[str, Tensor]) -> tuple[dict[str, Tensor], dict[s
     first: dict[tuple[Any, ...], str] = {}
     tensors, aliases = {}, {}
     for name, tensor in state.items():
+        if not isinstance(tensor, Tensor):
+            raise ValueError(
+                f"the model's state must be tensors, got {type(tensor).__name__} for {name!r}"
+            )
         key = (tensor.data_ptr(), tensor.shape, tensor.stride(), tensor.dtype)
         if tensor.numel() and key in first:
             aliases[name] = first[key]

@@ -23,12 +23,13 @@ RankChange = Callable[[int, int], None]
 
 
 class AdaptiveLayer(nn.Module):
-    """A layer ``y = up[:, :r] @ (down[:r] @ x + inner_bias[:r]) + bias`` whose ``r`` can move.
+    """A layer of nested factors whose rank r can move.
 
-    Every prefix of the factors is a valid layer, so changing the rank touches no parameter: it
-    writes one number. While adaptation is on, the layer keeps a sketch of its inputs and, every
-    ``config.adapt_every`` forward passes, moves to a rank at which truncation loses at most
-    ``config.eps`` of its output's energy.
+    ``y = up[:, :r] @ (down[:r] @ x + inner_bias[:r]) + outer_bias``: every prefix of the factors
+    is a valid layer, so changing the rank touches no parameter: it writes one number. While
+    adaptation is on, the layer keeps a sketch of its inputs and, every ``config.adapt_every``
+    forward passes, moves to a rank at which truncation loses at most ``config.eps`` of its
+    output's energy.
 
     Subclasses say how rows are drawn from an input and how the product is run.
     """
@@ -36,7 +37,7 @@ class AdaptiveLayer(nn.Module):
     down: nn.Parameter
     up: nn.Parameter
     inner_bias: nn.Parameter
-    bias: nn.Parameter
+    outer_bias: nn.Parameter
     rank: Tensor
 
     def __init__(self, factors: Factorization, weight_shape: tuple[int, ...], config: AdaptConfig):
@@ -49,7 +50,7 @@ class AdaptiveLayer(nn.Module):
             self.down = nn.Parameter(factors.down.reshape(self.max_rank, *tail).clone())
             self.up = nn.Parameter(factors.up.clone(memory_format=torch.contiguous_format))
             self.inner_bias = nn.Parameter(factors.inner_bias.clone())
-            self.bias = nn.Parameter(factors.bias.clone())
+            self.outer_bias = nn.Parameter(factors.bias.clone())
             # compiled graphs read the buffer, eager code its mirror: no .item() on a hot path
             self.register_buffer("rank", torch.tensor(self.max_rank))
         self._rank, self._steps = self.max_rank, 0
@@ -67,7 +68,7 @@ class AdaptiveLayer(nn.Module):
         """Trains what ``layer`` trained."""
         self.train(layer.training).requires_grad_(layer.weight.requires_grad)
         if layer.bias is not None:
-            self.bias.requires_grad_(layer.bias.requires_grad)
+            self.outer_bias.requires_grad_(layer.bias.requires_grad)
 
     def _make_watch(self, config: AdaptConfig) -> InputWatch:
         m, n = self.sizes
@@ -86,7 +87,7 @@ class AdaptiveLayer(nn.Module):
             if self._is_watching():
                 _observe.observe(input.detach(), self.rank, self._key)
             return self._product(input, self.rank)
-        if _observe.transformed():
+        if _observe.transformed() or torch._C._get_tracing_state():
             return self._product(input, self._rank)
         if self._is_watching() and not _observe.recomputing():
             self._observe(input)
@@ -110,8 +111,11 @@ class AdaptiveLayer(nn.Module):
         """Returns the low-rank product."""
         raise TypeError(f"{type(self).__name__} must say how its product is run")
 
-    def _prepare(self, rank: int) -> Callable[[Tensor], Tensor]:
-        """Returns the low-rank product at a rank that stays, what can be done once done."""
+    def _prepare(self, rank: int, *, packed: bool = False) -> Callable[[Tensor], Tensor]:
+        """Returns the low-rank product at a rank that stays, what can be done once done.
+
+        ``packed``: by a copy of the active part of ``up``, where that is faster.
+        """
         raise TypeError(f"{type(self).__name__} must say how its product is prepared")
 
     def _prepare_dense(self, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
@@ -171,15 +175,20 @@ class AdaptiveLayer(nn.Module):
         """Returns the dense weight, in the layer's own shape, and bias that ``rank`` stands for."""
         r = self._rank if rank is None else check_int("rank", rank, 0, self.max_rank)
         weight = (self.up[:, :r] @ self.down[:r].flatten(1)).reshape(self.weight_shape)
-        return weight, self.bias + self.up[:, :r] @ self.inner_bias[:r]
+        return weight, self.outer_bias + self.up[:, :r] @ self.inner_bias[:r]
 
     @property
     def weight(self) -> Tensor:
         """The dense weight at the rank in force, for code that reads instead of calling."""
         return self.effective_weight()[0]
 
+    @property
+    def bias(self) -> Tensor:
+        """The bias that belongs to :attr:`weight`."""
+        return self.effective_weight()[1]
+
     def _serve(self) -> None:
-        """Runs as one dense weight where that is cheaper, from now on."""
+        """Runs from copies of the factors where that is faster, from now on."""
         self._serving = True
 
     # adaptation
@@ -205,7 +214,7 @@ class AdaptiveLayer(nn.Module):
     def clear_sketch(self) -> None:
         """Forgets the inputs seen and the count of steps; the rank stays."""
         self._watch.clear()
-        self._steps, self._changed_at = 0, None
+        self._steps, self._changed_at, self._look_due = 0, None, False
 
     def adapt_now(self) -> int:
         """Re-fits the factors to the inputs seen, moves the rank one step and returns it.
@@ -214,6 +223,10 @@ class AdaptiveLayer(nn.Module):
         inputs. It rewrites the factors in place, so call it between optimizer steps. The cadence
         and the cool-down do not apply; the largest step and the bounds do. Without any input seen
         nothing changes.
+
+        Raises:
+            RuntimeError: while several workers train (``torch.distributed``): each would re-fit
+                to its own inputs.
         """
         adapt_now(self)
         return self._rank
@@ -223,7 +236,7 @@ class AdaptiveLayer(nn.Module):
 
         Summed over the latest rows seen; entry 0 is the energy of the output around its bias.
         """
-        with torch.no_grad():
+        with torch.no_grad(), torch.autocast(self.down.device.type, enabled=False):
             rows = self._watch.recent.to(self.down.device)
             return prefix_loss(self.down.flatten(1), self.up, self.inner_bias, rows)
 
@@ -253,11 +266,16 @@ class AdaptiveLayer(nn.Module):
         """Restores what :meth:`get_extra_state` returned."""
         _layer_state.unpack(self, state)
 
+    def _save_to_state_dict(self, *args: Any) -> None:
+        self.rank.fill_(self._rank)  # whatever others have written to it
+        super()._save_to_state_dict(*args)
+
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         rank = state_dict.get(prefix + "rank")
         if rank is not None:
             check_int(f"{prefix}rank", int(rank), 0, self.max_rank)
         super()._load_from_state_dict(state_dict, prefix, *rest)
+        self.rank = self.rank.clone()  # with assign=True it is the other model's
         self._rank = int(self.rank)
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "AdaptiveLayer":

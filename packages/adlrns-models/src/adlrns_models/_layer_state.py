@@ -25,6 +25,7 @@ def pack(layer: "AdaptiveLayer") -> Tensor:
         "config": layer.config.to_dict(),
         "adapting": layer._adapting,
         "steps": layer.steps,
+        "look_due": layer._look_due,
         "changed_at": layer._changed_at,
         "credit": layer._watch.credit,
     }
@@ -47,7 +48,7 @@ def unpack(layer: "AdaptiveLayer", state: Any) -> None:
     try:
         config = AdaptConfig(**header["config"])
         adapting, steps = bool(header["adapting"]), int(header["steps"])
-        credit = float(header["credit"])
+        credit, look_due = float(header["credit"]), bool(header["look_due"])
         changed_at = None if header["changed_at"] is None else int(header["changed_at"])
         saved, recent = tensors["sketch"], tensors["recent"]
     except (KeyError, TypeError, ValueError) as error:
@@ -62,7 +63,7 @@ def unpack(layer: "AdaptiveLayer", state: Any) -> None:
             )
     watch.sketch, watch.recent, watch.credit = sketch, recent.to(like.device), credit
     layer.config, layer._adapting, layer._changed_at = config, adapting, changed_at
-    layer._watch, layer._steps = watch, steps
+    layer._watch, layer._steps, layer._look_due = watch, steps, look_due
 
 
 def _split(state: Any) -> tuple[dict[str, Any], dict[str, Tensor]]:

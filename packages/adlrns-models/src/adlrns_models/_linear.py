@@ -27,7 +27,7 @@ class AdaptiveLinear(AdaptiveLayer):
         factors: a factorisation of the layer that is already at hand; ``sketch`` is then unused.
 
     Shapes: ``[..., in_features]`` to ``[..., out_features]``; ``down [R, in_features]``,
-    ``up [out_features, R]``, ``inner_bias [R]``, ``bias [out_features]``.
+    ``up [out_features, R]``, ``inner_bias [R]``, ``outer_bias [out_features]``.
 
     Raises:
         TypeError: if ``linear`` is not an ``nn.Linear``.
@@ -62,19 +62,15 @@ class AdaptiveLinear(AdaptiveLayer):
         self._take_flags(linear)
 
     def _product(self, x: Tensor, rank: int | Tensor) -> Tensor:
-        return lowrank_linear(x, self.down, self.up, self.bias, rank, inner_bias=self.inner_bias)
+        factors, inner = (self.down, self.up, self.outer_bias), self.inner_bias
+        return lowrank_linear(x, *factors, rank, inner_bias=inner)
 
-    def _prepare(self, rank: int) -> Callable[[Tensor], Tensor]:
-        return prefix(self.down, self.up, self.bias, rank, inner_bias=self.inner_bias)
+    def _prepare(self, rank: int, *, packed: bool = False) -> Callable[[Tensor], Tensor]:
+        factors, inner = (self.down, self.up, self.outer_bias), self.inner_bias
+        return prefix(*factors, rank, inner_bias=inner, packed=packed)
 
     def _prepare_dense(self, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
         return partial(F.linear, weight=weight, bias=bias)
-
-    def _serve(self) -> None:
-        super()._serve()
-        # column after column a prefix is one block of memory, the faster the fewer the rows; not
-        # in training, which would have to turn the gradient
-        self.up.data = self.up.data.t().contiguous().t()
 
     def _takes(self, x: Tensor) -> bool:
         return x.ndim > 0 and x.shape[-1] == self.in_features

@@ -19,6 +19,7 @@ FORMS = ("auto", "dense", "factored", "identity")
 WORTH = 0.05
 
 
+@torch.inference_mode(False)  # what is made here may train elsewhere
 def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
     """Returns a copy of ``model`` with every adaptive layer fixed at its current rank.
 
@@ -57,12 +58,13 @@ def settle(layer: AdaptiveLayer, form: str) -> nn.Module:
     (m, n), rank = layer.sizes, layer.current_rank()
     form = effective_form(choose_form(m, n, rank) if form == "auto" else form, m, n, rank)
     module = build(parts_of(layer), form, m, rank)
-    with torch.no_grad():
+    exact = torch.autocast(layer.down.device.type, enabled=False)
+    with torch.no_grad(), exact:
         _FILL[form](layer, module, rank)
     module.train(layer.training).requires_grad_(layer.down.requires_grad)
     for name, parameter in module.named_parameters():
         if name.endswith("bias"):
-            parameter.requires_grad_(layer.bias.requires_grad)
+            parameter.requires_grad_(layer.outer_bias.requires_grad)
     return module
 
 
@@ -99,12 +101,12 @@ def _fill_dense(layer: AdaptiveLayer, module: Any, rank: int) -> None:
 
 def _fill_factored(layer: AdaptiveLayer, module: Any, rank: int) -> None:
     _set(module[0], layer.down[:rank], layer.inner_bias[:rank])
-    _set(module[1], layer.up[:, :rank], layer.bias)
+    _set(module[1], layer.up[:, :rank], layer.outer_bias)
 
 
 def _fill_identity(layer: AdaptiveLayer, module: Any, rank: int) -> None:
     head, head_bias, tail, tail_bias, order = identity_factors(
-        layer.down[:rank].flatten(1), layer.up[:, :rank], layer.inner_bias[:rank], layer.bias
+        layer.down[:rank].flatten(1), layer.up[:, :rank], layer.inner_bias[:rank], layer.outer_bias
     )
     _set(module.head, head, head_bias)
     _set(module.tail, tail, tail_bias)

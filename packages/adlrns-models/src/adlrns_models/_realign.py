@@ -28,14 +28,15 @@ def realign(layer: "AdaptiveLayer") -> None:
 
 def _refit(layer: "AdaptiveLayer", device: torch.device) -> dict[str, Tensor]:
     down, up, inner, bias = (
-        t.detach().to(device).double() for t in (layer.down, layer.up, layer.inner_bias, layer.bias)
+        t.detach().to(device).double()
+        for t in (layer.down, layer.up, layer.inner_bias, layer.outer_bias)
     )
     outer, small = torch.linalg.qr(up)
     # Q y is an isometry: the best factors of T @ down, moved by Q, are the best of up @ down
     factors = factorize(small @ down.flatten(1), small @ inner, layer.sketch)
     turn = factors.up.T @ small  # new inner coordinates = turn @ old ones
     new_inner, new_bias = factors.inner_bias, bias + outer @ factors.bias
-    if layer.up.grad is not None and layer.bias.grad is None:
+    if layer.up.grad is not None and layer.outer_bias.grad is None:
         # a gradient waits, and what it would be about another centre is not known
         new_inner, new_bias = turn @ inner, bias
     _carry_gradients(layer, turn.to(layer.down), (new_inner - turn @ inner).to(layer.down))
@@ -43,13 +44,15 @@ def _refit(layer: "AdaptiveLayer", device: torch.device) -> dict[str, Tensor]:
         "down": factors.down,
         "up": outer @ factors.up,
         "inner_bias": new_inner,
-        "bias": new_bias,
+        "outer_bias": new_bias,
     }
 
 
 def _carry_gradients(layer: "AdaptiveLayer", turn: Tensor, shift: Tensor) -> None:
     """Rewrites waiting gradients for ``h' = turn @ h + shift``, ``up' = up @ turn^-1``."""
-    down, up, inner, bias = (p.grad for p in (layer.down, layer.up, layer.inner_bias, layer.bias))
+    down, up, inner, bias = (
+        p.grad for p in (layer.down, layer.up, layer.inner_bias, layer.outer_bias)
+    )
     if up is not None:
         up.copy_(up @ turn.T if bias is None else up @ turn.T + torch.outer(bias, shift))
     for gradient in (down, inner):

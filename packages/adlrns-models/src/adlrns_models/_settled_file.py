@@ -38,6 +38,7 @@ def save_materialized(model: nn.Module, directory: str | PathLike[str], *, like:
     write(Path(directory) / NAME, "materialized", model, {"layers": layers})
 
 
+@torch.inference_mode(False)  # what is loaded here may train elsewhere
 def load_materialized(directory: str | PathLike[str], model: nn.Module) -> nn.Module:
     """Returns the materialised model saved in ``directory``.
 
