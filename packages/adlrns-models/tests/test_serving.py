@@ -273,7 +273,9 @@ def test_a_look_that_is_due_is_saved(x):
     assert twin.steps == layer.steps == 4
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings(
+    "ignore::torch.jit.TracerWarning", "ignore:.torch.jit:DeprecationWarning"
+)
 @pytest.mark.parametrize("share", [1.0, 0.5])
 def test_elastic_models_can_be_traced(elastic, x, share):
     elastic.eval().set_budget(flops=share)
