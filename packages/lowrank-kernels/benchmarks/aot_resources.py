@@ -19,39 +19,58 @@ import triton
 from triton.backends.compiler import GPUTarget
 from triton.compiler import ASTSource
 
-from lowrank_kernels import _linear_triton as kernels
+from lowrank_kernels import (
+    _product_triton as products,
+    _staircase_kernels_triton as staircase,
+    _tiles,
+)
+from lowrank_kernels._tiles import Tiles
 
 ARCHITECTURES = (80, 90)
 TYPES = {"fp32": 4, "fp16": 2, "bf16": 2}
-STRIDES = ("x_row", "x_col", "d_row", "d_col", "u_row", "u_col", "w_row", "w_col", "y_row")
+NUMBERS = frozenset("XDUWBCYHG")  # pointers to the dtype of the product
+OTHERS = {"RANKS": "*i32", "ORDER": "*i64", "COUNTS": "*i32"}
 ALIGNED = [["tt.divisibility", 16]]
+# all that a kernel can do is switched on: what is off uses less
+FLAGS = {
+    "HAS_BIAS": True, "HAS_INNER": True, "ON_DEVICE": True, "WHOLE": True, "CUT": 2,
+    "ACTIVATION": 2, "PRECISION": "ieee", "RANK": _tiles.FUSED_BLOCK_RANK,
+}  # fmt: skip
+# name -> kernel, tiles, what is different from FLAGS
+KERNELS: dict[str, tuple[Any, dict[int, tuple[Tiles, ...]], dict[str, Any]]] = {
+    "fused": (products.fused_kernel, _tiles.FUSED, {}),
+    "product": (products.product_kernel, _tiles.PRODUCT, {}),
+    "product, rows cut": (products.product_kernel, _tiles.PRODUCT, {"CUT": 1, "HAS_BIAS": False}),
+    "product, depth cut": (products.product_kernel, _tiles.PRODUCT, {"CUT": 3}),
+    "descend": (staircase.descend_kernel, _tiles.STAIRCASE, {}),
+    "climb": (staircase.climb_kernel, _tiles.STAIRCASE, {}),
+    "weigh": (staircase.weigh_kernel, _tiles.STAIRCASE, {}),
+}
 
 
 def source(
-    kernel: Any, dtype: str, tiles: kernels.Tiles, *, aligned: bool, bias: bool
+    kernel: Any, dtype: str, tiles: Tiles, flags: dict[str, Any], *, aligned: bool
 ) -> ASTSource:
     """Return the kernel for one dtype: aligned rows with unit columns, or any strides at all."""
-    constants: dict[str, Any] = {
-        "HAS_BIAS": bias, "PRECISION": "ieee", "ROWS": tiles.rows, "OUTS": tiles.columns,
-        "DEPTH": tiles.depth, "RANKS": kernels.FUSED_BLOCK_RANK,
-    }  # fmt: skip
+    cuts = {"ROWS": tiles.rows, "COLUMNS": tiles.columns, "DEPTH": tiles.depth}
+    given: dict[str, Any] = FLAGS | flags | cuts
+    names = kernel.arg_names
     if aligned:
-        constants |= {"x_col": 1, "d_col": 1, "u_col": 1, "w_col": 1}
-    constants = {name: constants[name] for name in kernel.arg_names if name in constants}
-    signature = {name: "constexpr" if name in constants else _type(name, dtype)
-                 for name in kernel.arg_names}  # fmt: skip
-    divisible = ("X", "D", "U", "W", "B", "Y", "n", *STRIDES) if aligned else ()
-    attributes = {
-        (i,): ALIGNED
-        for i, name in enumerate(kernel.arg_names)
-        if name in divisible and name not in constants
-    }
-    return ASTSource(kernel, signature, {(kernel.arg_names.index(k),): v for k, v in
-                     constants.items()}, attributes)  # fmt: skip
+        given |= {name: 1 for name in names if name.endswith("_col")}
+    constants = {name: given[name] for name in names if name in given}
+    signature = {name: "constexpr" if name in constants else _type(name, dtype) for name in names}
+    aligned_names = [
+        name
+        for name in names
+        if aligned and name not in constants and (name == "n" or name.isupper() or "_" in name)
+    ]
+    attributes = {(names.index(name),): ALIGNED for name in aligned_names if name != "N"}
+    return ASTSource(kernel, signature, {(names.index(k),): v for k, v in constants.items()},
+                     attributes)  # fmt: skip
 
 
 def _type(name: str, dtype: str) -> str:
-    return f"*{dtype}" if name in ("X", "D", "U", "W", "B", "Y") else "i32"
+    return f"*{dtype}" if name in NUMBERS else OTHERS.get(name, "i32")
 
 
 def usage(cubin: bytes) -> tuple[int, int]:
@@ -68,30 +87,31 @@ def usage(cubin: bytes) -> tuple[int, int]:
 
 
 def rows() -> Iterator[dict[str, Any]]:
-    table = {"fused": (kernels.fused_kernel, kernels.FUSED),
-             "product": (kernels.product_kernel, kernels.PRODUCT)}  # fmt: skip
-    for name, (kernel, tiles) in table.items():
+    for name, (kernel, by_size, flags) in KERNELS.items():
         for dtype, size in TYPES.items():
-            for aligned in (True, False):
-                for arch in ARCHITECTURES:
-                    row = {
-                        "kernel": name,
-                        "dtype": dtype,
-                        "tile": "x".join(map(str, tiles[size][:3])),
-                        "strides": "aligned" if aligned else "any",
-                        "arch": f"sm_{arch}",
-                    }
-                    yield row | compiled(kernel, dtype, tiles[size], aligned, arch)
+            for i, tiles in enumerate(by_size[size]):
+                # other tiles are tried by the tuner; any strides take the default
+                for aligned in (True, False) if i == 0 else (True,):
+                    for arch in ARCHITECTURES:
+                        row = {
+                            "kernel": name,
+                            "dtype": dtype,
+                            "tile": "x".join(map(str, tiles[:3])),
+                            "default": "yes" if i == 0 else "no",
+                            "strides": "aligned" if aligned else "any",
+                            "arch": f"sm_{arch}",
+                        }
+                        yield row | compiled(kernel, dtype, tiles, flags, aligned, arch)
 
 
 def compiled(
-    kernel: Any, dtype: str, tiles: kernels.Tiles, aligned: bool, arch: int
+    kernel: Any, dtype: str, tiles: Tiles, flags: dict[str, Any], aligned: bool, arch: int
 ) -> dict[str, Any]:
     try:
         result = triton.compile(
-            source(kernel, dtype, tiles, aligned=aligned, bias=True),
+            source(kernel, dtype, tiles, flags, aligned=aligned),
             target=GPUTarget("cuda", arch, 32),
-            options=kernels.options(tiles),
+            options=tiles.options(),
         )
         registers, spills = usage(result.asm["cubin"])
     except Exception as error:
@@ -107,9 +127,9 @@ def main() -> int:
     path = parser.parse_args().csv
     table = list(rows())
     print(f"triton {triton.__version__}")
-    print("  ".join(f"{name:>12}" for name in table[0]))
+    print("  ".join(f"{name:>18}" for name in table[0]))
     for row in table:
-        print("  ".join(f"{value!s:>12}" for value in row.values()))
+        print("  ".join(f"{value!s:>18}" for value in row.values()))
     if path:
         with path.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(table[0]))

@@ -81,11 +81,24 @@ def test_autocast_casts_as_for_a_convolution(r):
     assert_close("y", got, want)
 
 
-def test_vmap_maps_the_images():
+@pytest.mark.parametrize("in_dims", [(0, None, None, None), (None, 0, None, 0), (0, 1, 2, 1)])
+@pytest.mark.parametrize("r", [0, 2])
+def test_vmap_maps_each_argument(r, in_dims):
+    plain = images()
+    batched = [
+        t if d is None else torch.stack([t, t.flip(-1)]).movedim(0, d)
+        for t, d in zip(plain, in_dims, strict=True)
+    ]
+    got = torch.vmap(lambda *t: lowrank_conv2d(*t, r, groups=2), in_dims)(*batched)
+    for i in range(2):
+        one = [t if d is None else t.select(d, i) for t, d in zip(batched, in_dims, strict=True)]
+        assert_close("y", got[i], lowrank_conv2d_reference(*one, r, groups=2))
+
+
+def test_vmap_refuses_a_rank_per_sample():
     x, down, up, bias = images()
-    stacked = torch.stack([x, 2 * x])
-    got = torch.vmap(lambda x: lowrank_conv2d(x, down, up, bias, 2, groups=2))(stacked)
-    assert_close("y", got[1], lowrank_conv2d(2 * x, down, up, bias, 2, groups=2))
+    with pytest.raises(ValueError, match="rank must be readable as one number"):
+        torch.vmap(lambda r: lowrank_conv2d(x, down, up, bias, r, groups=2))(torch.tensor([1, 2]))
 
 
 def test_channels_last_images_give_channels_last_results():

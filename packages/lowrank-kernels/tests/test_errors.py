@@ -3,7 +3,12 @@ from importlib.util import find_spec
 import pytest
 import torch
 
-from lowrank_kernels import lowrank_conv2d, lowrank_linear
+from lowrank_kernels import (
+    lowrank_conv2d,
+    lowrank_linear,
+    lowrank_linear_batched,
+    lowrank_linear_per_sample,
+)
 
 ones = torch.ones
 X, DOWN, UP, BIAS = ones(3, 6), ones(5, 6), ones(4, 5), ones(4)
@@ -36,6 +41,8 @@ LINEAR = [
     ({"bias": 1.0}, TypeError, "bias must be a tensor, got float"),
     ({"implementation": "fast"}, ValueError,
      "implementation must be 'torch', 'triton' or None, got 'fast'"),
+    ({"activation": "tanh"}, ValueError,
+     "activation must be 'relu', 'gelu', 'silu' or None, got 'tanh'"),
 ]  # fmt: skip
 RANKS = [
     (6, ValueError, "rank must be in 0..5, got 6"),
@@ -154,5 +161,11 @@ def test_a_failure_of_torch_itself_comes_through():
 
 @pytest.mark.skipif(find_spec("triton") is not None, reason="triton is installed")
 def test_the_message_names_the_extra_where_triton_is_missing():
-    with pytest.raises(ModuleNotFoundError, match=r"pip install 'lowrank-kernels\[triton\]'"):
-        lowrank_linear(X, DOWN, UP, BIAS, 3, implementation="triton")
+    ranks = torch.tensor([1, 2, 3])
+    for call in (
+        lambda: lowrank_linear(X, DOWN, UP, BIAS, 3, implementation="triton"),
+        lambda: lowrank_linear_per_sample(X, DOWN, UP, BIAS, ranks, implementation="triton"),
+        lambda: lowrank_linear_batched(X[None], DOWN[None], UP[None], implementation="triton"),
+    ):
+        with pytest.raises(ModuleNotFoundError, match=r"pip install 'lowrank-kernels\[triton\]'"):
+            call()

@@ -156,3 +156,18 @@ def test_torch_may_be_asked_for_by_name():
     x, down, up, bias = factors()
     got = lowrank_linear(x, down, up, bias, 3, implementation="torch")
     assert torch.equal(got, lowrank_linear(x, down, up, bias, 3))
+
+
+@pytest.mark.parametrize("activation", ["relu", "gelu", "silu"])
+@pytest.mark.parametrize("rank", [3, torch.tensor(3)], ids=str)
+def test_an_activation_follows_the_product_in_and_out_of_graphs(activation, rank):
+    x, down, up, bias = factors()
+    want = getattr(torch.nn.functional, activation)(lowrank_linear(x, down, up, bias, 3))
+
+    def call(x, rank):
+        return lowrank_linear(x, down, up, bias, rank, activation=activation)
+
+    assert torch.equal(call(x, rank), want)
+    torch._dynamo.reset()
+    fast = torch.compile(call, backend="aot_eager", fullgraph=True)
+    assert torch.equal(fast(x, rank), want)

@@ -1,8 +1,8 @@
 import pytest
 import torch
 
-from lowrank_kernels import lowrank_conv2d, lowrank_linear
-from lowrank_kernels.testing import assert_close, check_conv2d, check_linear
+from lowrank_kernels import lowrank_conv2d, lowrank_linear, lowrank_linear_per_sample
+from lowrank_kernels.testing import assert_close, check_conv2d, check_linear, check_per_sample
 
 
 def size(down, rank):
@@ -66,6 +66,43 @@ def test_the_laws_of_the_linear_product_catch(fault):
 def test_the_laws_of_the_convolution_catch(fault):
     with pytest.raises(AssertionError):
         check_conv2d(faulty(fault, lowrank_conv2d))
+
+
+def largest_rank_for_all(x, down, up, bias, ranks):
+    return None if not ranks.numel() else ranks.max().expand_as(ranks)
+
+
+def one_direction_less(x, down, up, bias, ranks):
+    return (ranks - 1).clamp(min=0)
+
+
+def other_rows(x, down, up, bias, ranks):
+    return ranks.flip(0)
+
+
+@pytest.mark.parametrize(
+    "fault", [largest_rank_for_all, one_direction_less, other_rows], ids=lambda f: f.__name__
+)
+def test_the_laws_of_ranks_per_sample_catch(fault):
+    def wrong(x, down, up, bias=None, ranks=None, **options):
+        other = None if ranks is None else fault(x, down, up, bias, ranks)
+        return lowrank_linear_per_sample(x, down, up, bias, other, **options)
+
+    with pytest.raises(AssertionError):
+        check_per_sample(wrong)
+
+
+def test_rows_that_see_each_other_are_caught():
+    def masked(x, down, up, bias=None, ranks=None, *, inner_bias=None):
+        ranks = torch.tensor(down.shape[0]) if ranks is None else ranks
+        ranks = ranks[(..., *[None] * (x.dim() - ranks.dim()))]
+        top = int(ranks.max()) if ranks.numel() else 0
+        h = x @ down[:top].T + (0 if inner_bias is None else inner_bias[:top])
+        y = torch.where(torch.arange(top) < ranks, h, 0) @ up[:, :top].T
+        return y if bias is None else y + bias
+
+    with pytest.raises(AssertionError, match="the rows that reach none of it"):
+        check_per_sample(masked)
 
 
 def test_half_precision_sums_are_caught():

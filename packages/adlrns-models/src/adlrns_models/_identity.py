@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+from lowrank_kernels import identity_block
+
 
 class IdentityBlock(nn.Module):
     """Returns ``[h, tail(h)]`` for ``h = head(x)``, its features put back into their order.
@@ -38,26 +40,15 @@ def identity_factors(
 ) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Returns ``(head weight, head bias, tail weight, tail bias, order)`` of the same affine map.
 
-    Gaussian elimination with partial pivoting on ``up`` chooses the rows ``p`` that become the
-    identity: ``up = up[p'] up[p]^-1`` on the others has entries that stay small.
+    The outputs that become the identity are chosen so that no entry of the tail exceeds 2.
 
     Args:
         down: ``[r, n]``.
-        up: ``[m, r]``, of full column rank, ``r < m``.
+        up: ``[m, r]``, ``r < m``.
         inner_bias: ``[r]``.
         bias: ``[m]``.
     """
-    m, r = up.shape
-    permutation, lower, upper = torch.linalg.lu(up.double())
-    rows = permutation.argmax(0)  # up = P L U: row i of L belongs to output rows[i]
-    chosen, others = rows[:r], rows[r:]
-    tail = torch.linalg.solve_triangular(
-        lower[:r], lower[r:], upper=False, left=False, unitriangular=True
-    )
-    head = lower[:r] @ upper @ down.double()
-    head_bias = up[chosen].double() @ inner_bias.double() + bias[chosen].double()
-    tail_bias = bias[others].double() - tail @ bias[chosen].double()
-    order = torch.empty_like(rows)
-    order[rows] = torch.arange(m, device=rows.device)
-    like = up.dtype
-    return head.to(like), head_bias.to(like), tail.to(like), tail_bias.to(like), order
+    block = identity_block(down, up, bias, inner_bias=inner_bias)
+    assert block.head_bias is not None
+    assert block.tail_bias is not None
+    return block.head, block.head_bias, block.tail, block.tail_bias, block.order

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
-_INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
+INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
 
 def rank_value(rank: object, size: int) -> int:
@@ -26,7 +26,7 @@ def check_rank_tensor(rank: Tensor) -> None:
     """Raise unless `rank` is a 0-dim integer tensor."""
     if rank.dim() != 0:
         raise ValueError(f"rank must be 0-dim where it is a tensor, got shape {_shape(rank)}")
-    if rank.dtype not in _INTEGERS:
+    if rank.dtype not in INTEGERS:
         raise TypeError(f"rank must be an integer tensor, got {rank.dtype}")
 
 
@@ -65,6 +65,42 @@ def check_linear(x: object, down: object, up: object, bias: object, inner: objec
     _bias("inner_bias", inner, (down.shape[0],))
 
 
+def check_factors(down: object, up: object, bias: object, inner: object = None) -> None:
+    """Raise for factors that no linear product can take."""
+    named = {"down": down, "up": up}
+    named |= {} if bias is None else {"bias": bias}
+    named |= {} if inner is None else {"inner_bias": inner}
+    check_tensors(named)
+    check_linear(down, down, up, bias, inner)
+
+
+def check_batched(x: object, down: object, up: object, bias: object, inner: object) -> None:
+    """Raise for tensors that `lowrank_linear_batched` cannot take."""
+    x, down, up, bias, inner = _tensors(x, down, up, bias, inner)
+    _dims("down", down, "[L, R, in]", 3)
+    _dims("up", up, "[L, out, R]", 3)
+    if x.dim() < 2:
+        raise ValueError(f"x must be [L, ..., in], got {_shape(x)}")
+    _length("the first axis of x", x.shape[0], "that of down", down.shape[0])
+    _length("the first axis of up", up.shape[0], "that of down", down.shape[0])
+    _length("the last axis of x", x.shape[-1], "that of down", down.shape[2])
+    _length("the last axis of up", up.shape[2], "the second of down", down.shape[1])
+    _bias("bias", bias, tuple(up.shape[:2]))
+    _bias("inner_bias", inner, tuple(down.shape[:2]))
+
+
+def check_ranks(ranks: object, lead: torch.Size) -> None:
+    """Raise unless `ranks` is an integer tensor that has the shape of leading axes."""
+    if not isinstance(ranks, Tensor):
+        raise TypeError(f"ranks must be an integer tensor or None, got {type(ranks).__name__}")
+    if ranks.dtype not in INTEGERS:
+        raise TypeError(f"ranks must be an integer tensor, got {ranks.dtype}")
+    if ranks.shape != lead[: ranks.dim()]:
+        raise ValueError(
+            f"ranks must have the shape of leading axes of x, {list(lead)}, got {_shape(ranks)}"
+        )
+
+
 def check_conv2d(
     x: object, down: object, up: object, bias: object, groups: object, inner: object = None
 ) -> None:
@@ -100,6 +136,16 @@ def pair(name: str, value: object, *, least: int) -> tuple[int, int]:
     return both[0], both[1]
 
 
+def whole(name: str, value: object, least: int) -> int:
+    """Return `value` as an int >= least; raise naming the argument otherwise."""
+    if isinstance(value, bool) or not hasattr(value, "__index__"):
+        raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
+    number = operator.index(value)
+    if number < least:
+        raise ValueError(f"{name} must be at least {least}, got {number}")
+    return number
+
+
 def _positive(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
@@ -115,6 +161,12 @@ def _tensors(
     named = {"x": x, "down": down, "up": up}
     named |= {} if bias is None else {"bias": bias}
     named |= {} if inner is None else {"inner_bias": inner}
+    check_tensors(named)
+    return x, down, up, bias, inner  # type: ignore[return-value]
+
+
+def check_tensors(named: dict[str, object]) -> None:
+    """Raise unless all are floating tensors of the dtype and device of the first."""
     for name, value in named.items():
         if not isinstance(value, Tensor):
             raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
@@ -122,15 +174,17 @@ def _tensors(
             raise TypeError(
                 f"{name} must be float64, float32, float16 or bfloat16, got {value.dtype}"
             )
+    (of, x), *_ = named.items()
     assert isinstance(x, Tensor)
     mixed = torch.is_autocast_enabled(x.device.type)
     for name, value in named.items():
         assert isinstance(value, Tensor)
         if value.device != x.device:
-            raise ValueError(f"{name} must be on the device of x, {x.device}, got {value.device}")
+            raise ValueError(
+                f"{name} must be on the device of {of}, {x.device}, got {value.device}"
+            )
         if value.dtype != x.dtype and not mixed:
-            raise TypeError(f"{name} must have the dtype of x, {x.dtype}, got {value.dtype}")
-    return x, down, up, bias, inner  # type: ignore[return-value]
+            raise TypeError(f"{name} must have the dtype of {of}, {x.dtype}, got {value.dtype}")
 
 
 def _dims(name: str, tensor: Tensor, layout: str, dims: int) -> None:

@@ -38,6 +38,36 @@ def outer(h: Tensor, x: Tensor, rank: Tensor, **_: Any) -> int:
     return 2 * h.shape[0] * _active(rank, h.shape[1]) * x.shape[1]
 
 
+def _all_active(ranks: Tensor, size: int) -> int:
+    """Return the sum of the ranks; the largest where a fake tensor hides it."""
+    try:
+        return int(ranks.sum())
+    except DataDependentOutputException:
+        return ranks.shape[0] * size
+
+
+def linear_per_sample(
+    x: Tensor, down: Tensor, up: Tensor, bias: object, inner: object, ranks: Tensor, **_: Any
+) -> int:
+    """Return `2·(n + m)·Σ r_i`."""
+    return 2 * _all_active(ranks, down.shape[0]) * (down.shape[1] + up.shape[0])
+
+
+def shrink_per_sample(x: Tensor, w: Tensor, inner: object, ranks: Tensor, **_: Any) -> int:
+    """Return `2·n·Σ r_i`."""
+    return 2 * _all_active(ranks, w.shape[0]) * w.shape[1]
+
+
+def expand_per_sample(h: Tensor, w: Tensor, ranks: Tensor, **_: Any) -> int:
+    """Return `2·n·Σ r_i`."""
+    return 2 * _all_active(ranks, w.shape[0]) * w.shape[1]
+
+
+def outer_per_sample(h: Tensor, x: Tensor, ranks: Tensor, *_: Any, **__: Any) -> int:
+    """Return `2·n·Σ r_i`."""
+    return 2 * _all_active(ranks, h.shape[1]) * x.shape[1]
+
+
 def conv2d(
     x: Tensor, down: Tensor, up: Tensor, bias: object, rank: Tensor, *_: Any, out_val: Tensor
 ) -> int:

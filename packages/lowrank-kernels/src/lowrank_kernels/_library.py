@@ -43,13 +43,15 @@ def register(
     register_flop_formula(getattr(getattr(torch.ops, NAMESPACE), name), get_raw=True)(flops)
 
 
-def no_vmap(name: str) -> Callable[..., Any]:
+_WITHOUT = "call vmap without torch.compile, or give the rank as an int"
+
+
+def no_vmap(name: str, advice: str = _WITHOUT) -> Callable[..., Any]:
     """Return a batching rule that says what to do instead."""
 
     def rule(info: Any, in_dims: Any, *args: Any) -> Any:
         raise NotImplementedError(
-            f"vmap over {NAMESPACE}::{name} is not defined for these arguments: call vmap without "
-            "torch.compile, or give the rank as an int"
+            f"vmap over {NAMESPACE}::{name} is not defined for these arguments: {advice}"
         )
 
     return rule

@@ -1,13 +1,14 @@
 """The low-rank linear product."""
 
-from collections.abc import Callable
-from typing import Literal
+from importlib import import_module
+from typing import Any, Literal
 
 from torch import Tensor, addmm, mm
 from torch.compiler import is_compiling
 from torch.nn.functional import linear
 
 from lowrank_kernels import _checks
+from lowrank_kernels._activation import Activation, activate, check_activation
 from lowrank_kernels._linear_op import linear_at
 from lowrank_kernels._prefix import transposed
 from lowrank_kernels._traced import traced_rank
@@ -22,6 +23,7 @@ def lowrank_linear(
     rank: Rank = None,
     *,
     inner_bias: Tensor | None = None,
+    activation: Activation | None = None,
     implementation: Literal["torch", "triton"] | None = None,
 ) -> Tensor:
     """Return the product of `x` with the first `rank` directions of a factored weight.
@@ -43,16 +45,19 @@ def lowrank_linear(
         up: second factor `[m, R]`, likewise.
         bias: `[m]` or None.
         rank: r in 0..R as an int or a 0-dim integer tensor; None is R, 0 leaves the bias alone.
-            A tensor on a GPU is copied to the host at each call: keep it on the CPU.
+            A tensor on a GPU is copied to the host at each call: keep it on the CPU, except for
+            the Triton kernels, which read it on the device and put it into 0..R.
         inner_bias: `[R]` or None, added between the factors.
-        implementation: `"triton"` for the Triton kernels (CUDA tensors, no gradient); `"torch"`
-            and None for torch's own products.
+        activation: `"relu"`, `"gelu"` (by erf) or `"silu"` of the result; None leaves it. The
+            Triton kernels apply it before they store.
+        implementation: `"triton"` for the Triton kernels (CUDA tensors); `"torch"` and None for
+            torch's own products.
 
     Returns:
         `[..., m]`, of the dtype of `x`, or of autocast where that is on.
 
     Raises:
-        ValueError: a shape, device, rank or implementation breaks the rules above.
+        ValueError: a shape, device, rank, activation or implementation breaks the rules above.
         TypeError: a dtype or type does.
         ModuleNotFoundError: `implementation="triton"` without triton installed.
 
@@ -64,8 +69,8 @@ def lowrank_linear(
         >>> lowrank_linear(x, down, up, rank=2)[0, 0].item()
         6.0
     """
-    if implementation is not None or is_compiling():
-        return _chosen(x, down, up, bias, rank, inner_bias, implementation)
+    if implementation is not None or activation is not None or is_compiling():
+        return _chosen(x, down, up, bias, rank, inner_bias, activation, implementation)
     try:
         size, _ = down.shape
         m, width = up.shape
@@ -108,30 +113,40 @@ def _chosen(
     bias: Tensor | None,
     rank: Rank,
     inner: Tensor | None,
+    activation: str | None,
     implementation: str | None,
 ) -> Tensor:
-    """Return the product in a graph, or by the implementation that was asked for."""
+    """Return the product in a graph, with what follows it, or as it was asked for."""
     if implementation not in (None, "torch", "triton"):
         raise ValueError(
             f"implementation must be 'torch', 'triton' or None, got {implementation!r}"
         )
+    check_activation(activation)
     _checks.check_linear(x, down, up, bias, inner)
     if implementation == "triton":
-        value = _checks.rank_value(rank, down.shape[0])
-        if inner is not None:  # one row: not worth a place in the kernels
-            bias = linear(inner[:value], up[:, :value], bias)
-        return _triton_linear()(x, down, up, bias, value)
+        where = _launched(rank, down.shape[0], x)
+        return triton_kernels("_linear_triton").linear(x, down, up, bias, where, inner, activation)
     if not is_compiling():
-        return lowrank_linear(x, down, up, bias, rank, inner_bias=inner)
+        return activate(lowrank_linear(x, down, up, bias, rank, inner_bias=inner), activation)
     r = traced_rank(rank, down.shape[0])
     if isinstance(r, Tensor):
-        return linear_at(x, down, up, bias, r, inner)
-    return linear(linear(x, down[:r], None if inner is None else inner[:r]), up[:, :r], bias)
+        return activate(linear_at(x, down, up, bias, r, inner), activation)
+    h = linear(x, down[:r], None if inner is None else inner[:r])
+    return activate(linear(h, up[:, :r], bias), activation)
 
 
-def _triton_linear() -> Callable[[Tensor, Tensor, Tensor, Tensor | None, int], Tensor]:
+def _launched(rank: Rank, size: int, x: Tensor) -> int | Tensor:
+    """Return the rank as an int, or as the tensor on the device of x that kernels read."""
+    if not isinstance(rank, Tensor) or rank.device != x.device:
+        return _checks.rank_value(rank, size)
+    _checks.check_rank_tensor(rank)
+    return rank
+
+
+def triton_kernels(module: str) -> Any:
+    """Return a module of kernels; raise ModuleNotFoundError naming the extra they need."""
     try:
-        from lowrank_kernels import _linear_triton
+        return import_module(f"lowrank_kernels.{module}")
     except ModuleNotFoundError as error:
         if error.name != "triton":
             raise
@@ -139,4 +154,3 @@ def _triton_linear() -> Callable[[Tensor, Tensor, Tensor, Tensor | None, int], T
             "implementation 'triton' needs triton: pip install 'lowrank-kernels[triton]'",
             name="triton",
         ) from error
-    return _linear_triton.linear

@@ -24,7 +24,6 @@ def lowrank_linear_reference(
         bias: `[m]` or None.
         rank: r in 0..R; None is R.
         inner_bias: `[R]` or None.
-        inner_bias: `[R]` or None.
 
     Returns:
         `[..., m]`.

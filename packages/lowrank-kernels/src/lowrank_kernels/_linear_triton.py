@@ -1,178 +1,178 @@
-"""The low-rank linear product in Triton: one launch for few rows, two for many.
+"""The low-rank linear product by Triton, and its derivatives.
 
-The rank is a run-time value of both kernels, never specialised on, so that each is compiled once
-for all ranks. Loads are masked on every axis and addresses are 64-bit.
+A product with one axis cut at the rank has derivatives of the same kind, so that gradients of any
+order are launches of one kernel: no atomics, the same bits every time, zeros beyond the rank.
 """
 
-from typing import NamedTuple
+from typing import Any
 
 import torch
-import triton
-import triton.language as tl
 from torch import Tensor
+from torch.autograd import Function
 
+from lowrank_kernels._activation import activate
 from lowrank_kernels._autocast import autocast_dtype, cast
+from lowrank_kernels._product_triton import INTERPRETED, fused, product
+from lowrank_kernels._tiles import FUSED_RANK, FUSED_ROWS
 
 _DTYPES = (torch.float32, torch.float16, torch.bfloat16)
+# the axis that is cut -> those of the derivatives in x and in w
+_CUTS = {
+    None: (None, None),
+    "rows": ("rows", "depth"),
+    "columns": ("depth", "rows"),
+    "depth": ("columns", "columns"),
+}
 
 
-class Tiles(NamedTuple):
-    """The tile of one program, `[rows, columns]`, over steps of `depth`; and its pipeline."""
+class Product(Function):
+    """`x wᵀ + bias` with one axis cut at the rank; see `product`."""
 
-    rows: int
-    columns: int
-    depth: int
-    warps: int
-    stages: int
+    @staticmethod
+    def forward(
+        ctx: Any, x: Tensor, w: Tensor, bias: Tensor | None, ranks: Tensor | None, axis: str | None
+    ) -> Tensor:
+        """Return the product."""
+        ctx.save_for_backward(x, w, ranks)
+        ctx.axis, ctx.has_bias = axis, bias is not None
+        return product(x, w, bias, ranks, axis)
 
-
-# few rows: the weights are read once per tile of outputs, so that many small tiles run at once
-FUSED_ROWS = 16
-FUSED_RANK = 64
-FUSED = {4: Tiles(16, 32, 32, 4, 2), 2: Tiles(16, 64, 64, 4, 3)}  # by bytes of an element
-FUSED_BLOCK_RANK = 32
-PRODUCT = {4: Tiles(32, 64, 32, 4, 2), 2: Tiles(64, 64, 32, 4, 3)}
-
-
-@triton.jit(do_not_specialize=["rank"])
-def fused_kernel(  # type: ignore[no-untyped-def]
-    X, D, U, B, Y,
-    N, n, m, rank,
-    x_row, x_col, d_row, d_col, u_row, u_col, y_row,
-    HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, OUTS: tl.constexpr, DEPTH: tl.constexpr, RANKS: tl.constexpr,
-):  # fmt: skip
-    """Store `X Dᵀ Uᵀ + B` for one tile of rows and outputs, h kept in registers."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    outs = tl.program_id(1).to(tl.int64) * OUTS + tl.arange(0, OUTS)
-    y = tl.zeros((ROWS, OUTS), dtype=tl.float32)
-    for r0 in range(0, rank, RANKS):
-        ranks = r0 + tl.arange(0, RANKS).to(tl.int64)
-        h = tl.zeros((ROWS, RANKS), dtype=tl.float32)
-        for k0 in range(0, n, DEPTH):
-            ks = k0 + tl.arange(0, DEPTH).to(tl.int64)
-            x = tl.load(
-                X + rows[:, None] * x_row + ks[None, :] * x_col,
-                mask=(rows[:, None] < N) & (ks[None, :] < n),
-                other=0.0,
-            )
-            d = tl.load(
-                D + ranks[None, :] * d_row + ks[:, None] * d_col,
-                mask=(ranks[None, :] < rank) & (ks[:, None] < n),
-                other=0.0,
-            )
-            h = tl.dot(x, d, h, input_precision=PRECISION)
-        u = tl.load(
-            U + outs[None, :] * u_row + ranks[:, None] * u_col,
-            mask=(outs[None, :] < m) & (ranks[:, None] < rank),
-            other=0.0,
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, w and bias."""
+        (g,), (x, w, ranks) = grads, ctx.saved_tensors
+        to_x, to_w, to_bias, *_ = ctx.needs_input_grad
+        cut_x, cut_w = _CUTS[ctx.axis]
+        return (
+            cut_product(g, w.mT, None, ranks, cut_x) if to_x else None,
+            cut_product(g.mT, x.mT, None, ranks, cut_w) if to_w else None,
+            _summed(g, ranks, ctx.axis) if to_bias and ctx.has_bias else None,
+            None,
+            None,
         )
-        y = tl.dot(h.to(u.dtype), u, y, input_precision=PRECISION)
-    if HAS_BIAS:
-        y += tl.load(B + outs, mask=outs < m, other=0.0).to(tl.float32)[None, :]
-    tl.store(
-        Y + rows[:, None] * y_row + outs[None, :],
-        y.to(Y.dtype.element_ty),
-        mask=(rows[:, None] < N) & (outs[None, :] < m),
-    )
 
 
-@triton.jit(do_not_specialize=["k", "m"])
-def product_kernel(  # type: ignore[no-untyped-def]
-    X, W, B, Y,
-    N, k, m,
-    x_row, x_col, w_row, w_col, y_row,
-    HAS_BIAS: tl.constexpr, PRECISION: tl.constexpr,
-    ROWS: tl.constexpr, OUTS: tl.constexpr, DEPTH: tl.constexpr,
-):  # fmt: skip
-    """Store `X Wᵀ + B` for one tile, `X [N, k]`, `W [m, k]`; k or m is the rank."""
-    rows = tl.program_id(0).to(tl.int64) * ROWS + tl.arange(0, ROWS)
-    outs = tl.program_id(1).to(tl.int64) * OUTS + tl.arange(0, OUTS)
-    y = tl.zeros((ROWS, OUTS), dtype=tl.float32)
-    for k0 in range(0, k, DEPTH):
-        ks = k0 + tl.arange(0, DEPTH).to(tl.int64)
-        x = tl.load(
-            X + rows[:, None] * x_row + ks[None, :] * x_col,
-            mask=(rows[:, None] < N) & (ks[None, :] < k),
-            other=0.0,
+def cut_product(
+    x: Tensor, w: Tensor, bias: Tensor | None, ranks: Tensor | None, axis: str | None
+) -> Tensor:
+    """Return `product` with its derivatives."""
+    return Product.apply(x, w, bias, ranks, axis)  # type: ignore[no-any-return,no-untyped-call,unused-ignore]
+
+
+def _summed(g: Tensor, ranks: Tensor | None, axis: str | None) -> Tensor:
+    """Return the gradient of a bias: the sum over the rows."""
+    total = g.sum(1)
+    if axis != "columns":
+        return total
+    assert ranks is not None
+    columns = torch.arange(g.shape[2], device=g.device)
+    return total.masked_fill(ranks[:, None] <= columns, 0.0)
+
+
+class Fused(Function):
+    """The low-rank product in one launch; its derivatives are made of `Product`."""
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        down: Tensor,
+        up: Tensor,
+        bias: Tensor | None,
+        inner: Tensor | None,
+        ranks: Tensor | None,
+    ) -> Tensor:
+        """Return the product."""
+        ctx.save_for_backward(x, down, up, inner, ranks)
+        return fused(x, down, up, bias, inner, ranks)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Tensor) -> tuple[Tensor | None, ...]:
+        """Return the gradients of x, down, up, bias and inner."""
+        (g,), (x, down, up, inner, ranks) = grads, ctx.saved_tensors
+        to_x, to_down, to_up, to_bias, to_inner, _ = ctx.needs_input_grad
+        rows, columns, depth = (None if ranks is None else a for a in ("rows", "columns", "depth"))
+        k = cut_product(g, up.mT, None, ranks, columns) if to_x or to_down or to_inner else None
+        h = cut_product(x, down, inner, ranks, columns) if to_up else None
+        return (
+            None if k is None or not to_x else cut_product(k, down.mT, None, ranks, depth),
+            None if k is None or not to_down else cut_product(k.mT, x.mT, None, ranks, rows),
+            None if h is None else cut_product(g.mT, h.mT, None, ranks, columns),
+            g.sum(1) if to_bias else None,
+            k.sum(1) if k is not None and to_inner else None,
+            None,
         )
-        w = tl.load(
-            W + outs[None, :] * w_row + ks[:, None] * w_col,
-            mask=(outs[None, :] < m) & (ks[:, None] < k),
-            other=0.0,
-        )
-        y = tl.dot(x, w, y, input_precision=PRECISION)
-    if HAS_BIAS:
-        y += tl.load(B + outs, mask=outs < m, other=0.0).to(tl.float32)[None, :]
-    tl.store(
-        Y + rows[:, None] * y_row + outs[None, :],
-        y.to(Y.dtype.element_ty),
-        mask=(rows[:, None] < N) & (outs[None, :] < m),
-    )
 
 
-INTERPRETED = not isinstance(fused_kernel, triton.JITFunction)
+def layers(
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    bias: Tensor | None,
+    inner: Tensor | None,
+    ranks: Tensor | None,
+    activation: str | None = None,
+) -> Tensor:
+    """Return the product of each layer, `[L, N, m]`; the shapes are those of `fused`."""
+    one = x.shape[1] <= FUSED_ROWS and down.shape[1] <= FUSED_RANK
+    tensors = [t for t in (x, down, up, bias, inner) if t is not None]
+    columns, depth = (None, None) if ranks is None else ("columns", "depth")
+    if torch.is_grad_enabled() and any(t.requires_grad for t in tensors):
+        if one:
+            y: Tensor = Fused.apply(x, down, up, bias, inner, ranks)  # type: ignore[no-untyped-call,unused-ignore]
+        else:
+            h = cut_product(x, down, inner, ranks, columns)
+            y = cut_product(h, up, bias, ranks, depth)
+        return activate(y, activation)
+    if one:
+        return fused(x, down, up, bias, inner, ranks, activation)
+    h = product(x, down, inner, ranks, columns, whole=False)
+    return product(h, up, bias, ranks, depth, activation=activation)
 
 
-def options(tiles: Tiles) -> dict[str, int | bool]:
-    """Return how a kernel is compiled, whatever the defaults of the installed triton."""
-    return {"num_warps": tiles.warps, "num_stages": tiles.stages, "enable_fp_fusion": True}
-
-
-def linear(x: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, r: int) -> Tensor:
-    """Return `x @ down[:r].T @ up[:, :r].T + bias`, `[..., m]`, by Triton."""
+def linear(
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    bias: Tensor | None,
+    rank: int | Tensor,
+    inner: Tensor | None = None,
+    activation: str | None = None,
+) -> Tensor:
+    """Return the product at a rank that the host gives, or that the device holds, `[..., m]`."""
     dtype = autocast_dtype(x)
-    _check(x, down, up, bias, dtype)
+    check(x, dtype)
     x, down, up = cast(x, dtype), cast(down, dtype), cast(up, dtype)
-    bias = None if bias is None else cast(bias, dtype).contiguous()
-    rows = x.reshape(-1, x.shape[-1])  # [N, n]
-    if rows.shape[0] <= FUSED_ROWS and r <= FUSED_RANK:
-        y = fused(rows, down, up, bias, r)
+    bias = None if bias is None else cast(bias, dtype).contiguous()[None]
+    inner = None if inner is None else cast(inner, dtype).contiguous()[None]
+    ranks = None
+    if isinstance(rank, Tensor):
+        ranks = rank.reshape(1)
     else:
-        h = product(rows, down[:r], None)  # [N, r]
-        y = product(h, up[:, :r], bias)
+        down, up, inner = down[:rank], up[:, :rank], None if inner is None else inner[:, :rank]
+    rows = x.reshape(1, -1, x.shape[-1])
+    y = layers(rows, down[None], up[None], bias, inner, ranks, activation)
     return y.reshape(*x.shape[:-1], up.shape[0])
 
 
-def fused(x: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, r: int) -> Tensor:
-    """Return the product in one launch; `x [N, n]`. Every tile of outputs computes its h anew."""
-    (N, n), m = x.shape, up.shape[0]
-    y = x.new_empty(N, m)
-    if y.numel() == 0:
-        return y
-    t = FUSED[x.element_size()]
-    grid = (triton.cdiv(N, t.rows), triton.cdiv(m, t.columns))
-    fused_kernel[grid](
-        x, down, up, y if bias is None else bias, y,
-        N, n, m, r,
-        *x.stride(), *down.stride(), *up.stride(), y.stride(0),
-        HAS_BIAS=bias is not None, PRECISION="ieee",
-        ROWS=t.rows, OUTS=t.columns, DEPTH=t.depth, RANKS=FUSED_BLOCK_RANK,
-        **options(t),
-    )  # fmt: skip
-    return y
+def linear_batched(
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    bias: Tensor | None,
+    ranks: Tensor | None,
+    inner: Tensor | None,
+) -> Tensor:
+    """Return the product of each layer, `[L, N, m]`; arguments have the dtype of x."""
+    check(x, x.dtype)
+    bias = None if bias is None else bias.contiguous()
+    inner = None if inner is None else inner.contiguous()
+    held = None if ranks is None else ranks.to(x.device).expand(x.shape[0]).contiguous()
+    return layers(x, down, up, bias, inner, held)
 
 
-def product(x: Tensor, w: Tensor, bias: Tensor | None) -> Tensor:
-    """Return `x @ w.T + bias` in one launch; `x [N, k]`, `w [m, k]` of any strides."""
-    (N, k), m = x.shape, w.shape[0]
-    y = x.new_empty(N, m)
-    if y.numel() == 0:
-        return y
-    t = PRODUCT[x.element_size()]
-    grid = (triton.cdiv(N, t.rows), triton.cdiv(m, t.columns))
-    product_kernel[grid](
-        x, w, y if bias is None else bias, y,
-        N, k, m,
-        *x.stride(), *w.stride(), y.stride(0),
-        HAS_BIAS=bias is not None, PRECISION="ieee",
-        ROWS=t.rows, OUTS=t.columns, DEPTH=t.depth,
-        **options(t),
-    )  # fmt: skip
-    return y
-
-
-def _check(x: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, dtype: torch.dtype) -> None:
+def check(x: Tensor, dtype: torch.dtype) -> None:
+    """Raise for what the kernels cannot take."""
     if torch.compiler.is_compiling():
         raise ValueError("implementation must not be 'triton' inside torch.compile")
     if not (x.is_cuda or INTERPRETED):
@@ -180,6 +180,3 @@ def _check(x: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, dtype: torc
     if dtype not in _DTYPES or (INTERPRETED and dtype == torch.bfloat16):
         # the interpreter gives wrong numbers in bfloat16, silently
         raise TypeError(f"implementation 'triton' has no kernel for {dtype} here")
-    factors = (x, down, up) if bias is None else (x, down, up, bias)
-    if torch.is_grad_enabled() and any(t.requires_grad for t in factors):
-        raise ValueError("implementation 'triton' has no gradient: call it under torch.no_grad()")

@@ -1,0 +1,130 @@
+"""The forms of a product as functions of rows `[N, n]`, everything else settled."""
+
+from collections.abc import Callable
+from functools import partial
+from importlib.util import find_spec
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, addmm, mm
+
+from lowrank_kernels._forms import DENSE, FACTORED, FUSED, PACKED
+from lowrank_kernels._linear import lowrank_linear
+from lowrank_kernels._prefix import transposed
+
+Rows = Callable[[Tensor], Tensor]
+
+
+class Factors(NamedTuple):
+    """What a product at a fixed rank is made of."""
+
+    down: Tensor
+    up: Tensor
+    bias: Tensor | None
+    inner: Tensor | None
+    rank: int
+    weight: Tensor | None = None  # the dense weight, where the caller has one
+
+    @property
+    def trained(self) -> bool:
+        """Tell whether one of them collects gradients."""
+        return any(t is not None and t.requires_grad for t in self[:4])
+
+
+class Product(NamedTuple):
+    """A form ready to be called, and what it holds beside the factors."""
+
+    form: str
+    call: Rows
+    copied: int = 0  # bytes
+    watched: tuple[Tensor, ...] = ()  # what was copied from; empty where it follows
+    versions: tuple[int, ...] = ()  # theirs, when it was
+
+    @property
+    def stale(self) -> bool:
+        """Tell whether something that was copied from has changed in place since."""
+        return self.versions != tuple(t._version for t in self.watched)
+
+
+def product_of(form: str, f: Factors) -> Product:
+    """Return the product in a form; copies are made here, without gradients."""
+    with torch.no_grad(), torch.autocast(f.down.device.type, enabled=False):
+        if form == DENSE:
+            product = _dense(f)
+        elif form == FUSED:
+            product = Product(FUSED, partial(_fused, f))
+        else:
+            product = _factored(f, packed=form == PACKED)
+    if any(t.is_inference() for t in product.watched):  # such tensors have no version
+        return product._replace(watched=())
+    return product._replace(versions=tuple(t._version for t in product.watched))
+
+
+def fused_here(device: torch.device, dtype: torch.dtype) -> bool:
+    """Tell whether the kernel of one launch is there, for this dtype."""
+    there = device.type == "cuda" and find_spec("triton") is not None
+    return there and dtype != torch.float64
+
+
+def keeps_none(form: str, f: Factors) -> bool:
+    """Tell whether a form needs no copy of these factors."""
+    if form == DENSE:
+        return f.weight is not None
+    return form != PACKED or f.up.t().is_contiguous()
+
+
+def any_axes(call: Rows, f: Factors) -> Rows:
+    """Return `call` for inputs with any axes before the last."""
+    n, m = f.down.shape[1], f.up.shape[0]
+    return lambda x: call(x.reshape(x.shape[:-1].numel(), n)).reshape(*x.shape[:-1], m)
+
+
+def _dense(f: Factors) -> Product:
+    bias, watched = f.bias, []
+    if f.weight is None:
+        weight, watched = mm(f.up[:, : f.rank], f.down[: f.rank]), [f.up, f.down]
+    else:
+        weight = f.weight.detach()
+    if f.inner is not None:
+        shift = f.up[:, : f.rank] @ f.inner[: f.rank]
+        bias = shift if bias is None else bias + shift
+        watched = [t for t in (f.up, f.down, f.inner, f.bias) if t is not None]
+    copied = weight.nbytes if f.weight is None else 0
+    return Product(DENSE, _one(weight.t(), bias), copied, tuple(watched))
+
+
+def _factored(f: Factors, *, packed: bool) -> Product:
+    D, U = transposed(f.down, f.up, f.rank)
+    inner = None if f.inner is None else f.inner[: f.rank]
+    if not packed:
+        return Product(FACTORED, _two(D, inner, U, f.bias))
+    if U.is_contiguous():
+        return Product(PACKED, _two(D, inner, U, f.bias))
+    U = U.contiguous()
+    return Product(PACKED, _two(D, inner, U, f.bias), U.nbytes, (f.up,))
+
+
+def _one(W: Tensor, bias: Tensor | None) -> Rows:
+    """Return `x W + bias`, `W [n, m]`."""
+    if bias is None:
+        return lambda x: mm(x, W)
+    return lambda x: addmm(bias, x, W)
+
+
+def _two(D: Tensor, inner: Tensor | None, U: Tensor, bias: Tensor | None) -> Rows:
+    """Return `(x D + inner) U + bias`, `D [n, r]`, `U [r, m]`."""
+    if inner is None and bias is not None:
+        return lambda x: addmm(bias, mm(x, D), U)
+    first, second = _one(D, inner), _one(U, bias)
+    return lambda x: second(first(x))
+
+
+def _fused(f: Factors, x: Tensor) -> Tensor:
+    # measured without gradients: with them torch's own products are the known quantity
+    wanted = torch.is_grad_enabled() and x.requires_grad
+    return lowrank_linear(
+        x,
+        *(f.down, f.up, f.bias, f.rank),
+        inner_bias=f.inner,
+        implementation="torch" if wanted else "triton",
+    )
