@@ -77,6 +77,20 @@ def tensor():
 
 def broken():
     raise ZeroDivisionError("made to fail")
+
+
+def breaking():
+    yield torch.zeros(4, 12)
+    raise ZeroDivisionError("made to fail late")
+
+
+class Failing(nn.Linear):
+    def forward(self, x):
+        return {}["what is not there"]
+
+
+def failing():
+    return Failing(12, 4)
 """
 
 

@@ -1,9 +1,12 @@
+import io
 import subprocess
 import sys
 
 import pytest
+from rich.console import Console
 
 from adlrns import __version__, _commands
+from adlrns._console import _bar, stage
 from adlrns._errors import MissingExtraError, RunError, UseError, need, one_line
 
 
@@ -62,7 +65,47 @@ def test_wrong_use_is_one_line_and_exit_code_2(adlrns, args: list[str], message:
 
 def test_debug_shows_the_traceback(adlrns, place) -> None:
     result = adlrns("compress", "mine:broken", "--data", "data.npy", "--debug", code=1)
-    assert isinstance(result.exception, ZeroDivisionError)
+    assert isinstance(result.exception.__cause__, ZeroDivisionError)
+
+
+@pytest.mark.parametrize("command", ["demo", "compress", "export", "doctor"])
+def test_help_of_every_command_names_debug(adlrns, command: str) -> None:
+    assert "--debug anywhere shows the traceback" in " ".join(
+        adlrns(command, "--help").stdout.split()
+    )
+
+
+def test_help_breaks_lines_only_where_the_terminal_ends(adlrns, monkeypatch) -> None:
+    monkeypatch.setenv("COLUMNS", "80")
+    lines = adlrns("compress", "--help").stdout.split("Example")[0].splitlines()
+    body = "\n".join(line.strip() for line in lines).strip().split("\n\n")[-1].splitlines()
+    assert body[0].startswith("Watches")
+    assert all(len(line) > 60 for line in body[:-1])
+
+
+@pytest.mark.parametrize(
+    "option, value", [("--budget", "half"), ("--batches", "x"), ("--form", "square")]
+)
+def test_a_value_of_the_wrong_type_is_named_once(adlrns, option: str, value: str) -> None:
+    message = adlrns.error("compress", "m:f", option, value)
+    assert message.startswith(f"Invalid value for '{option}': ")
+    assert message.count(repr(value)) == 1
+    assert "alue error" not in message
+    assert "unable to parse" not in message
+
+
+def test_progress_shows_names_as_they_are(capsys) -> None:
+    with stage("open mymod:factory d[/x].npy [bold]"):
+        pass
+    assert capsys.readouterr().err.startswith("open mymod:factory d[/x].npy [bold]: ")
+
+
+def test_the_moving_bar_shows_names_as_they_are() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=120)
+    with _bar(console) as bar:
+        bar.add_task("open mymod:factory d[/x].npy")
+        bar.refresh()
+    assert "open mymod:factory d[/x].npy" in console.file.getvalue()
 
 
 def test_an_interrupt_is_exit_code_130(adlrns, place, monkeypatch) -> None:

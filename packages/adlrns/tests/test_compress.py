@@ -7,8 +7,11 @@ import pytest
 import torch
 
 from adlrns import load
+from adlrns._batches import _sentences, open_batches
 from adlrns._compress import COLUMNS
 from adlrns._manifest import read_manifest
+from adlrns._model_plots import elastic_cost
+from adlrns._settle import counted_form
 
 FILES = {"adlrns.json", "elastic.safetensors", "model.safetensors", "report.html", "table.csv"}
 MADE = ["compress", "mine:make", "--data", "mine:batches"]
@@ -69,7 +72,8 @@ def test_the_whole_budget_changes_nothing(adlrns, place) -> None:
 def test_a_saved_folder_takes_another_budget_without_data(adlrns, place) -> None:
     adlrns(*MADE, "--out", "one")
     out = adlrns("compress", "one", "--out", "two", "--budget", 0.25).stdout
-    assert "not measured" in out
+    assert "output deviation: not measured: give --data" in out
+    assert "predicted loss: squared change of the outputs" in out
     one, two = read_manifest(place / "one"), read_manifest(place / "two")
     assert two.calibration == one.calibration
     assert two.point.cost < one.point.cost
@@ -165,7 +169,62 @@ def test_wrong_use_names_argument_and_rule(adlrns, place, args: list[str], messa
 
 def test_a_factory_that_fails_is_a_failure(adlrns, place) -> None:
     message = adlrns.error("compress", "mine:broken", "--data", "data.npy", code=1)
-    assert message == "ZeroDivisionError: made to fail"
+    where = "MODEL mine:broken: ZeroDivisionError: made to fail"
+    assert message == f"{where} (--debug shows where)"
+
+
+@pytest.mark.parametrize("data", ["mine:broken", "mine:breaking"])
+def test_data_that_fail_are_a_failure(adlrns, place, data: str) -> None:
+    message = adlrns.error("compress", "mine:make", "--data", data, code=1)
+    assert message.startswith(f"--data {data}: ZeroDivisionError: ")
+    assert message.endswith(" (--debug shows where)")
+
+
+def test_a_model_that_fails_when_called_is_named(adlrns, place) -> None:
+    message = adlrns.error("compress", "mine:failing", "--data", "data.npy", code=1)
+    assert message.startswith("MODEL mine:failing on --data data.npy: KeyError: ")
+
+
+@pytest.mark.parametrize(
+    "data, message",
+    [
+        ("gone.npy", "no such file"),
+        ("gone:batches", "no module named gone"),
+        ("mine:gone", "mine has no 'gone'"),
+        ("mine:torch.pi", "must be callable, got float"),
+        ("what", "--data must be module:function, a file"),
+    ],
+)
+def test_data_are_looked_for_before_the_model_is_made(
+    adlrns, place, data: str, message: str
+) -> None:
+    assert message in adlrns.error("compress", "mine:broken", "--data", data)
+
+
+def test_data_without_a_number_are_blamed_for_it(adlrns, place) -> None:
+    np.save(place / "nan.npy", np.full((40, 12), np.nan))
+    message = adlrns.error("compress", "mine:make", "--data", "nan.npy")
+    assert message == "--data nan.npy must hold finite inputs, got none"
+
+
+def test_a_folder_whose_factory_is_gone_says_what_to_do(adlrns, place, monkeypatch) -> None:
+    adlrns(*MADE, "--out", "out")
+    (place / "mine.py").rename(place / "moved.py")
+    __import__("sys").modules.pop("mine")
+    message = adlrns.error("compress", "out", "--out", "two")
+    for text in ("out needs the factory", "no module named mine", "--model", "argument model"):
+        assert text in message
+    adlrns("export", "out", "--to", "torchscript", "--model", "moved:make")
+
+
+@pytest.mark.parametrize("form", ["auto", "factored"])
+def test_the_frontier_is_counted_in_the_form_of_the_point(adlrns, place, form: str) -> None:
+    adlrns(*MADE, "--out", "out", "--form", form, "--budget", 0.6)
+    saved = load("out")
+    point, counted = saved.manifest.point, counted_form(form)
+    assert elastic_cost(saved.elastic, point.ranks, "flops", counted) == pytest.approx(point.cost)
+    best = saved.elastic.frontier("flops", counted).at(point.cost)
+    assert point.loss == pytest.approx(best.loss)
 
 
 def test_a_folder_with_a_strange_file_is_not_replaced(adlrns, place) -> None:
@@ -174,6 +233,43 @@ def test_a_folder_with_a_strange_file_is_not_replaced(adlrns, place) -> None:
     message = adlrns.error(*MADE, "--out", "out")
     assert "notes.txt" in message
     assert (place / "out" / "notes.txt").read_text() == "mine"
+
+
+def test_files_that_data_writes_into_the_folder_are_not_lost(adlrns, place) -> None:
+    with (place / "mine.py").open("a") as file:
+        file.write(
+            "\n\ndef untidy():\n"
+            "    import pathlib\n\n"
+            "    pathlib.Path('out').mkdir(exist_ok=True)\n"
+            "    pathlib.Path('out/notes.txt').write_text('mine')\n"
+            "    return batches()\n"
+        )
+    message = adlrns.error("compress", "mine:make", "--data", "mine:untidy", "--out", "out", code=1)
+    assert f"{place / 'out'} with notes.txt" in message
+    assert (place / "out" / "notes.txt").read_text() == "mine"
+    load(message.rpartition(" ")[2])
+
+
+@pytest.mark.parametrize("out", ["data.npy/x", "x" * 300])
+def test_an_impossible_folder_is_refused_before_the_model_is_opened(adlrns, place, out) -> None:
+    message = adlrns.error("compress", "mine:broken", "--data", "data.npy", "--out", out)
+    assert f"--out must be a folder that can be written, got {out}: " in message
+
+
+@pytest.mark.parametrize("columns", [1, 12])
+def test_a_byte_order_mark_is_no_data(place, columns: int) -> None:
+    data = np.random.default_rng(0).standard_normal((3, columns))
+    text = "\n".join(",".join(map(str, row)) for row in data)
+    (place / "bom.csv").write_text(text, encoding="utf-8-sig")
+    (batch,) = open_batches("bom.csv")
+    torch.testing.assert_close(batch, torch.tensor(data).float())
+
+
+def test_sentences_lose_their_byte_order_mark(place) -> None:
+    (place / "bom.txt").write_text("one\ntwo\n", encoding="utf-8-sig")
+    (place / "bom.jsonl").write_text('"one"\n{"text": "two"}\n', encoding="utf-8-sig")
+    for name in ("bom.txt", "bom.jsonl"):
+        assert _sentences(Path(name)) == ["one", "two"]
 
 
 def test_an_object_array_is_not_unpickled(adlrns, place) -> None:

@@ -1,10 +1,17 @@
+import errno
+import os
 import sys
 from pathlib import Path
 
 import pytest
 
 from adlrns import _folder
+from adlrns._beside import prefix, short_name
+from adlrns._errors import RunError, UseError
 from adlrns._folder import remove_leftovers, restore, write_folder
+from adlrns._target import check_contents, check_target
+
+LONG = "n" * 245
 
 
 def fill(text: str):
@@ -103,3 +110,121 @@ def test_two_names_are_swapped_in_one_step_on_linux(tmp_path) -> None:
     assert names(tmp_path / "one") == ["other"]
     with pytest.raises(OSError, match="No such file"):
         _folder._exchange(tmp_path / "one", tmp_path / "gone")
+
+
+@pytest.mark.parametrize("before", [None, "old"])
+def test_files_that_appear_while_it_is_built_stay_and_so_does_the_new_folder(tmp_path, before):
+    target = tmp_path / "result"
+    if before:
+        target.mkdir()
+
+    def build(folder: Path) -> None:
+        fill("new")(folder)
+        target.mkdir(exist_ok=True)
+        (target / "notes.txt").write_text("mine")
+
+    with pytest.raises(RunError, match=r"--out must .* got .*result with notes\.txt") as caught:
+        write_folder(target, build, check=check_contents)
+    assert (target / "notes.txt").read_text() == "mine"
+    kept = Path(str(caught.value).rpartition("the new result is ")[2])
+    assert read(kept) == "new"
+    write_folder(target, fill("newer"))  # the next call leaves it alone
+    assert read(kept) == "new"
+    assert names(tmp_path) == sorted(["result", kept.name])
+
+
+@pytest.mark.parametrize(
+    "kind, other", [("r[1]", "r1"), ("r*", "rest"), ("r?", "r1"), ("r", "r.x")]
+)
+def test_a_name_is_no_pattern(tmp_path, kind: str, other: str) -> None:
+    for what in ("new", "old"):
+        fill(other)(_made(tmp_path, other, what))
+    write_folder(tmp_path / kind, fill("x"))
+    assert read(tmp_path / kind) == "x"
+    restore(tmp_path / other)
+    assert read(tmp_path / other) == other
+
+
+@pytest.mark.parametrize("name", ["r[1]", "r*", LONG])
+def test_leftovers_are_found_whatever_the_name(tmp_path, name: str) -> None:
+    fill("old")(_made(tmp_path, name, "old"))
+    _made(tmp_path, name, "new")
+    restore(tmp_path / name)
+    assert read(tmp_path / name) == "old"
+    remove_leftovers(tmp_path / name)
+    assert names(tmp_path) == [name]
+
+
+def _made(place: Path, name: str, kind: str) -> Path:
+    folder = place / f"{prefix(place / name, kind)}1"
+    folder.mkdir()
+    return folder
+
+
+def test_what_belongs_to_a_name_with_more_to_it_is_left_alone(tmp_path) -> None:
+    other = _made(tmp_path, "r.adlrns-new-x", "old")  # begins as a leftover of r would
+    write_folder(tmp_path / "r", fill("x"))
+    assert other.exists()
+
+
+@pytest.mark.parametrize("exchange", [True, False])
+@pytest.mark.parametrize("name", [LONG, "é" * 122])
+def test_a_long_name_is_written_and_replaced(tmp_path, monkeypatch, exchange, name) -> None:
+    if not exchange:
+        monkeypatch.setattr(_folder, "_exchange", lambda one, other: False)
+    for text in ("first", "second"):
+        check_target(tmp_path / name / "deeper")
+        write_folder(tmp_path / name, fill(text))
+        assert read(tmp_path / name) == text
+    assert names(tmp_path) == [name]
+
+
+def test_names_that_begin_alike_are_told_apart() -> None:
+    alike = [Path(LONG), Path(LONG + "x"), Path(LONG[:64]), Path(LONG[:65]), Path(LONG[:32])]
+    alike += [Path(short_name(path)) for path in alike if len(path.name) > 64]
+    assert len({short_name(path) for path in alike}) == len(alike)
+
+
+def test_a_place_that_cannot_be_written_is_refused_at_once(tmp_path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UseError, match=r"can be written, got .*result: Not a directory"):
+        check_target(tmp_path / "file" / "result")
+    with pytest.raises(UseError, match="File name too long"):
+        check_target(tmp_path / "new" / (300 * "x"))
+    check_target(tmp_path / "new" / "result")
+    assert names(tmp_path) == ["file"]
+
+
+@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="/proc is Linux's")
+def test_a_parent_that_takes_no_folders_is_refused_at_once() -> None:
+    with pytest.raises(UseError, match="can be written, got /proc/x: "):
+        check_target(Path("/proc/x"))
+
+
+def test_a_mount_point_is_refused_at_once(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(os.path, "ismount", lambda path: Path(path) == tmp_path)
+    with pytest.raises(UseError, match="a mount point cannot be replaced"):
+        check_target(tmp_path)
+
+
+def test_an_error_of_writing_names_the_folder(tmp_path) -> None:
+    def fail(folder: Path) -> None:
+        raise OSError(errno.EFBIG, "File too large")
+
+    with pytest.raises(RunError, match=r"result could not be written: .*File too large"):
+        write_folder(tmp_path / "result", fail)
+    assert names(tmp_path) == []
+
+
+@pytest.mark.skipif(_folder.fcntl is None, reason="there are no locks on Windows")
+def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypatch) -> None:
+    asked = []
+
+    def flock(handle: int, what: int) -> None:
+        asked.append(what)
+        assert len(asked) < 9, "asked again and again"
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr(_folder.fcntl, "flock", flock)
+    write_folder(tmp_path / "result", fill("x"))
+    assert names(tmp_path) == ["result"]

@@ -45,6 +45,10 @@ def test_a_local_model_is_compressed_on_sentences(adlrns, place, bert, data: str
     assert set(example) >= {"input_ids", "attention_mask"}
     with torch.no_grad():
         assert saved.materialized(**example).last_hidden_state.shape[0] == 2
+    tokenizer = transformers.AutoTokenizer.from_pretrained("out/hf", local_files_only=True)
+    tokens = tokenizer(["w1 w2", "w3"], padding=True, return_tensors="pt")
+    with torch.no_grad():
+        assert saved.materialized(**tokens).last_hidden_state.shape[:2] == (2, 2)
 
 
 def test_the_folder_opens_after_its_source_is_gone(adlrns, place, bert) -> None:

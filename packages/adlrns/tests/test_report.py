@@ -1,14 +1,19 @@
 import csv
 import io
 import re
+from collections import OrderedDict
 from html.parser import HTMLParser
 
 import pytest
+import torch
 from rich.console import Console
+from torch import nn
 
 from adlrns._html import facts, figure, note, page
-from adlrns._plots import Plot, bars, lines
+from adlrns._model_plots import frontier_plot, loss_plot, ranks_plot
+from adlrns._plots import Plot, bars, lines, shortened
 from adlrns._table import Column, Table
+from adlrns_models import ElasticModel, make_elastic
 
 TABLE = Table(
     "<numbers>",
@@ -130,6 +135,52 @@ def test_plots_take_the_ink_of_the_page() -> None:
     assert "currentColor" in svg
     assert "#010203" not in svg
     assert "one &lt;&amp;&gt;" in svg
+
+
+def deep(layers: int) -> ElasticModel:
+    torch.manual_seed(0)
+    blocks = [nn.Sequential(OrderedDict(a_projection=nn.Linear(6, 6))) for _ in range(layers)]
+    model = nn.Sequential(OrderedDict(encoder_with_a_very_long_name=nn.Sequential(*blocks)))
+    return make_elastic(model, [torch.randn(8, 6)])
+
+
+def test_every_layer_of_a_deep_model_has_a_bar_and_room_for_it() -> None:
+    pytest.importorskip("matplotlib")
+    heights = []
+    for layers in (10, 40):
+        elastic = deep(layers)
+        svg = ranks_plot(elastic, {"chosen": elastic.ranks()})
+        assert all(f".{i}.a_projection (of 6)" in svg for i in range(layers))
+        heights.append(float(re.search(r'viewBox="0 0 [\d.]+ ([\d.]+)"', svg)[1]))
+    assert heights[1] - heights[0] >= 30 * 10  # points a line of text needs
+
+
+@pytest.mark.parametrize("form", ["factored", "identity"])
+def test_the_chosen_point_is_drawn_on_the_frontier_of_its_form(form: str, monkeypatch) -> None:
+    pytest.importorskip("matplotlib")
+    drawn = []
+    monkeypatch.setattr(Plot, "svg", lambda plot: drawn.extend(plot.axes) or "")
+    elastic = deep(8)
+    frontier = elastic.frontier("flops", form)
+    point = frontier[len(frontier) // 2]
+    frontier_plot(elastic, point, form)
+    for axis in drawn:
+        curve, (dot,) = axis.lines[0].get_xydata(), axis.lines[1].get_xydata()
+        assert abs(curve - dot).max(1).min() < 1e-6 * dot.max()
+    assert dot[0] == pytest.approx(point.cost / elastic.full_cost())
+
+
+def test_long_names_keep_their_ends() -> None:
+    assert shortened("a.b", 3) == "a.b"
+    assert shortened("encoder.a.b", 4) == "…a.b"
+    assert len(shortened("x" * 99, 20)) == 20
+    assert "encoder_with_a_very_long_name" not in loss_plot(deep(2))
+
+
+def test_plots_and_tables_of_a_page_scroll_in_a_narrow_window() -> None:
+    text = page("t", "l", [TABLE.to_html(), figure("f", "x", plot("p"))])
+    assert ".wide > svg, .wide > table { min-width:" in text
+    assert text.count("<div class='wide'><") == 2
 
 
 def test_the_same_plot_is_the_same_text() -> None:

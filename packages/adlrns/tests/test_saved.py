@@ -1,3 +1,4 @@
+import errno
 import json
 from pathlib import Path
 
@@ -6,6 +7,8 @@ import torch
 
 from adlrns import Compressed, load
 from adlrns._errors import RunError, UseError
+from adlrns._export_file import is_program
+from adlrns._exporters import EXPORTERS
 from adlrns._manifest import FORMAT, NAME
 
 
@@ -28,6 +31,14 @@ def test_opens_what_was_written(folder: Path) -> None:
     assert kwargs == {}
     assert not saved.elastic.training
     assert not saved.materialized.training
+
+
+def test_says_what_it_is(folder: Path) -> None:
+    saved = load(folder)
+    assert repr(saved) == (
+        f"<Compressed {str(folder)!r} of mine:make: 0.5 of its flops, auto, "
+        f"ranks {saved.manifest.point.ranks}>"
+    )
 
 
 def test_takes_the_architecture_from_the_caller(folder: Path) -> None:
@@ -96,6 +107,22 @@ def test_exports_beside_the_folder(adlrns, folder: Path, target: str, suffix: st
     }  # fmt: skip
 
 
+def test_a_program_may_have_a_long_name(adlrns, folder: Path) -> None:
+    name = "n" * 245 + ".pt"
+    adlrns("export", "out", "--to", "torchscript", "--out", name)
+    assert folder.with_name(name).stat().st_size > 0
+
+
+def test_an_error_of_writing_a_program_names_it(adlrns, folder: Path, monkeypatch) -> None:
+    def full(*args: object) -> str:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setitem(EXPORTERS, "torchscript", (".pt", full))
+    message = adlrns.error("export", "out", "--to", "torchscript", code=1)
+    assert f"{folder.with_name('out.pt')} could not be written: " in message
+    assert "No space left on device" in message
+
+
 def test_a_program_runs_at_any_batch_size(adlrns, folder: Path) -> None:
     adlrns("export", "out", "--to", "torch-export", "--out", "program.pt2")
     program = torch.export.load("program.pt2").module()
@@ -125,6 +152,38 @@ def test_export_takes_another_factory(adlrns, folder: Path) -> None:
     change(folder, source={"kind": "factory", "spec": "moved_away:make"})
     assert "moved_away" in adlrns.error("export", "out", "--to", "torchscript")
     adlrns("export", "out", "--to", "torchscript", "--model", "mine:make")
+
+
+@pytest.mark.parametrize("target, suffix", [("torch-export", "pt2"), ("torchscript", "pt")])
+def test_an_earlier_export_is_replaced_and_nothing_else(
+    adlrns, folder: Path, target: str, suffix: str
+) -> None:
+    path = folder.with_name(f"own.{suffix}")
+    torch.save({"weight": torch.ones(3)}, path)
+    before = path.read_bytes()
+    message = adlrns.error("export", "out", "--to", target, "--out", path)
+    assert "must be new or an earlier export of this kind" in message
+    assert path.read_bytes() == before
+    path.unlink()
+    for _ in range(2):
+        adlrns("export", "out", "--to", target, "--out", path)
+
+
+def test_an_earlier_onnx_file_is_known(adlrns, folder: Path) -> None:
+    pytest.importorskip("onnxscript")
+    adlrns("export", "out", "--to", "onnx")
+    assert is_program(folder.with_name("out.onnx"), ".onnx")
+    assert not is_program(folder / NAME, ".onnx")
+
+
+def test_an_export_goes_into_no_result_and_makes_no_folder(adlrns, folder: Path) -> None:
+    message = adlrns.error("export", "out", "--to", "torchscript", "--out", "out/model.pt")
+    assert "outside of result folders" in message
+    message = adlrns.error("export", "out", "--to", "torchscript", "--out", "no/model.pt")
+    assert f"no {folder.parent / 'no'}" in message
+    assert not (folder.parent / "no").exists()
+    adlrns("export", "out", "--to", "torchscript")
+    adlrns("compress", "out", "--out", "out", "--budget", 0.4)
 
 
 def test_export_errors(adlrns, folder: Path, tmp_path: Path, monkeypatch) -> None:

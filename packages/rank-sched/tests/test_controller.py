@@ -101,6 +101,13 @@ def test_an_unneeded_multiple_is_not_grown_into():
     assert check_controller(controller, 4, [(9, 5)] * 3) == [4, 8, 8, 8]
 
 
+def test_a_start_between_the_multiples_is_kept_until_there_is_a_reason_to_move():
+    controller = RankController(4, 100, grow_step=8, shrink_step=8, cooldown=0, multiple_of=8)
+    assert check_controller(controller, 15, [(18, 12)] * 3) == [15, 15, 15, 15]
+    assert check_controller(controller, 15, [(40, 30)] * 3) == [15, 16, 24, 32]
+    assert check_controller(controller, 15, [(6, 5)] * 2) == [15, 8, 8]
+
+
 @pytest.mark.parametrize(
     "arguments, message",
     [

@@ -103,6 +103,18 @@ def test_a_controller_that_breaks_a_law_is_found_out(change, message):
         check_controller(controller, 16, [(40, 36)] * 6, update=update)
 
 
+def test_a_change_to_no_multiple_is_found_out():
+    controller = RankController(4, 64, grow_step=8, multiple_of=8)
+    check_controller(controller, 15, [(40, 36)] * 6)
+    with pytest.raises(AssertionError, match="23 is no multiple of 8"):
+        check_controller(
+            controller,
+            15,
+            [(40, 36)] * 6,
+            update=lambda state, step, **_: ControllerState(state.rank + 8, step),
+        )
+
+
 def test_a_controller_with_a_memory_of_its_own_is_found_out():
     calls = iter(range(100))
     controller, update = tampered(lambda old, step, new: new._replace(changed_at=next(calls)))

@@ -18,6 +18,7 @@ from adlrns._source import HF, called, named
 BATCH_SIZE, BATCHES = 32, 64
 ARRAYS = (".npy", ".npz", ".safetensors", ".csv")
 TEXTS = (".txt", ".jsonl")
+_TEXT = "utf-8-sig"  # spreadsheets begin their files with a mark
 _LONGEST = 256  # tokens of a sentence; later ones are cut
 
 
@@ -107,7 +108,7 @@ def _arrays(path: Path) -> dict[str, Any]:
 
 
 def _csv(path: Path) -> np.ndarray:
-    with path.open(newline="") as file:
+    with path.open(newline="", encoding=_TEXT) as file:
         lines = [line for line in csv.reader(file) if line]
     if lines and not any(map(_is_number, lines[0])):
         lines = lines[1:]  # a header
@@ -144,7 +145,7 @@ def _cut(arrays: dict[str, Tensor], size: int) -> Iterator[Any]:
 def _sentences(path: Path) -> list[str]:
     if not path.is_file():
         raise UseError(f"--data {path}: no such file")
-    lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+    lines = [line.strip() for line in path.read_text(encoding=_TEXT).splitlines()]
     if path.suffix == ".txt":
         return [line for line in lines if line]
     return [_sentence(path, n, line) for n, line in enumerate(lines, 1) if line]

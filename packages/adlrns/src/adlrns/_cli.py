@@ -1,7 +1,9 @@
 """The command `adlrns`: where its exit codes and its one-line errors come from."""
 
+import inspect
+import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Annotated, Any
 
 import typer
@@ -41,10 +43,24 @@ class Group(TyperGroup):
 def _explain(error: Exception) -> int:
     # the command line's own errors know their exit code and how to be written
     usage = getattr(error, "format_message", None)
-    text = " ".join(usage().split()) if usage else one_line(error)
+    text = " ".join((_value_error(error) or usage()).split()) if usage else one_line(error)
     if text:  # without a command the help is all there is to say
         print(f"error: {text}", file=sys.stderr)  # noqa: T201
     return int(getattr(error, "exit_code", 1))
+
+
+def _value_error(error: Exception) -> str | None:
+    """What is wrong with an option's value, and the value: typer's own text keeps the latter."""
+    details: Any = getattr(error.__cause__, "errors", None)
+    option: Any = getattr(error, "param", None)
+    if details is None or option is None:
+        return None
+    first = details()[0]
+    rule = first["msg"].removeprefix("Value error, ").partition(", unable")[0].rstrip(".")
+    rule = rule.replace("Input should", "must")
+    got = repr(first["input"])
+    said = "" if got in rule else f", got {got}"
+    return f"Invalid value for {option.opts[0]!r}: {rule}{said}"
 
 
 def _version(asked: bool) -> None:
@@ -82,8 +98,14 @@ def _options(
     del version
 
 
+def _flowing(command: Callable[..., None]) -> str:
+    """The paragraphs of a command's docstring, to be broken where the terminal ends."""
+    return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(command.__doc__ or ""))
+
+
 for command in (demo, compress, export, doctor):
-    app.command()(command)
+    epilog = "[bold]--debug[/bold] anywhere shows the traceback of an error."
+    app.command(help=_flowing(command), epilog=epilog)(command)
 
 
 def main() -> None:

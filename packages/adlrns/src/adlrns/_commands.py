@@ -113,7 +113,8 @@ def compress(
     """
     _check_share("--budget", budget)
     _prepare(out, threads)
-    from adlrns._compress import Request, run
+    from adlrns._compress import run
+    from adlrns._job import Request
     from adlrns._manifest import Budget
 
     asked = Budget(cost=cost.value, share=budget, form=form.value)
@@ -126,7 +127,12 @@ def export(
     ],
     to: Annotated[Target, typer.Option(help="What to write.")],
     out: Annotated[
-        Path | None, typer.Option(help="File to write.", show_default="beside DIR")
+        Path | None,
+        typer.Option(
+            help="File to write, in a folder that exists; an earlier export of the same kind is "
+            "replaced, any other file is not.",
+            show_default="beside DIR",
+        ),
     ] = None,
     model: Annotated[
         str | None,

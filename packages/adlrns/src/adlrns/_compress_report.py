@@ -20,6 +20,7 @@ class Story(NamedTuple):
     model: str
     elastic: ElasticModel
     point: OperatingPoint
+    form: str  # that the point was counted in
     table: Table
 
 
@@ -48,13 +49,16 @@ def write_report(folder: Path, story: Story) -> None:
 def _figures(story: Story) -> list[str]:
     ranks = {"chosen": story.point.ranks}
     return [
-        figure("Frontier", _FRONTIER, frontier_plot(story.elastic, story.point)),
+        figure("Frontier", _FRONTIER, frontier_plot(story.elastic, story.point, story.form)),
         figure("Ranks", _RANKS, ranks_plot(story.elastic, ranks)),
         figure("Loss curves", _LOSS, loss_plot(story.elastic)),
     ]
 
 
-_FRONTIER = "The least predicted loss at every cost; the mark is the point that was chosen."
+_FRONTIER = (
+    "The least predicted loss at every cost, counted in the form that the budget was; the mark is "
+    "the point that was chosen."
+)
 _RANKS = "The chosen ranks as shares of full rank."
 _LOSS = (
     "Predicted loss at every rank, inside the interval that the layer's sketch proves, for the "

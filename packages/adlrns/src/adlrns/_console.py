@@ -41,9 +41,12 @@ def stage(text: str) -> Iterator[Advance]:
             yield lambda done, total: bar.update(task, completed=done, total=total or None)
     else:
         yield lambda done, total: None
-    console.print(f"{text}: {time.perf_counter() - start:.1f} s", highlight=False, soft_wrap=True)
+    took = f"{text}: {time.perf_counter() - start:.1f} s"
+    # what a user called a thing is no markup: neither [/x] nor :factory: means anything
+    console.print(took, markup=False, emoji=False, highlight=False, soft_wrap=True)
 
 
 def _bar(console: Console) -> Progress:
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TimeElapsedColumn())
+    text = TextColumn("{task.description}", markup=False)
+    columns = (SpinnerColumn(), text, BarColumn(), TimeElapsedColumn())
     return Progress(*columns, console=console, transient=True)

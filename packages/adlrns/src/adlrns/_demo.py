@@ -20,6 +20,7 @@ from adlrns._manifest import Budget, Source, versions
 from adlrns._model_plots import loss_plot, ranks_plot
 from adlrns._settle import settle
 from adlrns._table import Column, Table
+from adlrns._target import check_contents
 from adlrns.demo import EPOCHS, Digits, digits, digits_cnn, train
 from adlrns_models import ElasticModel, make_elastic
 
@@ -81,7 +82,7 @@ def run(settings: Settings) -> None:
         )
     demo = _Demo(settings, data, net, elastic, svd, table, stream)
     with stage("write and check the artefacts"):
-        write_folder(settings.out, demo.write)
+        write_folder(settings.out, demo.write, check=check_contents)
     show(demo.artefacts)
     say(f"report: {(settings.out / 'report.html').resolve()}")
 

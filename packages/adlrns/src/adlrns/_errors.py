@@ -1,5 +1,7 @@
 """What a command says when it cannot go on, and how to bring what is missing."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from types import ModuleType
 
@@ -21,6 +23,21 @@ class MissingExtraError(RunError):
 
     def __init__(self, module: str, extra: str):
         super().__init__(f"needs {module}, which is not installed: pip install 'adlrns[{extra}]'")
+
+
+@contextmanager
+def from_user(where: str) -> Iterator[None]:
+    """Says of an error in the caller's own code which argument it came by.
+
+    Raises:
+        RunError: from whatever was raised inside but this module's own errors.
+    """
+    try:
+        yield
+    except (UseError, RunError):
+        raise
+    except Exception as error:
+        raise RunError(f"{where}: {one_line(error)} (--debug shows where)") from error
 
 
 EXTRAS = {

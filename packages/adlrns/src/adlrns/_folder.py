@@ -10,6 +10,9 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
+from adlrns._beside import beside, naming, prefix, short_name
+from adlrns._errors import RunError, UseError
+
 try:
     import fcntl
 except ImportError:  # not on Windows: leftovers of dead processes then stay
@@ -19,7 +22,12 @@ _RENAME_EXCHANGE, _AT_FDCWD = 2, -100  # linux/fs.h, fcntl.h
 _UNSUPPORTED = {errno.ENOSYS, errno.EINVAL, errno.ENOTSUP}
 
 
-def write_folder(target: Path, build: Callable[[Path], None]) -> None:
+def write_folder(
+    target: Path,
+    build: Callable[[Path], None],
+    *,
+    check: Callable[[Path], None] = lambda target: None,
+) -> None:
     """Puts a folder in place that `build` fills, in one step; an old one is replaced whole.
 
     It is built beside `target`, flushed to the disk and swapped in. Whenever the process dies,
@@ -29,34 +37,55 @@ def write_folder(target: Path, build: Callable[[Path], None]) -> None:
     Args:
         target: the folder to make or replace; its parents are made.
         build: called with an empty folder on the same file system.
+        check: called with the target just before it is replaced; a `UseError` keeps what is
+            there, and the new folder beside it.
+
+    Raises:
+        RunError: if it cannot be written, or `check` refuses; naming the folder.
     """
     target = target.resolve()
-    target.parent.mkdir(parents=True, exist_ok=True)
-    restore(target)
-    remove_leftovers(target)
-    with _locked_sibling(target) as folder:
-        build(folder)
-        _sync_tree(folder)
-        _put(folder, target)
-        _sync(target.parent)
-    remove_leftovers(target)
+    with naming(target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        restore(target)
+        remove_leftovers(target)
+        with _locked_sibling(target) as folder:
+            build(folder)
+            _sync_tree(folder)
+            _check_again(check, folder, target)
+            _put(folder, target)
+            _sync(target.parent)
+        remove_leftovers(target)
+
+
+def try_folder(target: Path) -> None:
+    """Makes and removes an empty folder where `write_folder` would put one, parents and all.
+
+    Raises:
+        OSError: if that fails, as it would later.
+    """
+    target = target.resolve()
+    if os.path.ismount(target):
+        raise OSError(errno.EBUSY, "a mount point cannot be replaced", str(target))
+    there = next(parent for parent in target.parents if parent.exists())
+    with _locked_sibling(there / target.name) as folder:
+        (folder / target.relative_to(there)).mkdir(parents=True)
 
 
 def remove_leftovers(target: Path) -> None:
     """Removes the unfinished folders that dead processes left beside `target`."""
-    for leftover in target.parent.glob(f".{target.name}.adlrns-new-*"):
+    for leftover in beside(target, "new"):
         with _lock(leftover, wait=False) as taken:
             if taken:  # whoever made it is gone
                 shutil.rmtree(leftover, ignore_errors=True)
     if target.exists():
-        for leftover in target.parent.glob(f".{target.name}.adlrns-old-*"):
+        for leftover in beside(target, "old"):
             shutil.rmtree(leftover, ignore_errors=True)
 
 
 def restore(target: Path) -> None:
     """Puts the old folder back where a process died between the two renames that replace it."""
     if not target.exists():
-        for old in sorted(target.parent.glob(f".{target.name}.adlrns-old-*")):
+        for old in beside(target, "old"):
             old.rename(target)
             return
 
@@ -64,7 +93,7 @@ def restore(target: Path) -> None:
 @contextmanager
 def _locked_sibling(target: Path) -> Iterator[Path]:
     while True:
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=f".{target.name}.adlrns-new-"))
+        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix(target, "new")))
         folder.chmod(0o777 & ~_umask())
         with _lock(folder, wait=True) as taken:
             if not taken or not folder.exists():  # somebody took it for a leftover
@@ -74,6 +103,17 @@ def _locked_sibling(target: Path) -> Iterator[Path]:
             finally:
                 shutil.rmtree(folder, ignore_errors=True)
             return
+
+
+def _check_again(check: Callable[[Path], None], folder: Path, target: Path) -> None:
+    """What took long to make is not thrown away because something else came first."""
+    try:
+        check(target)
+    except UseError as error:
+        number = folder.name.rpartition("-")[2]
+        kept = target.with_name(f"{short_name(target)}.adlrns-kept-{number}")
+        folder.rename(kept)
+        raise RunError(f"{error}; that is left alone, the new result is {kept}") from None
 
 
 @contextmanager
@@ -90,8 +130,10 @@ def _lock(folder: Path, *, wait: bool) -> Iterator[bool]:
     try:
         fcntl.flock(handle, fcntl.LOCK_EX | (0 if wait else fcntl.LOCK_NB))
         taken = True
-    except OSError:
+    except BlockingIOError:
         taken = False
+    except OSError:  # a file system without locks, as on Windows
+        taken = wait
     try:
         yield taken
     finally:
@@ -103,7 +145,7 @@ def _put(folder: Path, target: Path) -> None:
         folder.rename(target)
     elif not _exchange(folder, target):
         # the number keeps apart what two processes put aside
-        old = target.parent / f".{target.name}.adlrns-old-{os.getpid()}"
+        old = target.with_name(f"{prefix(target, 'old')}{os.getpid()}")
         target.rename(old)
         folder.rename(target)
 

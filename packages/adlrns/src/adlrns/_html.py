@@ -16,6 +16,7 @@ h2 { font-size: 1.15rem; margin: 2.4rem 0 .6rem; }
 p { margin: .4rem 0; max-width: 46rem; }
 .lead { color: var(--soft); }
 .wide { overflow-x: auto; }
+.wide > svg, .wide > table { min-width: 40rem; } /* a narrow window scrolls: text stays legible */
 table { border-collapse: collapse; font-size: .84rem; font-variant-numeric: tabular-nums; }
 th, td { padding: .32rem .6rem; text-align: left; border-bottom: 1px solid var(--line);
   vertical-align: bottom; }

@@ -92,6 +92,12 @@ def count(batch: Any) -> int:
     return int(example_of(batch).tensors[0].shape[0])
 
 
+def has_finite(batch: Any) -> bool:
+    """Says whether every input of a batch has a sample free of NaN and infinity."""
+    tensors = example_of(batch).tensors
+    return all(bool(t[..., None].isfinite().flatten(1).all(1).any()) for t in tensors)
+
+
 def cut(batch: Any, start: int, stop: int) -> Any:
     """Returns samples `start..stop` of a batch."""
     if isinstance(batch, Mapping):

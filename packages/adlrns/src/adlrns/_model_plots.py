@@ -5,23 +5,27 @@ from typing import Any
 
 import numpy as np
 
-from adlrns._plots import COLOURS, Plot, bars
+from adlrns._plots import COLOURS, Plot, bars, shortened
 from adlrns_models import ElasticModel, LayerProfile
 from rank_sched import OperatingPoint
 
 # layers drawn one by one; of a deep model, those that lose most
 _DRAWN = 6
+_NAME, _TITLE = 36, 26  # characters of a name beside a bar, above a small plot
 
 
-def frontier_plot(elastic: ElasticModel, point: OperatingPoint) -> str:
-    """Returns the plot of predicted loss against FLOPs and weights, with the chosen point."""
+def frontier_plot(elastic: ElasticModel, point: OperatingPoint, form: str) -> str:
+    """Returns the plot of predicted loss against FLOPs and weights, with the chosen point.
+
+    Both are counted in the form that the point was chosen in, `"factored"` or `"identity"`.
+    """
     with Plot("frontier", columns=2, height=3.2) as plot:
         for axis, cost in zip(plot.axes, ("flops", "parameters"), strict=True):
-            frontier, full = elastic.frontier(cost), elastic.full_cost(cost)
+            frontier, full = elastic.frontier(cost, form), elastic.full_cost(cost)
             shares, losses = frontier.costs / full, frontier.losses
             kept = losses > 0  # a loss of zero has no logarithm
             axis.plot(shares[kept], losses[kept], color=COLOURS[0], drawstyle="steps-post")
-            spent = elastic_cost(elastic, point.ranks, cost) / full
+            spent = elastic_cost(elastic, point.ranks, cost, form) / full
             if point.loss > 0:
                 axis.plot([spent], [point.loss], "o", color=COLOURS[1], label="chosen")
                 axis.legend(loc="upper right")
@@ -30,31 +34,35 @@ def frontier_plot(elastic: ElasticModel, point: OperatingPoint) -> str:
         return plot.svg()
 
 
-def elastic_cost(elastic: ElasticModel, ranks: Mapping[str, int], cost: str) -> float:
-    """Returns what ranks cost as two factors a layer, full rank as the dense weight."""
+def elastic_cost(elastic: ElasticModel, ranks: Mapping[str, int], cost: str, form: str) -> float:
+    """Returns what ranks cost in a form, full rank as the dense weight."""
     total = 0.0
     for name, profile in elastic.profiles.items():
         m, n, rows = profile.size
         rank = ranks[name]
-        weights = m * n if rank >= profile.size.max_rank else rank * (m + n)
+        # one factor of the identity form holds the identity, which is not stored
+        saved = rank if form == "identity" else 0
+        weights = m * n if rank >= profile.size.max_rank else rank * (m + n - saved)
         total += 2.0 * weights * rows if cost == "flops" else weights
     return total
 
 
 def ranks_plot(elastic: ElasticModel, points: Mapping[str, Mapping[str, int]]) -> str:
     """Returns the plot of the ranks of each layer as shares of full rank, by operating point."""
-    names = list(elastic.profiles)[:24]
-    with Plot("ranks") as plot:
+    names = list(elastic.profiles)
+    # inches: a line of text for each layer, or its bars
+    height = 1.0 + len(names) * max(0.22, 0.11 * len(points))
+    with Plot("ranks", height=height) as plot:
         axis = plot.axes[0]
         shares = {
             label: [ranks[n] / elastic.profiles[n].size.max_rank for n in names]
             for label, ranks in points.items()
         }
-        labels = [f"{n or 'model'}\n(of {elastic.profiles[n].size.max_rank})" for n in names]
+        full = {name: elastic.profiles[name].size.max_rank for name in names}
+        labels = [f"{shortened(name or 'model', _NAME)} (of {full[name]})" for name in names]
         bars(axis, labels, shares)
-        if len(names) > 8:
-            axis.tick_params(axis="x", labelrotation=90)
-        axis.set_ylabel("rank / full rank")
+        axis.tick_params(axis="y", labelsize=9)
+        axis.set(xlabel="rank / full rank", xlim=(0, 1.02))
         axis.legend(title="budget", loc="upper left", bbox_to_anchor=(1, 1))
         return plot.svg()
 
@@ -91,8 +99,8 @@ def _draw_loss(axis: Any, name: str, profile: LayerProfile) -> None:
     axis.plot(ranks, np.maximum(loss, below), color=COLOURS[0], label="estimate", lw=1.6)
     exact = " (exact)" if np.allclose(upper, lower) else ""
     top = 3 * max(float(upper[0]), floor)
-    title = f"layer {name}{exact}"
-    axis.set(yscale="log", xlabel="rank", title=title, ylim=(floor, top))
+    axis.set(yscale="log", xlabel="rank", ylim=(floor, top))
+    axis.set_title(shortened(f"layer {name}", _TITLE) + exact, fontsize=9)
 
 
 def _largest(profiles: Mapping[str, LayerProfile]) -> list[str]:

@@ -79,10 +79,20 @@ def lines(
 
 
 def bars(axis: Any, groups: Sequence[str], series: Mapping[str, Sequence[float]]) -> None:
-    """Draws groups of bars, one bar of each series in a group."""
+    """Draws groups of lying bars from the top down, one bar of each series in a group."""
     width = 0.8 / max(1, len(series))
-    for i, (label, heights) in enumerate(series.items()):
+    for i, (label, lengths) in enumerate(series.items()):
         places = [g + (i - (len(series) - 1) / 2) * width for g in range(len(groups))]
-        axis.bar(places, heights, width, label=label, color=COLOURS[i % len(COLOURS)])
-    axis.set_xticks(range(len(groups)), groups)
-    axis.grid(visible=False, axis="x")
+        axis.barh(places, lengths, width, label=label, color=COLOURS[i % len(COLOURS)])
+    axis.set_yticks(range(len(groups)), groups)
+    axis.set_ylim(len(groups) - 0.5, -0.5)
+    axis.grid(visible=False, axis="y")
+
+
+def shortened(name: str, most: int) -> str:
+    """Returns the end of a name, at most so many characters: there modules differ.
+
+    >>> shortened("encoder.layer.11.attention.output.dense", 23)
+    '…attention.output.dense'
+    """
+    return name if len(name) <= most else f"…{name[len(name) - most + 1 :]}"

@@ -34,6 +34,13 @@ class Compressed:
         """The plain model of the budget it was compressed to, in eval mode."""
         return load_materialized(self.folder, self.plain).eval()
 
+    def __repr__(self) -> str:
+        source, budget = self.manifest.source, self.manifest.budget
+        return (
+            f"<Compressed {str(self.folder)!r} of {source.spec}: {budget.share:g} of its "
+            f"{budget.cost}, {budget.form}, ranks {self.manifest.point.ranks}>"
+        )
+
     def example(self, size: int = 2) -> Example:
         """Returns made-up inputs `(args, kwargs)` of the kind that calibration saw."""
         return make_up(self.manifest.inputs, size)
@@ -50,6 +57,7 @@ def load(directory: str | PathLike[str], model: nn.Module | None = None) -> Comp
     Raises:
         RunError: naming file and field, if the folder is damaged or foreign.
         UseError: if the factory cannot be found.
+        RunError: if it fails.
     """
     folder = Path(directory)
     manifest = read_manifest(folder)

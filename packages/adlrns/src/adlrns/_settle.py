@@ -22,7 +22,7 @@ def settle(
     Raises:
         UseError: if no ranks keep the budget.
     """
-    counted = "factored" if form in ("dense", "factored") else "identity"
+    counted = counted_form(form)
     limit = share * elastic.full_cost(cost)
     kept, fits, over = None, 0.0, share
     asked = share
@@ -46,6 +46,11 @@ def settle(
         raise UseError(f"--budget {share} cannot be kept in the form {form!r}; try --form auto")
     elastic.set_ranks(kept[1].ranks)
     return kept
+
+
+def counted_form(form: str) -> str:
+    """Returns the form that a budget is counted in when a model is to be stored in `form`."""
+    return "factored" if form in ("dense", "factored") else "identity"
 
 
 def settled_cost(elastic: ElasticModel, network: nn.Module, cost: str) -> float:

@@ -10,11 +10,15 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from adlrns._errors import UseError, need
+from adlrns._errors import RunError, UseError, from_user, need
 from adlrns._manifest import Source
 
 # a transformers configuration, so that a folder can be opened without the one it came from
 HF = "hf"
+_REMEDY = (
+    "run where that can be imported, or give the plain network: export has --model, "
+    "adlrns.load the argument model"
+)
 
 
 class Opened(NamedTuple):
@@ -29,7 +33,13 @@ def open_model(spec: str) -> Opened:
 
     Raises:
         UseError: if there is none; naming the part that is wrong.
+        RunError: if the factory, or what it imports, raises an error.
     """
+    with from_user(f"MODEL {spec}"):
+        return _opened(spec)
+
+
+def _opened(spec: str) -> Opened:
     kind, colon, rest = spec.partition(":")
     if not colon or not kind or not rest:
         raise UseError(
@@ -45,9 +55,17 @@ def open_model(spec: str) -> Opened:
 
 
 def open_source(folder: Path, source: Source) -> nn.Module:
-    """Returns the architecture of a saved folder, with weights of no meaning."""
+    """Returns the architecture of a saved folder, with weights of no meaning.
+
+    Raises:
+        UseError, RunError: naming the folder and what to do, if its factory gives none.
+    """
     if source.kind == "factory":
-        return open_model(source.spec).model
+        try:
+            return open_model(source.spec).model
+        except (UseError, RunError) as error:
+            text = f"{folder} needs the factory it was made from: {error}; {_REMEDY}"
+            raise type(error)(text) from error
     transformers: Any = need("transformers")
     config = transformers.AutoConfig.from_pretrained(folder / HF, local_files_only=True)
     return transformers.AutoModel.from_config(config).eval()

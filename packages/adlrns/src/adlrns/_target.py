@@ -3,10 +3,26 @@
 from pathlib import Path
 
 from adlrns._errors import RunError, UseError
+from adlrns._folder import try_folder
 from adlrns._manifest import NAME, read_manifest
 
 
 def check_target(out: Path) -> None:
+    """Refuses a folder that cannot be written, or that holds anything but an earlier result.
+
+    Raises:
+        UseError: if writing would fail, or destroy somebody's files.
+    """
+    try:
+        try_folder(out)
+        check_contents(out)
+    except OSError as error:
+        raise UseError(
+            f"--out must be a folder that can be written, got {out}: {error.strerror}"
+        ) from error
+
+
+def check_contents(out: Path) -> None:
     """Refuses a folder that holds anything but an earlier result.
 
     Raises:
@@ -23,11 +39,14 @@ def check_target(out: Path) -> None:
         known = {NAME, *read_manifest(out, check_files=False).files}
     except RunError:
         raise UseError(
-            f"--out must be new, empty or an earlier result, got {out} with {len(found)} files "
+            f"--out must be new, empty or an earlier result, got {out} with {_some(found)} "
             f"and no readable {NAME}"
         ) from None
-    if strange := sorted(found - known):
+    if strange := found - known:
         raise UseError(
-            f"--out must hold nothing but an earlier result, got {out} with {strange[0]}"
-            + (f" and {len(strange) - 1} more" if len(strange) > 1 else "")
+            f"--out must hold nothing but an earlier result, got {out} with {_some(strange)}"
         )
+
+
+def _some(files: set[str]) -> str:
+    return min(files) + (f" and {len(files) - 1} more" if len(files) > 1 else "")

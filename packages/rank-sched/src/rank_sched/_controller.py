@@ -36,8 +36,8 @@ class RankController:
         r_min, r_max: The rank stays in `r_min..r_max`; targets beyond are clipped.
         grow_step, shrink_step: Largest change at a time.
         cooldown: Steps that must lie between two changes; 0 and 1 allow one at every step.
-        multiple_of: Ranks other than `r_min` and `r_max` are multiples of this (tensor cores like
-            8 or 16).
+        multiple_of: Ranks that a change leads to, other than `r_min` and `r_max`, are multiples of
+            this (tensor cores like 8 or 16).
 
     >>> controller = RankController(4, 64, grow_step=16, cooldown=10)
     >>> state = controller.init(8)
@@ -68,8 +68,18 @@ class RankController:
     def init(self, rank: int) -> ControllerState:
         """Return the state that starts at `rank`, free to change at once.
 
+        Any rank in range will do. One that is no multiple of `multiple_of` is kept while it lies
+        in the dead zone, as every rank is: rounding alone is no reason to move.
+
         Raises:
             ValueError: `rank` is outside `r_min..r_max`.
+
+        >>> controller = RankController(4, 64, cooldown=0, multiple_of=8)
+        >>> state = controller.init(15)
+        >>> controller.update(state, 0, grow_to=18, shrink_to=12).rank
+        15
+        >>> controller.update(state, 0, grow_to=30, shrink_to=20).rank
+        24
         """
         rank = whole("rank", rank)
         if not self.r_min <= rank <= self.r_max:

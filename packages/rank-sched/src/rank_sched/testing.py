@@ -126,7 +126,8 @@ def check_controller(
     """Assert the laws of control for a run of (grow_to, shrink_to); return the ranks taken.
 
     Ranks stay in range; no change exceeds its step or comes within the cool-down; a change goes
-    towards the dead zone and never through it; the same input gives the same output.
+    towards the dead zone and never through it, to a multiple or a limit; the same input gives the
+    same output.
 
     Args:
         controller: The rules.
@@ -142,6 +143,10 @@ def check_controller(
         assert controller.r_min <= new.rank <= controller.r_max, f"{new.rank} is out of range"
         change = new.rank - state.rank
         assert -controller.shrink_step <= change <= controller.grow_step, f"{change} is too far"
+        if change:
+            allowed = new.rank in (controller.r_min, controller.r_max)
+            allowed |= new.rank % controller.multiple_of == 0
+            assert allowed, f"{new.rank} is no multiple of {controller.multiple_of}"
         if change > 0:
             assert state.rank < shrink_to, "grew without need"
             assert new.rank < grow_to + controller.multiple_of, "grew through the dead zone"
