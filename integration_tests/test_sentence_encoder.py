@@ -208,6 +208,40 @@ def test_each_layers_error_is_within_its_certificate_and_near_its_curve(
             assert 0.9 <= estimate / true <= (1.3 if rank <= 64 else 2.0), (name, rank)
 
 
+def captured(directions: np.ndarray, scatter: np.ndarray, best: np.ndarray) -> float:
+    """The share of the largest possible energy that a subspace holds."""
+    Q = np.linalg.qr(directions.astype(np.float64).T)[0]
+    return float(np.trace(Q.T @ scatter @ Q) / best[: len(directions)].sum())
+
+
+def test_sketches_of_the_activations_stand_beside_the_exact_decomposition(
+    encoder: nn.Module, elastic: ElasticModel, calibration: list[dict[str, Tensor]]
+) -> None:
+    decomposition = needed("sklearn.decomposition")
+    names = [name for name in elastic.profiles if "encoder.layer.3" in name and "dense" in name]
+    inputs = layer_inputs(encoder, names, calibration)
+    for name in names:
+        X, size, rank = inputs[name].numpy(), 128, 16
+        Y = X - X.mean(axis=0, dtype=np.float64)
+        scatter = Y.T @ Y
+        best = np.linalg.eigvalsh(scatter)[::-1]
+        sketch = FrequentDirections(X.shape[1], size, center=True)
+        pca = decomposition.IncrementalPCA(size)
+        whole = len(X) - len(X) % 256  # IncrementalPCA takes no batch smaller than its components
+        for part in np.split(X[:whole], whole // 256):
+            sketch.partial_fit(part)
+            pca.partial_fit(part)
+        sketch.partial_fit(X[whole:])
+        B = sketch.sketch().astype(np.float64)
+        missing = np.linalg.eigvalsh(scatter - B.T @ B)
+        rounding = 1e-6 * best.sum()  # rows are float32
+        assert -rounding <= missing[0]
+        assert missing[-1] <= sketch.error_bound() + rounding
+        ours = captured(sketch.components_[:rank], scatter, best)
+        assert ours >= 0.999, (name, ours)
+        assert ours >= captured(pca.components_[:rank], scatter, best) - 1e-3, name
+
+
 def test_predicted_loss_ranks_budgets_as_the_deviation_of_the_model_does(
     encoder: nn.Module, elastic: ElasticModel, pairs: tuple[list[dict[str, Tensor]], np.ndarray]
 ) -> None:
