@@ -22,6 +22,6 @@ def activate(y: Tensor, activation: str | None) -> Tensor:
 
 def check_activation(activation: object) -> None:
     """Raise ValueError unless it is None or the name of an activation."""
-    if activation is not None and activation not in ACTIVATIONS:
+    if activation is not None and not (isinstance(activation, str) and activation in ACTIVATIONS):
         names = ", ".join(map(repr, ACTIVATIONS))
         raise ValueError(f"activation must be {names} or None, got {activation!r}")

@@ -67,7 +67,7 @@ def lowrank_linear_batched(
         )
     _checks.check_batched(x, down, up, bias, inner_bias)
     if ranks is not None:
-        _checks.check_ranks(ranks, x.shape[:1])
+        _checks.check_ranks(ranks, x.shape[:1], is_meta=x.is_meta)
     dtype = autocast_dtype(x)
     rows = cast(x.reshape(x.shape[0], -1, x.shape[-1]) if x.numel() else _no_rows(x), dtype)
     down, up = cast(down, dtype), cast(up, dtype)
@@ -106,9 +106,13 @@ def _product(
     if wasted < _WORTH:
         y = _ended(x, down[:, :top], up[:, :, :top], bias, inner, ranks)
         # zeros are exact unless they meet infinity or nan, which would show
-        if isfinite(y.detach().sum(dtype=torch.float64)):
+        if _finite(y) and (not y.requires_grad or _finite(down[:, :top])):
             return y
     return torch.stack([_one(i, x, down, up, bias, inner, r) for i, r in enumerate(values)])
+
+
+def _finite(t: Tensor) -> bool:
+    return isfinite(t.detach().sum(dtype=torch.float64))
 
 
 def _within(r: int, R: int) -> int:

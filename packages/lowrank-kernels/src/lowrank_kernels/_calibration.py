@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowrank_kernels._forms import DENSE, FORMS, PACKED
+from lowrank_kernels._forms import DENSE, FACTORED, FORMS, FUSED, PACKED
 from lowrank_kernels._machine import device_name
 
 # a form that keeps a copy has to be this much faster than one that keeps none
@@ -123,7 +123,8 @@ def _check(key: Key, batches: Any, ranks: Any, seconds: Any) -> None:
         whole = all(type(v) is int and v > 0 for v in grid)
         if not (grid and whole and list(grid) == sorted(set(grid))):
             raise ValueError(f"{name} of {key} must be ascending ints, got {list(grid)!r}")
-    if not {DENSE, PACKED} <= set(seconds) <= set(FORMS):
+    known = set(FORMS) - ({FUSED} if key.device == "cpu" else set())
+    if not {DENSE, FACTORED, PACKED} <= set(seconds) <= known:
         raise ValueError(f"seconds of {key} must be of {FORMS}, got {sorted(map(str, seconds))}")
     for form, rows in seconds.items():
         width = 1 if form == DENSE else len(ranks)

@@ -89,12 +89,14 @@ def check_batched(x: object, down: object, up: object, bias: object, inner: obje
     _bias("inner_bias", inner, tuple(down.shape[:2]))
 
 
-def check_ranks(ranks: object, lead: torch.Size) -> None:
+def check_ranks(ranks: object, lead: torch.Size, *, is_meta: bool) -> None:
     """Raise unless `ranks` is an integer tensor that has the shape of leading axes."""
     if not isinstance(ranks, Tensor):
         raise TypeError(f"ranks must be an integer tensor or None, got {type(ranks).__name__}")
     if ranks.dtype not in INTEGERS:
         raise TypeError(f"ranks must be an integer tensor, got {ranks.dtype}")
+    if ranks.is_meta is not is_meta:
+        raise ValueError(f"ranks must have values where x has, got ranks on {ranks.device}")
     if ranks.shape != lead[: ranks.dim()]:
         raise ValueError(
             f"ranks must have the shape of leading axes of x, {list(lead)}, got {_shape(ranks)}"

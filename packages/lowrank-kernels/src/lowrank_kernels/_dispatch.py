@@ -7,6 +7,7 @@ import torch
 from torch import Tensor, is_grad_enabled
 from torch.compiler import is_compiling, is_dynamo_compiling
 
+from lowrank_kernels import _optimizer_steps
 from lowrank_kernels._checks import check_factors, check_linear, rank_value, whole
 from lowrank_kernels._dispatcher import Dispatcher
 from lowrank_kernels._execute import Factors, Product, Rows, any_axes, keeps_none, product_of
@@ -99,10 +100,11 @@ class Dispatched:
 
     def _renewing(self, product: Product) -> Rows:
         """Return its call, made anew when what it was copied from has changed in place."""
-        call, (up, *_), (version, *_) = product.call, product.watched, product.versions
+        call, (up, *_), (version, *_, steps) = product.call, product.watched, product.versions
 
         def packed(x: Tensor) -> Tensor:
-            return call(x) if up._version == version else self._renewed(x)
+            fresh = up._version == version and _optimizer_steps.taken == steps
+            return call(x) if fresh else self._renewed(x)
 
         def dense(x: Tensor) -> Tensor:
             return self._renewed(x) if product.stale else call(x)
@@ -147,8 +149,9 @@ def dispatch(
     with views, or two with a packed `up`. Later batches find it by their shape.
 
     Where gradients are enabled and a factor collects them, and inside `torch.compile`, the factors
-    themselves are used. Copies are made anew when a factor has changed in place; what goes around
-    autograd is not noticed, such as writing to `.data`, or `module.to(...)`, which replaces it.
+    themselves are used. Copies are made anew when a factor has changed in place or an optimizer has
+    stepped; what goes around autograd is not noticed, such as writing to `.data` or to tensors made
+    in inference mode, or `module.to(...)`, which replaces it.
 
     Args:
         down: first factor `[R, n]`.
@@ -156,8 +159,8 @@ def dispatch(
         bias: `[m]` or None.
         rank: r in 0..R as an int or a 0-dim integer tensor; None is R.
         inner_bias: `[R]` or None, added between the factors.
-        weight: the dense weight `W_r [m, n]` if there is one already; else it is formed the first
-            time that a batch wants it.
+        weight: the dense weight `W_r [m, n]` if there is one already, yours to keep true; else it
+            is formed the first time that a batch wants it.
         batch: rows to prepare for at once, an int or several.
         frozen: promise that factors and biases neither change nor need gradients: copies are used
             where gradients are enabled too (those of `x` are right), and never looked after.

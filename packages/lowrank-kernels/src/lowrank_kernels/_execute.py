@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, addmm, mm
 
+from lowrank_kernels import _optimizer_steps
 from lowrank_kernels._forms import DENSE, FACTORED, FUSED, PACKED
 from lowrank_kernels._linear import lowrank_linear
 from lowrank_kernels._prefix import transposed
@@ -38,17 +39,22 @@ class Product(NamedTuple):
     call: Rows
     copied: int = 0  # bytes
     watched: tuple[Tensor, ...] = ()  # what was copied from; empty where it follows
-    versions: tuple[int, ...] = ()  # theirs, when it was
+    versions: tuple[int, ...] = ()  # theirs, when it was, and the optimizer steps until then
 
     @property
     def stale(self) -> bool:
         """Tell whether something that was copied from has changed in place since."""
-        return self.versions != tuple(t._version for t in self.watched)
+        return self.versions != _versions(self.watched)
 
 
 def product_of(form: str, f: Factors) -> Product:
     """Return the product in a form; copies are made here, without gradients."""
-    with torch.no_grad(), torch.autocast(f.down.device.type, enabled=False):
+    tensors = (f.up, f.down, f.inner, f.bias)
+    # read before anything is copied: another thread may write meanwhile
+    before = {id(t): t._version for t in tensors if t is not None and not t.is_inference()}
+    steps = _optimizer_steps.taken
+    plain = torch.autocast(f.down.device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), plain:
         if form == DENSE:
             product = _dense(f)
         elif form == FUSED:
@@ -57,7 +63,13 @@ def product_of(form: str, f: Factors) -> Product:
             product = _factored(f, packed=form == PACKED)
     if any(t.is_inference() for t in product.watched):  # such tensors have no version
         return product._replace(watched=())
-    return product._replace(versions=tuple(t._version for t in product.watched))
+    if not product.watched:
+        return product
+    return product._replace(versions=(*(before[id(t)] for t in product.watched), steps))
+
+
+def _versions(watched: tuple[Tensor, ...]) -> tuple[int, ...]:
+    return (*(t._version for t in watched), _optimizer_steps.taken) if watched else ()
 
 
 def fused_here(device: torch.device, dtype: torch.dtype) -> bool:

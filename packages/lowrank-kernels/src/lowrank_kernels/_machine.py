@@ -4,6 +4,7 @@ import hashlib
 import json
 import os
 import platform
+import tempfile
 from pathlib import Path
 
 import torch
@@ -39,12 +40,18 @@ def cache_folder() -> Path:
     """Return where calibrations are kept.
 
     `$LOWRANK_KERNELS_CACHE`, else `$XDG_CACHE_HOME/lowrank-kernels`, else
-    `~/.cache/lowrank-kernels`.
+    `~/.cache/lowrank-kernels`; for a user without a home a folder among the temporary files.
     """
     if own := os.environ.get("LOWRANK_KERNELS_CACHE"):
         return Path(own)
-    base = os.environ.get("XDG_CACHE_HOME")
-    return (Path(base) if base else Path("~/.cache").expanduser()) / "lowrank-kernels"
+    return Path(os.environ.get("XDG_CACHE_HOME") or _home()) / "lowrank-kernels"
+
+
+def _home() -> str:
+    try:
+        return str(Path("~/.cache").expanduser())
+    except RuntimeError:  # a user without a home
+        return tempfile.gettempdir()
 
 
 def device_name(device: torch.device) -> str:

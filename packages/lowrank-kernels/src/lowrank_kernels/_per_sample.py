@@ -31,7 +31,8 @@ def lowrank_linear_per_sample(
     first r_i directions get a gradient from row i.
 
     The ranks are read when the product runs: under `torch.compile` one graph serves them all. A
-    program of `torch.export` multiplies all rows at R and leaves out what is beyond each rank.
+    program of `torch.export`, and derivatives by `torch.func` or in forward mode, multiply all rows
+    at R and leave out what is beyond each rank.
 
     Args:
         x: inputs `[*batch, ..., n]`; float64, float32, float16 or bfloat16.
@@ -70,7 +71,7 @@ def lowrank_linear_per_sample(
     if implementation == "triton":
         kernels = triton_kernels("_per_sample_triton")
         y = kernels.linear_per_sample(rows, down, up, bias, inner, each)
-    elif torch.compiler.is_exporting():
+    elif torch.compiler.is_exporting() or _transformed():
         y = _masked(rows, down, up, bias, inner, each)
     elif implementation in (None, "torch"):
         y = _ops.linear_per_sample(rows, down, up, bias, inner, each)
@@ -86,10 +87,21 @@ def _ranks(ranks: object, x: Tensor, size: int) -> Tensor:
     lead = x.shape[:-1]
     if ranks is None:
         return torch.full((lead.numel(),), size, device=x.device)
-    _checks.check_ranks(ranks, lead)
+    _checks.check_ranks(ranks, lead, is_meta=x.is_meta)
     assert isinstance(ranks, Tensor)
     beneath = (None,) * (len(lead) - ranks.dim())
     return ranks[(..., *beneath)].expand(lead).reshape(-1)
+
+
+def _transformed() -> bool:
+    """Tell whether a derivative of `torch.func` or in forward mode is at work."""
+    if torch.compiler.is_compiling():
+        return False
+    if torch.autograd.forward_ad._current_level >= 0:
+        return True
+    # operators of this package have a rule for vmap, and derivatives by autograd alone
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() != torch._C._functorch.TransformType.Vmap for level in levels)
 
 
 def _masked(
