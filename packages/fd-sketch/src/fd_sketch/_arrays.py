@@ -95,7 +95,8 @@ def _wide(X: Array) -> Array:
 def to_user(A: Array, home: Home) -> Array:
     """Return a state array as an array of its home, sharing memory."""
     if home.library == "torch" and home.on_host:
-        return sys.modules["torch"].from_numpy(A)
+        # what numpy computes of an array of no dimensions is none any more
+        return sys.modules["torch"].from_numpy(np.asarray(A))
     return A
 
 

@@ -1,6 +1,5 @@
 """What all sketches share: arguments, taking rows in, merging, moving, saving."""
 
-import copy
 from abc import ABC, abstractmethod
 from typing import Any, Self
 
@@ -146,9 +145,14 @@ class BaseSketch(Components[S], ABC):
 
     def copy(self) -> Self:
         """Return an independent sketch in the same state."""
-        twin = copy.copy(self)
+        twin = object.__new__(type(self))
+        twin.__dict__.update(self.__dict__)
         twin._set(changed(self._state, clone, self._state.home))
         return twin
+
+    def __copy__(self) -> Self:
+        # shared rows would be overwritten by both
+        return self.copy()
 
     def reset(self) -> Self:
         """Forget all rows, keep the arguments, and return the sketch itself."""

@@ -66,4 +66,6 @@ def _weights(sample_weight: Any, like: Array) -> Array:
         raise ValueError(
             f"sample_weight must have shape {list(like.shape)}, got {list(sample_weight.shape)}"
         )
+    if hasattr(sample_weight, "detach"):
+        sample_weight = sample_weight.detach()
     return xp.astype(sample_weight, xp.float64)

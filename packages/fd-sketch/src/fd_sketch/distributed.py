@@ -25,8 +25,8 @@ def all_reduce(sketch: SketchT, group: Any = None, *, like: Array | None = None)
     by every worker and merged in the order of the ranks, in pairs, and the pairs in pairs. The
     bound holds for the rows of all, `Delta >= sum of the workers' Delta`, with the theorem for the
     smallest of the sketch sizes; workers without rows count for nothing. Decay and policy are
-    those of the first worker. The merge is done by numpy on the host, so that workers on machines
-    of one kind end with the same bits.
+    those of the first worker with rows. The merge is done by numpy on the host, so that workers on
+    machines of one kind end with the same bits.
 
     Collective: every worker of the group calls it. What is wrong with one sketch is raised on all
     workers, so that none waits for another.
@@ -81,6 +81,11 @@ def merge_tree(sketches: list[SketchT]) -> SketchT:
     """
     if not sketches:
         raise ValueError("sketches must be at least one, got none")
+    for sketch in sketches:
+        if not isinstance(sketch, CovarianceSketch):
+            raise TypeError(f"sketches must be sketches, got {type(sketch).__name__}")
+    # the size of one that has seen nothing limits nobody
+    sketches = sorted(sketches, key=lambda sketch: sketch.n_samples_seen == 0)
     while len(sketches) > 1:
         pairs = [sketches[i : i + 2] for i in range(0, len(sketches), 2)]
         sketches = [pair[0].merge(pair[1]) if len(pair) == 2 else pair[0] for pair in pairs]

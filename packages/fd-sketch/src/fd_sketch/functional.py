@@ -175,6 +175,7 @@ def _decayed(state: FDState, decay: Any) -> FDState:
     if isinstance(decay, float) and decay == 1.0:
         return state
     xp = library(state.kept)
+    decay = _widened(decay)
     scale = state.scale * decay**0.5
     small = scale < FOLD_BELOW
     factor = xp.where(small, scale, scale * 0.0 + 1.0)
@@ -185,6 +186,16 @@ def _decayed(state: FDState, decay: Any) -> FDState:
         delta=state.delta * decay,
         diagonal=state.diagonal * decay,
     )
+
+
+def _widened(decay: Any) -> Any:
+    """Return a decay in float64, without its autograd: its rounded root would drift from it."""
+    if not hasattr(decay, "dtype"):
+        return decay
+    if isinstance(decay, np.generic):
+        return float(decay)
+    decay = decay.detach() if hasattr(decay, "detach") else decay
+    return library(decay, "decay").astype(decay, library(decay).float64)
 
 
 def _appended(state: FDState, rows: Array) -> FDState:

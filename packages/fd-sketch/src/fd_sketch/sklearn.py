@@ -3,6 +3,8 @@
 A module of its own because it imports scikit-learn: `pip install fd-sketch[sklearn]`.
 """
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any, Self
 
 import numpy as np
@@ -79,15 +81,16 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             ValueError: X is no finite matrix, or an argument does not fit it.
         """
         del y
-        X = validate_data(self, X, dtype=DTYPES)
-        w = _weights(sample_weight, len(X))
-        step = len(X) if self.batch_size is None else check_count(self.batch_size, "batch_size")
-        sketch = self._new_sketch(X.shape[1])
-        for start in range(0, len(X), step):
-            part = slice(start, start + step)
-            sketch.partial_fit(X[part], None if w is None else w[part])
-        if sketch.effective_weight == 0.0:
-            raise ValueError("sample_weight must be positive for one row at least, all are zero")
+        with self._unchanged_by_errors():
+            X = validate_data(self, X, dtype=DTYPES)
+            w = _weights(sample_weight, len(X))
+            step = len(X) if self.batch_size is None else check_count(self.batch_size, "batch_size")
+            sketch = self._new_sketch(X.shape[1])
+            for start in range(0, len(X), step):
+                part = slice(start, start + step)
+                sketch.partial_fit(X[part], None if w is None else w[part])
+            if sketch.effective_weight == 0.0:
+                raise ValueError("sample_weight must be positive for some row, all are zero")
         self.sketch_ = sketch
         return self._answered()
 
@@ -99,9 +102,12 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         """
         del y
         first = not hasattr(self, "sketch_")
-        X = validate_data(self, X, dtype=DTYPES, reset=first)
-        sketch = self._new_sketch(X.shape[1]) if first else self.sketch_
-        self.sketch_ = sketch.partial_fit(X, _weights(sample_weight, len(X)))
+        with self._unchanged_by_errors():
+            X = validate_data(self, X, dtype=DTYPES, reset=first)
+            new = self._new_sketch(X.shape[1])  # whose arguments are checked here, also later on
+            sketch = new if first else self.sketch_
+            sketch.partial_fit(X, _weights(sample_weight, len(X)))
+        self.sketch_ = sketch
         return self._answered()
 
     def transform(self, X: Any) -> np.ndarray:
@@ -115,6 +121,19 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         check_is_fitted(self)
         X = np.asarray(X)
         return X @ self.components_ + self.mean_
+
+    @contextmanager
+    def _unchanged_by_errors(self) -> Iterator[None]:
+        """Put back what validating the rows of a call that fails has set."""
+        names = ("n_features_in_", "feature_names_in_")
+        before = {name: getattr(self, name) for name in names if hasattr(self, name)}
+        try:
+            yield
+        except BaseException:
+            for name in names:
+                self.__dict__.pop(name, None)
+            self.__dict__.update(before)
+            raise
 
     def _new_sketch(self, n_features: int) -> FrequentDirections:
         """Return an empty sketch for the arguments, which are checked here and not before."""
