@@ -1,4 +1,4 @@
-"""Oracles and laws: what an allocator, a controller and a meter must satisfy, ours or yours.
+"""Oracles and laws: what allocators, controllers, policies, budgets and meters must satisfy.
 
 The laws raise `AssertionError` where they are broken.
 """
@@ -8,6 +8,7 @@ from itertools import pairwise
 
 import numpy as np
 
+from rank_sched._budget_laws import check_budget as check_budget
 from rank_sched._controller import ControllerState, RankController
 from rank_sched._errors import BudgetError
 from rank_sched._frontier import Frontier
@@ -15,6 +16,7 @@ from rank_sched._hull import undominated
 from rank_sched._layers import Layer, Tables, read_layers
 from rank_sched._meter import EnergyMeter
 from rank_sched._point import OperatingPoint
+from rank_sched._policy_laws import check_policy as check_policy
 
 _MOST_COMBINATIONS = 10**6
 
