@@ -4,6 +4,7 @@ from importlib.metadata import version
 
 from rank_sched._allocate import allocate, frontier
 from rank_sched._baselines import energy_fraction, uniform
+from rank_sched._cascade import CascadeFrontier, CascadeRule, cascade_frontier
 from rank_sched._controller import ControllerState, RankController
 from rank_sched._cost import Cost
 from rank_sched._errors import BudgetError, MeterError
@@ -28,6 +29,10 @@ __all__ = [
     "BudgetError",
     "uniform",
     "energy_fraction",
+    # one of two points for each input
+    "cascade_frontier",
+    "CascadeFrontier",
+    "CascadeRule",
     # costs
     "PerfEstimator",
     "Cost",
