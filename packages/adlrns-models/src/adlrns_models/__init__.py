@@ -2,6 +2,9 @@
 
 from importlib.metadata import version
 
+from adlrns_models._batch_rows import agreement, margin
+from adlrns_models._cascade import RankCascade
+from adlrns_models._cascade_fit import fit_cascade
 from adlrns_models._certificate import LossBounds
 from adlrns_models._config import AdaptConfig
 from adlrns_models._conv import AdaptiveConv2d
@@ -32,11 +35,15 @@ __all__ = [
     "IdentityBlock",
     "LayerProfile",
     "LossBounds",
+    "RankCascade",
+    "agreement",
     "clear_fd_sketch",
     "factorize",
+    "fit_cascade",
     "iter_adaptive_layers",
     "load_materialized",
     "make_elastic",
+    "margin",
     "materialize_model",
     "save_materialized",
     "set_rank_change_callback",

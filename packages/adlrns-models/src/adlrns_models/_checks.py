@@ -101,15 +101,15 @@ def check_kind(name: str, value: object, kind: type[T]) -> T:
 
 
 def check_budget(**budgets: float | None) -> tuple[str, float]:
-    """Returns the name and value of the one budget given, a share or a loss."""
+    """Returns the name and value of the one budget given: a share, or an amount of its unit."""
     given = {name: value for name, value in budgets.items() if value is not None}
     if len(given) != 1:
         raise TypeError(f"exactly one of {', '.join(budgets)} must be given, got {given}")
     ((name, value),) = given.items()
-    if name != "loss":
+    if name in ("flops", "parameters"):
         return name, check_fraction(name, value)
     if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"loss must be a number, got {value!r}")
+        raise TypeError(f"{name} must be a number, got {value!r}")
     if not value >= 0.0:
-        raise ValueError(f"loss must not be negative, got {value}")
+        raise ValueError(f"{name} must not be negative, got {value}")
     return name, float(value)

@@ -1,14 +1,23 @@
 """One network for every budget."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+import threading
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from os import PathLike
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
+from adlrns_models._budgets import (
+    KINDS,
+    MEASURED,
+    check_kind_of_cost,
+    frontier_of,
+    full_cost_of,
+    limit_of,
+)
 from adlrns_models._calibrate import (
     Forward,
     Objective,
@@ -17,12 +26,16 @@ from adlrns_models._calibrate import (
     default_forward,
 )
 from adlrns_models._checks import check_budget, check_int, check_kind
-from adlrns_models._costs import COSTS, LayerSize, layer_cost, rank_choices
 from adlrns_models._elastic_file import load_parts, save_elastic
 from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._measured import Measured, evaluating, measure
 from adlrns_models._profile import LayerProfile, elastic_layer
+from adlrns_models._serving import rank_here, ranks_here
 from adlrns_models._wrap import find_targets, replace_modules
-from rank_sched import Frontier, OperatingPoint, frontier
+from rank_sched import EnergyMeter, Frontier, OperatingPoint
+
+Budget = float | Mapping[str, float]
+BUDGETS = (*KINDS, "loss")
 
 
 class ElasticModel(nn.Module):
@@ -30,7 +43,7 @@ class ElasticModel(nn.Module):
 
     Made by :func:`make_elastic` or :meth:`load`. Calling it calls the network. Without gradients a
     layer above its break-even rank runs as one dense weight, and one that has stayed at a rank for
-    some calls from a copy of the active part of ``up``: at most one more ``[m, n]`` a layer.
+    some calls from a copy of the active part of ``up``: at most two more ``[m, n]`` a layer.
     Optimizers and changes in place are noticed, changes through ``.data`` are not; set the budget
     again after such. A graph of ``torch.compile`` holds the rank as a variable and always runs two
     factors: above break-even it costs more than the budget says, so settle such a model first.
@@ -39,6 +52,7 @@ class ElasticModel(nn.Module):
         network: the network, its layers adaptive.
         profiles: by layer name, its size and loss curve.
         info: where it came from: calibration's hash, versions, settings; saved with it.
+        measured: what :meth:`measure` found, None before.
     """
 
     def __init__(
@@ -57,45 +71,145 @@ class ElasticModel(nn.Module):
         self._layers = {name: _adaptive(network, name) for name in self.profiles}
         for layer in self._layers.values():
             layer._serve()
+        self._lock = threading.Lock()
         self._frontiers: dict[tuple[str, str], Frontier] = {}
         self._point: OperatingPoint | None = None
+        found = self.info.get("measured")
+        self.measured = None if found is None else Measured.from_dict(found)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        """Returns the network's output at the ranks in force."""
-        return self.network(*args, **kwargs)
+    def forward(self, *args: Any, budget: Budget | None = None, **kwargs: Any) -> Any:
+        """Returns the network's output at the ranks in force, or within ``budget``.
+
+        A call sees the ranks of one operating point, though other threads may change them while it
+        runs. In compiled graphs the ranks in force count alone.
+
+        Args:
+            *args: the network's.
+            budget: for this call alone: a share of the dense FLOPs, or one of the keywords of
+                :meth:`set_budget` with its value, such as ``{"latency_s": 0.01}``.
+            **kwargs: the network's.
+        """
+        if torch.compiler.is_compiling():
+            if budget is not None:
+                raise RuntimeError("budget must be None in a compiled call: use set_budget")
+            return self.network(*args, **kwargs)
+        with ranks_here(self._ranks_now() if budget is None else self._ranks_at(budget)):
+            return self.network(*args, **kwargs)
+
+    @contextmanager
+    def at(
+        self, *, ranks: Mapping[str, int] | None = None, **budget: Any
+    ) -> Iterator[OperatingPoint | None]:
+        """Runs calls inside a ``with`` block at other ranks, for this thread or task alone.
+
+        Args:
+            ranks: of the layers named; the others keep theirs.
+            budget: one budget, as for :meth:`set_budget`, in place of ``ranks``.
+
+        Yields:
+            The operating point of the budget, None for ``ranks``.
+
+        Raises:
+            ValueError, TypeError: as :meth:`set_ranks` and :meth:`set_budget` do.
+
+        Example:
+            >>> import torch
+            >>> from adlrns_models import make_elastic
+            >>> x = torch.randn(64, 16)
+            >>> elastic = make_elastic(torch.nn.Linear(16, 32), [x])
+            >>> with elastic.at(flops=0.5):
+            ...     cheap = elastic(x)
+            >>> bool(torch.equal(cheap, elastic(x)))
+            False
+        """
+        if ranks is not None and budget:
+            raise TypeError(f"give ranks or a budget, not both, got {sorted(budget)} beside ranks")
+        point = None if ranks is not None else self.point_for(**budget)
+        asked = ranks if point is None else point.ranks
+        assert asked is not None
+        chosen = self._check_ranks(asked)
+        with ranks_here({**self._ranks_now(), **chosen}):
+            yield point
+
+    def _ranks_now(self) -> dict[AdaptiveLayer, int]:
+        """The ranks of one moment: those that this call has said, else those in force."""
+        with self._lock:
+            return {layer: rank_here(layer) for layer in self._layers.values()}
+
+    def _ranks_at(self, budget: Budget) -> dict[AdaptiveLayer, int]:
+        asked: dict[str, Any] = dict(budget) if isinstance(budget, Mapping) else {"flops": budget}
+        return self._check_ranks(self.point_for(**asked).ranks)
 
     def frontier(self, cost: str = "flops", form: str = "factored") -> Frontier:
         """Returns the operating points that no other beats, for one kind of cost.
 
         Args:
-            cost: ``"flops"`` per sample or ``"parameters"``, of the elastic layers' products.
+            cost: ``"flops"`` per sample, ``"parameters"`` or ``"memory_bytes"`` of the elastic
+                layers' weights; ``"latency_s"`` or ``"energy_j"`` of these layers in one call, as
+                :meth:`measure` found.
             form: how layers are stored: ``"factored"`` (as they run) or ``"identity"`` (as
                 :func:`materialize_model` can settle them, cheaper).
 
         Raises:
             ValueError: for an unknown cost or form.
         """
-        if cost not in COSTS:
-            raise ValueError(f"cost must be one of {COSTS}, got {cost!r}")
-        if form not in ("factored", "identity"):
-            raise ValueError(f"form must be 'factored' or 'identity', got {form!r}")
+        check_kind_of_cost(cost, form)
         key = (cost, form)
         if key not in self._frontiers:
-            self._frontiers[key] = self._build_frontier(cost, form)
+            self._frontiers[key] = frontier_of(self, cost, form)
         return self._frontiers[key]
 
     def full_cost(self, cost: str = "flops") -> float:
-        """Returns the cost of the elastic layers as dense ones."""
-        if cost not in COSTS:
-            raise ValueError(f"cost must be one of {COSTS}, got {cost!r}")
-        sizes = [profile.size for profile in self.profiles.values()]
-        return sum(layer_cost(cost, size, size.max_rank) for size in sizes)
+        """Returns the cost at full rank: of the elastic layers, or of a call where measured."""
+        check_kind_of_cost(cost, "factored")
+        return full_cost_of(self, cost)
+
+    def measure(
+        self,
+        batch: Any,
+        *,
+        forward: Forward = default_forward,
+        repeats: int = 20,
+        meter: EnergyMeter | None = None,
+    ) -> Measured:
+        """Measures what calls on inputs like ``batch`` take here, for budgets in such units.
+
+        Every elastic layer is timed at some ranks on the inputs that it gets, calls taking turns;
+        the whole network at full rank and at its cheapest. :meth:`save` keeps the result; another
+        machine, or other thread counts, need their own.
+
+        Args:
+            batch: one batch, as for :func:`make_elastic`. Times are those of its size.
+            forward: ``forward(model, batch)``, for other kinds of batches.
+            repeats: timed calls of each kind, whose median counts.
+            meter: measures energy as well, in windows of a second or more.
+
+        Example:
+            >>> import torch
+            >>> from adlrns_models import make_elastic
+            >>> x = torch.randn(64, 256)
+            >>> elastic = make_elastic(torch.nn.Linear(256, 512), [x])
+            >>> measured = elastic.measure(x, repeats=3)
+            >>> point = elastic.set_budget(latency_s=1.0)
+            >>> elastic.ranks()
+            {'': 256}
+        """
+        check_int("repeats", repeats, 1)
+        with evaluating(self):
+            self.measured = measure(self, batch, forward=forward, repeats=repeats, meter=meter)
+        self.info["measured"] = self.measured.to_dict()
+        for cost in MEASURED:
+            self._frontiers.pop((cost, "factored"), None)
+        return self.measured
 
     def set_budget(
         self,
         *,
         flops: float | None = None,
         parameters: float | None = None,
+        memory_bytes: float | None = None,
+        latency_s: float | None = None,
+        energy_j: float | None = None,
         loss: float | None = None,
         form: str = "factored",
     ) -> OperatingPoint:
@@ -104,12 +218,16 @@ class ElasticModel(nn.Module):
         Args:
             flops: share ``0..1`` of the dense FLOPs of the elastic layers.
             parameters: share ``0..1`` of their dense weights.
+            memory_bytes: bytes of their weights, in the form they are counted in.
+            latency_s: seconds of a call of the whole network, on inputs like those of
+                :meth:`measure`, which must have run.
+            energy_j: joules of such a call.
             loss: largest predicted loss; the fewest FLOPs that keep it.
             form: the form that the cost is counted in, see :meth:`frontier`. A model budgeted as
                 ``"identity"`` keeps to the budget when it is settled in that form.
 
         Raises:
-            TypeError: unless exactly one of the three budgets is given, as a number.
+            TypeError: unless exactly one budget is given, as a number.
             ValueError: if the budget is out of range or below the smallest possible; the ranks
                 then stay as they were.
 
@@ -122,16 +240,37 @@ class ElasticModel(nn.Module):
             >>> bool(point.cost <= 0.5 * elastic.full_cost())
             True
         """
-        name, value = check_budget(flops=flops, parameters=parameters, loss=loss)
-        if name == "loss":
-            point = self.frontier("flops", form).at_loss(value)
-        else:
-            point = self.frontier(name, form).at(self._absolute(name, form, value))
+        point = self.point_for(
+            flops=flops,
+            parameters=parameters,
+            memory_bytes=memory_bytes,
+            latency_s=latency_s,
+            energy_j=energy_j,
+            loss=loss,
+            form=form,
+        )
         try:
             self.set_ranks(point.ranks)
         finally:
             self._point = point
         return point
+
+    def point_for(self, *, form: str = "factored", **budget: Any) -> OperatingPoint:
+        """Returns the operating point that :meth:`set_budget` would choose, and changes nothing.
+
+        Args:
+            form: as for :meth:`set_budget`.
+            budget: one of the budgets of :meth:`set_budget`.
+
+        Raises:
+            TypeError, ValueError: as :meth:`set_budget` does.
+        """
+        if unknown := sorted(budget.keys() - set(BUDGETS)):
+            raise TypeError(f"budget must be one of {', '.join(BUDGETS)}, got {unknown[0]!r}")
+        name, value = check_budget(**(dict.fromkeys(BUDGETS) | budget))
+        if name == "loss":
+            return self.frontier("flops", form).at_loss(value)
+        return self.frontier(name, form).at(limit_of(self, name, form, value))
 
     def set_ranks(self, ranks: Mapping[str, int]) -> None:
         """Runs the named layers at the given ranks from now on, all of them or none.
@@ -139,15 +278,20 @@ class ElasticModel(nn.Module):
         Raises:
             ValueError: for an unknown layer or a rank outside ``0..max_rank``.
         """
+        chosen = self._check_ranks(ranks)
+        with self._lock:  # a call that begins now sees all of them or none
+            old = {layer: layer._assign(rank) for layer, rank in chosen.items()}
+            self._point = None
+        for layer, rank in old.items():  # a callback may fail: by now all ranks are set
+            layer._announce(rank)
+
+    def _check_ranks(self, ranks: Mapping[str, int]) -> dict[AdaptiveLayer, int]:
         layers = self._layers
         for name, rank in ranks.items():
             if name not in layers:
                 raise ValueError(f"ranks must name elastic layers, got {name!r}")
             check_int(f"ranks[{name!r}]", rank, 0, layers[name].max_rank)
-        old = {name: layers[name]._assign(rank) for name, rank in ranks.items()}
-        self._point = None
-        for name, rank in old.items():  # a callback may fail: by now all ranks are set
-            layers[name]._announce(rank)
+        return {layers[name]: rank for name, rank in ranks.items()}
 
     def ranks(self) -> dict[str, int]:
         """Returns the rank in force of every elastic layer."""
@@ -185,29 +329,18 @@ class ElasticModel(nn.Module):
         network, profiles, multiple_of, info = load_parts(directory, model)
         return cls(network, profiles, multiple_of=multiple_of, info=info)
 
-    def _absolute(self, cost: str, form: str, share: float) -> float:
-        smallest, full = self.frontier(cost, form).min_cost, self.full_cost(cost)
-        if share * full < smallest:
-            raise ValueError(
-                f"{cost} must be at least {smallest / full:.4f} of the dense cost, "
-                f"the smallest this model can run at, got {share}"
-            )
-        return share * full
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_lock": None}
 
-    def _build_frontier(self, cost: str, form: str) -> Frontier:
-        losses, costs, ranks = {}, {}, {}
-        for name, profile in self.profiles.items():
-            choices = rank_choices(profile.size, self._step(profile.size), form)
-            losses[name] = np.asarray([profile.loss[r] for r in choices])
-            costs[name] = np.asarray([layer_cost(cost, profile.size, r, form) for r in choices])
-            ranks[name] = np.asarray(choices)
-        return frontier(losses, costs, ranks=ranks)
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        super().__setstate__(state)  # type: ignore[no-untyped-call]
+        self._lock = threading.Lock()
 
-    def _step(self, size: LayerSize) -> int:
+    def _step_of(self, name: str) -> int:
         if self.multiple_of is not None:
             return self.multiple_of
         # products like ranks in eights; a small layer has too few ranks to give any away
-        return 8 if size.max_rank >= 256 else 1
+        return 8 if self.profiles[name].size.max_rank >= 256 else 1
 
 
 def _adaptive(network: nn.Module, name: str) -> AdaptiveLayer:

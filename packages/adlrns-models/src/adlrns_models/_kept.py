@@ -14,6 +14,8 @@ if TYPE_CHECKING:
 
 # calls at one rank after which copying its part of the factors together is worth its time
 PACK_AFTER = 16
+# ranks whose products are kept at a time: calls at two operating points take turns
+RANKS = 2
 # fused optimizers write to parameters without telling their version counters
 _optimizer_steps = count(1)
 _last_optimizer_step = 0
@@ -40,21 +42,23 @@ class Kept:
         self.storages = storages
 
 
-def kept_product(layer: "AdaptiveLayer") -> Callable[[Tensor], Tensor]:
-    """Returns the layer's product at the rank in force."""
+def kept_product(layer: "AdaptiveLayer", rank: int) -> Callable[[Tensor], Tensor]:
+    """Returns the layer's product at ``rank``."""
     factors = layer._parameters  # the dictionary: attributes of modules are slow to look up
     d, u, i, b = factors["down"], factors["up"], factors["inner_bias"], factors["outer_bias"]
-    rank = layer._rank  # read once: another thread may change it
     if d.is_inference():  # type: ignore[union-attr]  # such tensors have no version
         return _prepared(layer, rank)
     key = (
-        *(rank, _last_optimizer_step),
+        _last_optimizer_step,
         *(d.data_ptr(), u.data_ptr(), i.data_ptr(), b.data_ptr()),  # type: ignore[union-attr]
         *(d._version, u._version, i._version, b._version),  # type: ignore[union-attr]
     )
-    kept = layer._kept
+    all_kept = layer._kept  # taken once: another thread may change the rank
+    kept = all_kept.get(rank)
     if kept is None or kept.key != key:
-        kept = layer._kept = Kept(key, _prepared(layer, rank), _storages(layer))
+        if len(all_kept) >= RANKS:
+            all_kept.clear()
+        kept = all_kept[rank] = Kept(key, _prepared(layer, rank), _storages(layer))
     kept.calls += 1
     if kept.calls == PACK_AFTER and layer._serving and rank <= layer.break_even:
         kept.call = layer._prepare(rank, packed=True)

@@ -16,6 +16,7 @@ from adlrns_models._config import AdaptConfig
 from adlrns_models._factorize import Factorization
 from adlrns_models._kept import Kept, kept_product
 from adlrns_models._prefix_loss import prefix_loss
+from adlrns_models._serving import rank_here
 from adlrns_models._watch import InputWatch
 from fd_sketch import CovarianceSketch
 
@@ -59,7 +60,7 @@ class AdaptiveLayer(nn.Module):
         self._adapting = True
         self._serving = False
         self._on_rank_change: RankChange | None = None
-        self._kept: Kept | None = None
+        self._kept: dict[int, Kept] = {}
         self._watch = self._make_watch(config)
         self._graphs: weakref.WeakSet[_Graph] = weakref.WeakSet()
         self._key = _observe.register(self)
@@ -88,13 +89,13 @@ class AdaptiveLayer(nn.Module):
                 _observe.observe(input.detach(), self.rank, self._key)
             return self._product(input, self.rank)
         if _observe.transformed() or torch._C._get_tracing_state():
-            return self._product(input, self._rank)
+            return self._product(input, rank_here(self))
         if self._is_watching() and not _observe.recomputing():
             self._observe(input)
-            return self._tracked(self._product(input, self._rank))
+            return self._tracked(self._product(input, rank_here(self)))
         if torch.is_grad_enabled():
-            return self._tracked(self._product(input, self._rank))
-        return kept_product(self)(input)
+            return self._tracked(self._product(input, rank_here(self)))
+        return kept_product(self, rank_here(self))(input)
 
     def _tracked(self, y: Tensor) -> Tensor:
         """Remembers that a graph with the current factors is waiting for its backward pass."""
@@ -151,7 +152,7 @@ class AdaptiveLayer(nn.Module):
 
     def _assign(self, rank: int) -> int:
         own, old = self.__dict__, self._rank  # a module's own assignment takes five times as long
-        own["_rank"], own["_kept"] = rank, None
+        own["_rank"], own["_kept"] = rank, {}
         if old != rank:
             self.rank.fill_(rank)
         return old
@@ -284,11 +285,11 @@ class AdaptiveLayer(nn.Module):
             self.rank = self.rank.cpu()
             self._watch.sketch.to(self.down.device)
             self._watch.recent = self._watch.recent.to(self.down.device)
-        self._kept = None
+        self._kept = {}
         return self
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_kept": None, "_graphs": None}
+        return {**self.__dict__, "_kept": {}, "_graphs": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

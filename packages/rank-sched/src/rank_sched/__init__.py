@@ -8,6 +8,7 @@ from rank_sched._budget import BudgetManager
 from rank_sched._budget_layers import LayerBudgets, LayerBudgetsState, LayerGrant
 from rank_sched._budget_live import BudgetExhaustedError, LiveBudget, Spending
 from rank_sched._budget_state import BudgetState, Grant
+from rank_sched._cascade import CascadeFrontier, CascadeRule, cascade_frontier
 from rank_sched._combinators import clip, cooldown, hysteresis, lowest, quantize
 from rank_sched._controller import ControllerState, RankController
 from rank_sched._cost import Cost
@@ -39,6 +40,10 @@ __all__ = [
     "BudgetError",
     "uniform",
     "energy_fraction",
+    # one of two points for each input
+    "cascade_frontier",
+    "CascadeFrontier",
+    "CascadeRule",
     # costs
     "PerfEstimator",
     "Cost",

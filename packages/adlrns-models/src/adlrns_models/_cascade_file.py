@@ -1,0 +1,88 @@
+"""Cascades as files."""
+
+import hashlib
+import json
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from adlrns_models._atomic import write_atomically
+from adlrns_models._elastic import ElasticModel
+from adlrns_models._files import field
+from rank_sched import CascadeFrontier, CascadeRule, OperatingPoint
+
+if TYPE_CHECKING:
+    from adlrns_models._cascade import RankCascade
+
+NAME = "cascade.json"
+FORMAT = 1
+
+
+def save_cascade(cascade: "RankCascade", directory: str | PathLike[str]) -> None:
+    """Writes ``directory/cascade.json``."""
+    body = {
+        "format": FORMAT,
+        "kind": "cascade",
+        "points": [
+            {"ranks": dict(p.ranks), "loss": p.loss, "cost": p.cost} for p in cascade.points
+        ],
+        "rules": [
+            [r.first, r.second, None if r.first == r.second else r.threshold, r.cost, r.quality]
+            for r in cascade.rules
+        ],
+    }
+    text = json.dumps({**body, "sha256": _digest(body)}, allow_nan=False, indent=1)
+    write_atomically(Path(directory) / NAME, text.encode())
+
+
+def load_cascade(
+    directory: str | PathLike[str], elastic: ElasticModel
+) -> tuple[list[OperatingPoint], CascadeFrontier]:
+    """Returns the points and rules of the file, checked against the model."""
+    path = Path(directory) / NAME
+    body = _read(path)
+    points = [_point(path, entry, elastic) for entry in field(path, body, "points", list)]
+    rules = [_rule(path, entry, len(points)) for entry in field(path, body, "rules", list)]
+    if not rules:
+        raise ValueError(f"{path}: field rules must hold at least one rule, got none")
+    return points, CascadeFrontier(rules)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise FileNotFoundError(f"{path}: no such file")
+    try:
+        body = json.loads(path.read_bytes())
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"{path}: not readable as JSON: {error}") from error
+    if not isinstance(body, dict) or body.get("kind") != "cascade":
+        raise ValueError(f"{path}: field kind must be 'cascade': a foreign file")
+    number = field(path, body, "format", int)
+    if not 1 <= number <= FORMAT:
+        raise ValueError(f"{path}: field format must be in 1..{FORMAT}, got {number}")
+    if body.pop("sha256", None) != _digest(body):
+        raise ValueError(f"{path}: field sha256 does not match what the file holds: it is damaged")
+    return body
+
+
+def _point(path: Path, entry: dict[str, Any], elastic: ElasticModel) -> OperatingPoint:
+    ranks, layers = entry["ranks"], elastic.layers()
+    for name, rank in ranks.items():
+        if name not in layers or not 0 <= rank <= layers[name].max_rank:
+            raise ValueError(
+                f"{path}: field points: the model has no layer {name!r} of rank {rank}"
+            )
+    return OperatingPoint(ranks, entry["loss"], entry["cost"])
+
+
+def _rule(path: Path, entry: list[Any], points: int) -> CascadeRule:
+    first, second, threshold, cost, quality = entry
+    if not (0 <= first < points and 0 <= second < points):
+        raise ValueError(f"{path}: field rules: points must be in 0..{points - 1}, got {entry}")
+    return CascadeRule(
+        first, second, float("-inf") if threshold is None else threshold, cost, quality
+    )
+
+
+def _digest(body: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
