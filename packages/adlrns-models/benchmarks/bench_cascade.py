@@ -27,7 +27,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlrns_models import fit_cascade, make_elastic
+from adlrns_models import RankCascade, fit_cascade, make_elastic
 
 BUDGETS = (0.06, 0.08, 0.1, 0.125, 0.15, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5, 0.65)
 Row = dict[str, object]
@@ -100,14 +100,21 @@ def measure(name: str, data: Path) -> Iterator[Row]:
             "dense": _percent(dense),
             "fixed": _percent(fixed),
             "cascade": _percent(found),
-            "gain": round(100 * gain.mean(), 2),
-            "standard_error": round(100 * gain.std() / np.sqrt(len(gain)), 2),
+            "gain": round(100 * float(gain.mean()), 2),
+            "standard_error": round(100 * float(gain.std() / np.sqrt(len(gain))), 2),
             "fixed_flops": round(point.cost / elastic.full_cost(), 4),
             "cascade_flops": round(cascade.mean_flops, 4),
-            "first": round(cascade._shares[rule.first], 3),
-            "second": round(cascade._shares[rule.second], 3),
+            "first": round(share(cascade, rule.first), 3),
+            "second": round(share(cascade, rule.second), 3),
             "time_ratio": round(spent / seconds, 2),
         }
+
+
+def share(cascade: RankCascade, point: int) -> float:
+    """Return what a point costs, or the rule's one point of its own."""
+    if point == len(cascade.points):
+        return cascade.rule.cost
+    return cascade.points[point].cost / cascade.elastic.full_cost()
 
 
 def _timed(net: nn.Module, batches: list[Any], labels: Tensor) -> tuple[float, Tensor]:
