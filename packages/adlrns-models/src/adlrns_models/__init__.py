@@ -5,13 +5,16 @@ from importlib.metadata import version
 from adlrns_models._certificate import LossBounds
 from adlrns_models._config import AdaptConfig
 from adlrns_models._conv import AdaptiveConv2d
+from adlrns_models._distill import Distilled, distill
 from adlrns_models._elastic import ElasticModel, make_elastic
 from adlrns_models._factorize import Factorization, factorize
 from adlrns_models._identity import IdentityBlock
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._linear import AdaptiveLinear
 from adlrns_models._materialize import materialize_model
+from adlrns_models._norms import reestimate_norms
 from adlrns_models._profile import LayerProfile
+from adlrns_models._sequential import refit
 from adlrns_models._settled_file import load_materialized, save_materialized
 from adlrns_models._wrap import (
     clear_fd_sketch,
@@ -27,17 +30,21 @@ __all__ = [
     "AdaptiveConv2d",
     "AdaptiveLayer",
     "AdaptiveLinear",
+    "Distilled",
     "ElasticModel",
     "Factorization",
     "IdentityBlock",
     "LayerProfile",
     "LossBounds",
     "clear_fd_sketch",
+    "distill",
     "factorize",
     "iter_adaptive_layers",
     "load_materialized",
     "make_elastic",
     "materialize_model",
+    "reestimate_norms",
+    "refit",
     "save_materialized",
     "set_rank_change_callback",
     "wrap_model_with_adaptive",
