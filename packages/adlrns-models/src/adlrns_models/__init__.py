@@ -12,6 +12,7 @@ from adlrns_models._certificate import LossBounds
 from adlrns_models._config import AdaptConfig
 from adlrns_models._conv import AdaptiveConv2d
 from adlrns_models._create import create_model
+from adlrns_models._distill import Distilled, distill
 from adlrns_models._dynamic import DynamicLayer
 from adlrns_models._dynamic_conv import DynamicConv2d
 from adlrns_models._dynamic_linear import DynamicLinear, DynamicLowRankLayer
@@ -33,8 +34,10 @@ from adlrns_models._nets_mlp import adlrns_mlp
 from adlrns_models._nets_resnet import adlrns_resnet
 from adlrns_models._nets_transformer import adlrns_transformer
 from adlrns_models._nets_vit import adlrns_vit
+from adlrns_models._norms import reestimate_norms
 from adlrns_models._penalty import mean_flops, rank_penalty
 from adlrns_models._profile import LayerProfile
+from adlrns_models._sequential import refit
 from adlrns_models._settled_file import load_materialized, save_materialized
 from adlrns_models._trainer import ADLRNSTrainer
 from adlrns_models._trainer_config import TrainConfig
@@ -62,6 +65,7 @@ __all__ = [
     "DynamicLayer",
     "DynamicLinear",
     "DynamicLowRankLayer",
+    "Distilled",
     "ElasticModel",
     "EventLinear",
     "Factorization",
@@ -84,6 +88,7 @@ __all__ = [
     "adlrns_vit",
     "clear_fd_sketch",
     "create_model",
+    "distill",
     "factorize",
     "fit_cascade",
     "hf_callback",
@@ -97,6 +102,8 @@ __all__ = [
     "mean_flops",
     "rank_budget",
     "rank_penalty",
+    "reestimate_norms",
+    "refit",
     "save_materialized",
     "set_rank_change_callback",
     "wrap_model_with_adaptive",

@@ -35,19 +35,19 @@ class LayerProfile:
 
 
 def elastic_layer(
-    layer: nn.Module, seen: Observed, samples: int
+    layer: nn.Module, seen: Observed, samples: int, *, two_sided: bool = True
 ) -> tuple[AdaptiveLayer, LayerProfile]:
     """Returns the layer at full rank, factorised for the inputs seen, and its profile."""
     assert isinstance(layer, nn.Linear | nn.Conv2d)
     weight = layer.weight.detach().flatten(1)
-    factors = factorize(weight, layer.bias, seen.sketch, sensitivity=seen.sensitivity)
+    sensitivity = seen.sensitivity if two_sided else seen.even_sensitivity
+    factors = factorize(weight, layer.bias, seen.sketch, sensitivity=sensitivity)
     m, n = weight.shape
     config = AdaptConfig(r_min=0, r_max=min(m, n))
     elastic = make_adaptive(layer, config, factors=factors)
     elastic.enable_adaptation(False)
     # mean loss per row, times rows per sample; none where nothing depends on the layer
-    heard = bool(seen.gradients.any())
-    scale = heard * seen.rows / (seen.sketch.n_samples_seen * samples)
+    scale = seen.heard * seen.rows / (seen.sketch.n_samples_seen * samples)
     profile = LayerProfile(
         size=LayerSize(m, n, seen.rows / samples),
         loss=_scaled(factors.loss, scale),
