@@ -80,7 +80,8 @@ class Source:
             text = f"{'.'.join(place)} must be a number, a word, true or false, got a {kind}"
             self.problems.append((line, text))
             return None
-        if node.tag == f"{_PREFIX}str" and node.style is None and _EXPONENT.fullmatch(node.value):
+        plain = getattr(node, "style", None) is None  # quoted words have a style
+        if node.tag == f"{_PREFIX}str" and plain and _EXPONENT.fullmatch(node.value):
             return float(node.value)
         try:
             return yaml.constructor.SafeConstructor().construct_object(node)
@@ -98,7 +99,7 @@ def _parse(path: Path) -> Node | None:
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):  # they can name themselves, or millions
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 0
                 raise UseError(f"{path}:{line}: values must be written out, got *{event.anchor}")
         return yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
