@@ -71,9 +71,10 @@ class Source:
             return self._mapping(node, place)
         if isinstance(node, SequenceNode):
             return [self._value(item, place) for item in node.value]
+        assert isinstance(node, ScalarNode)
         return self._scalar(node, place)
 
-    def _scalar(self, node: Node, place: Place) -> Any:
+    def _scalar(self, node: ScalarNode, place: Place) -> Any:
         line = node.start_mark.line + 1
         if node.tag not in _PLAIN:
             kind = node.tag.removeprefix(_PREFIX)
@@ -98,7 +99,7 @@ def _parse(path: Path) -> Node | None:
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):  # they can name themselves, or millions
-                line = event.start_mark.line + 1
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise UseError(f"{path}:{line}: values must be written out, got *{event.anchor}")
         return yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:
