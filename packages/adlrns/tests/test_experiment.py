@@ -11,6 +11,7 @@ from adlrns import _experiment_nets as nets
 from adlrns._ablate_events import FRAMES, counted, eventful, frames
 from adlrns._ablate_factors import evenly, refactored, sketches_of
 from adlrns._datasets import Task, tensors
+from adlrns._errors import UseError
 from adlrns._experiment_nets import Candidate, weights_at
 from adlrns._experiment_rows import interleaved, served_bytes
 from adlrns._experiment_table import GOAL
@@ -222,3 +223,20 @@ def test_thresholds_ask_for_classes(net, batches) -> None:
         "perplexity",
     )
     assert nets.per_input(make_elastic(net, batches), divide(task, 0.5)) is None
+
+
+def test_a_cascade_keeps_to_the_weights_it_may_hold(batches) -> None:
+    torch.manual_seed(0)
+    wide = nn.Sequential(nn.Flatten(), nn.Linear(16, 60), nn.ReLU(), nn.Linear(60, 50)).eval()
+    x = torch.cat(batches)
+    task = Task(tensors(x, wide(x).argmax(1)), tensors(x, x), "classification", {}, "accuracy")
+    cascade = nets.per_input(make_elastic(wide, batches), divide(task, 0.9))
+    assert cascade is not None
+    light = nets._light(cascade, 0.5)
+    full = cascade.elastic.full_cost("parameters")
+    layers = cascade.elastic.layers()
+    assert 0 < len(light.rules) < len(cascade.rules)
+    assert all(nets._needed(light, rule, layers) <= 0.5 * full for rule in light.rules)
+    assert light.set_budget(flops=0.9).first < len(light.points)
+    with pytest.raises(UseError, match=r"run\.weights must leave a rule to choose, got 0\.001"):
+        nets._light(cascade, 0.001)

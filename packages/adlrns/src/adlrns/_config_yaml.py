@@ -71,17 +71,17 @@ class Source:
             return self._mapping(node, place)
         if isinstance(node, SequenceNode):
             return [self._value(item, place) for item in node.value]
+        assert isinstance(node, ScalarNode)
         return self._scalar(node, place)
 
-    def _scalar(self, node: Node, place: Place) -> Any:
+    def _scalar(self, node: ScalarNode, place: Place) -> Any:
         line = node.start_mark.line + 1
         if node.tag not in _PLAIN:
             kind = node.tag.removeprefix(_PREFIX)
             text = f"{'.'.join(place)} must be a number, a word, true or false, got a {kind}"
             self.problems.append((line, text))
             return None
-        plain = getattr(node, "style", None) is None  # quoted words have a style
-        if node.tag == f"{_PREFIX}str" and plain and _EXPONENT.fullmatch(node.value):
+        if node.tag == f"{_PREFIX}str" and node.style is None and _EXPONENT.fullmatch(node.value):
             return float(node.value)
         try:
             return yaml.constructor.SafeConstructor().construct_object(node)
@@ -99,7 +99,7 @@ def _parse(path: Path) -> Node | None:
     try:
         for event in yaml.parse(text, yaml.SafeLoader):
             if isinstance(event, yaml.AliasEvent):  # they can name themselves, or millions
-                line = event.start_mark.line + 1 if event.start_mark else 0
+                line = event.start_mark.line + 1 if event.start_mark else 1
                 raise UseError(f"{path}:{line}: values must be written out, got *{event.anchor}")
         return yaml.compose(text, yaml.SafeLoader)
     except yaml.MarkedYAMLError as error:

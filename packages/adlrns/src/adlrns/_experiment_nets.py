@@ -1,7 +1,6 @@
 """The networks that `adlrns experiment` compares, all made of one that was trained in full."""
 
 import copy
-import math
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from typing import Any, NamedTuple
@@ -101,7 +100,7 @@ def _light(cascade: RankCascade, share: float) -> RankCascade:
     if not kept:
         raise UseError(f"run.weights must leave a rule to choose, got {share}")
     # it would prefer a point of its own, of any weights, to rules that promise less
-    promised = [-math.inf] * len(cascade.points)
+    promised = [-1.0] * len(cascade.points)
     return RankCascade(cascade.elastic, cascade.points, promised, CascadeFrontier(kept))
 
 
