@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from adlrns_models._attention import OpenAttention
 from adlrns_models._batch_rows import agreement, margin
 from adlrns_models._cascade import RankCascade
 from adlrns_models._cascade_fit import fit_cascade
@@ -10,6 +11,7 @@ from adlrns_models._config import AdaptConfig
 from adlrns_models._conv import AdaptiveConv2d
 from adlrns_models._elastic import ElasticModel, make_elastic
 from adlrns_models._factorize import Factorization, factorize
+from adlrns_models._grouped_conv import AdaptiveGroupedConv2d
 from adlrns_models._identity import IdentityBlock
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._linear import AdaptiveLinear
@@ -28,6 +30,7 @@ __version__ = version("adlrns-models")
 __all__ = [
     "AdaptConfig",
     "AdaptiveConv2d",
+    "AdaptiveGroupedConv2d",
     "AdaptiveLayer",
     "AdaptiveLinear",
     "ElasticModel",
@@ -35,6 +38,7 @@ __all__ = [
     "IdentityBlock",
     "LayerProfile",
     "LossBounds",
+    "OpenAttention",
     "RankCascade",
     "agreement",
     "clear_fd_sketch",

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adlrns_models._patches import Window
+from adlrns_models._plain import Plain, sizes_of
 from adlrns_models._watch import make_sketch
 from fd_sketch import CovarianceSketch
 
@@ -111,7 +112,7 @@ class OutputProbe:
 
 def calibrate(
     model: nn.Module,
-    layers: Mapping[str, nn.Linear | nn.Conv2d],
+    layers: Mapping[str, Plain],
     batches: Iterable[Any],
     *,
     sketch_size: int,
@@ -127,10 +128,7 @@ def calibrate(
     Raises:
         ValueError: if there is no batch.
     """
-    seen = {
-        name: Observed(make_sketch(layer.weight[0].numel(), sketch_size), _no_gradients(layer))
-        for name, layer in layers.items()
-    }
+    seen = {name: _nothing(layer, sketch_size) for name, layer in layers.items()}
     stream = Stream()
     with _still(model), _hooked(layers, seen):
         for batch in stream.pass_on(batches):
@@ -170,9 +168,7 @@ def _still(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(
-    layers: Mapping[str, nn.Linear | nn.Conv2d], seen: Mapping[str, Observed]
-) -> Iterator[None]:
+def _hooked(layers: Mapping[str, Plain], seen: Mapping[str, Observed]) -> Iterator[None]:
     handles = [
         layer.register_forward_hook(_hook(seen[name]), with_kwargs=True)
         for name, layer in layers.items()
@@ -188,7 +184,7 @@ def _hook(seen: Observed) -> Callable[..., Tensor]:
     def watch(
         layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
-        x = args[0] if args else kwargs["input"]
+        (x,) = (*args, *kwargs.values())  # named input or x
         seen.rows += _feed(layer, x.detach(), seen.sketch)
         if not output.requires_grad:  # nothing before it can train: start the graph here
             with torch.enable_grad():  # a model may run parts of itself without
@@ -209,10 +205,12 @@ def _weigh(gradient: Tensor, seen: Observed) -> None:
     seen.gradient_rows += g.shape[0]
 
 
-def _no_gradients(layer: nn.Linear | nn.Conv2d) -> Tensor:
-    m = layer.weight.shape[0]
+def _nothing(layer: Plain, sketch_size: int) -> Observed:
+    sizes = sizes_of(layer)
+    m, n = sizes.outputs * sizes.groups, sizes.inputs * sizes.groups
     shape = (m, m) if m <= MATRIX_UP_TO else (m,)
-    return torch.zeros(shape, dtype=torch.float64, device=layer.weight.device)
+    gradients = torch.zeros(shape, dtype=torch.float64, device=layer.weight.device)
+    return Observed(make_sketch(n, sketch_size), gradients)
 
 
 def _feed(layer: nn.Module, x: Tensor, sketch: CovarianceSketch) -> int:
