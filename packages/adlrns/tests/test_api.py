@@ -4,12 +4,15 @@ import pytest
 
 import adlrns
 import adlrns_models
+import rank_sched
+from adlrns import trainers
 
 
-def test_hands_on_what_the_models_package_has() -> None:
+def test_hands_on_what_the_packages_below_have() -> None:
     own = {"load", "Compressed"}
     for name in set(adlrns.__all__) - own:
-        assert getattr(adlrns, name) is getattr(adlrns_models, name)
+        home = rank_sched if name in ("RankScheduler", "BudgetManager", "PerfEstimator") else None
+        assert getattr(adlrns, name) is getattr(home or adlrns_models, name)
     assert own <= set(adlrns.__all__) <= set(dir(adlrns))
 
 
@@ -20,3 +23,7 @@ def test_knows_its_version() -> None:
 def test_has_nothing_else() -> None:
     with pytest.raises(AttributeError, match="no attribute 'invented'"):
         _ = adlrns.invented
+
+
+def test_the_trainer_is_the_models_packages() -> None:
+    assert trainers.ADLRNSTrainer is adlrns_models.ADLRNSTrainer

@@ -4,8 +4,11 @@
 
 4096 float32 rows of each family, taken in in batches of 128. The columns: the true error
 `||C - B'B||_2`, that of the compensated estimate `B'B + Delta/2 I` and the certificate Delta, each
-over the bound of the theorem for alpha = 1, min_k ||A - A_k||_F^2 / (l + 1 - k); and the Delta of
-8 merged shards over that of a single pass. The last lines are medians over the families.
+over the bound of the theorem for alpha = 1, min_k ||A - A_k||_F^2 / (l + 1 - k); the Delta of
+8 merged shards over that of a single pass; and two floors, over the same bound. *Rank* is
+lambda_{l+1}(C), which any l rows B with B'B <= C lack at least. *Shrink* is the mass that the
+sketch has lost over alpha l + b: a shrink that lowers by delta takes no more than that times delta,
+so that no Delta of this loss is smaller. The last lines are medians over the families.
 """
 
 import argparse
@@ -16,7 +19,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 for name in ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"):
     os.environ[name] = "1"  # read once, when numpy loads its BLAS
@@ -40,6 +43,8 @@ class Row(NamedTuple):
     robust_over_bound: float
     delta_over_bound: float
     merged_over_single: float
+    rank_floor: float
+    shrink_floor: float
 
 
 def power_law(rng: np.random.Generator, d: int) -> np.ndarray:
@@ -79,7 +84,7 @@ def drifting(rng: np.random.Generator, d: int) -> np.ndarray:
 FAMILIES: tuple[Callable[[np.random.Generator, int], np.ndarray], ...] = (
     *(power_law, rectified, outliers, log_normal, low_rank, drifting),
 )
-METHODS = {
+METHODS: dict[str, dict[str, Any]] = {
     "buffer l": {"times": 1},
     "buffer 2l": {"times": 2},
     "buffer 3l": {"times": 3},
@@ -112,8 +117,10 @@ def measure(d: int, size: int) -> Iterator[Row]:
             merged = fed(X[::SHARDS], size, **options)
             for i in range(1, SHARDS):
                 merged.merge(fed(X[i::SHARDS], size, **options))
+            lowered = size * options.get("alpha", 1.0) + sketch.buffer_size
+            floors = lam[size] / bound, sketch.residual_mass() / lowered / bound
             ratios = (error / bound, robust / bound, Delta / bound, merged.error_bound() / Delta)
-            yield Row(d, size, name, make.__name__, *ratios)
+            yield Row(d, size, name, make.__name__, *ratios, *map(float, floors))
 
 
 def medians(rows: list[Row]) -> Iterator[Row]:
@@ -135,7 +142,9 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--csv", type=Path)
     options = parser.parse_args(arguments)
-    print(f"{'d':>5} {'l':>4} {'method':<21} {'family':<10} error robust  Delta merged")
+    print(
+        f"{'d':>5} {'l':>4} {'method':<21} {'family':<10} error robust  Delta merged   rank shrink"
+    )
     rows = [row for d, size in SHAPES for row in measure(d, size)]
     rows += medians(rows)
     for row in rows:

@@ -151,6 +151,7 @@ def test_a_training_loop_does_not_reach_the_arithmetic(kind):
         (lambda bank: bank.merge(SketchBank(5, 11, 4)), ValueError, "n_features must be equal"),
         (lambda bank: SketchBank(0, 12, 4), ValueError, "n_sketches must be at least 1"),
         (lambda bank: SketchBank(5, 12, 4, decay=0.0), ValueError, "decay must be in"),
+        (lambda bank: SketchBank(5, 12, 4, center=True), TypeError, "argument 'center'"),
     ],
 )
 def test_what_does_not_fit_is_named_and_changes_nothing(call, error, what):

@@ -70,3 +70,23 @@ def test_compensations_are_checked(wrong):
         for ask in (sketch.covariance, sketch.factor, lambda **o: sketch.quadratic_form(ROWS, **o)):  # noqa: B023
             with pytest.raises(ValueError, match="compensate must be 'raw', 'robust', 'trace'"):
                 ask(compensate=wrong)
+
+
+@pytest.mark.parametrize("make", [lambda: FrequentDirections(5, 3), lambda: ExactGram(5)])
+def test_forms_of_huge_rows_have_room_whatever_the_directions(kind, make):
+    huge = kind.array(ROWS * 2.0**90)
+    sketch = make().partial_fit(huge)
+    for dtype in ("float32", "float64"):
+        V = kind._replace(dtype=dtype).array(np.eye(5))
+        for name in KINDS:
+            Q = np.asarray(sketch.quadratic_form(V, compensate=name))
+            assert Q.dtype == np.float64
+            assert np.allclose(Q * 2.0**-180, ROWS @ ROWS, atol=1.0 + 1e-5)
+
+
+def test_forms_along_directions_of_low_precision_are_those_of_their_values():
+    X = np.random.default_rng(0).standard_normal((30, 5))
+    sketch = FrequentDirections(5, 3).partial_fit(X)
+    V = np.random.default_rng(1).standard_normal((2, 5)).astype(np.float32)
+    wide = sketch.quadratic_form(V.astype(np.float64))
+    assert np.array_equal(sketch.quadratic_form(V), wide)

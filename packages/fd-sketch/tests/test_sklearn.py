@@ -117,3 +117,49 @@ def test_keeps_the_dtype_of_the_rows():
 def test_arguments_that_do_not_fit_are_named(arguments, what):
     with pytest.raises(ValueError, match=what):
         FrequentDirectionsPCA(**arguments).fit(X)
+
+
+@pytest.mark.parametrize("total", [1e-3, 1.0, 1.99])
+def test_weights_that_sum_to_less_than_two_rows_are_shares(total):
+    plain = FrequentDirectionsPCA(4).fit(X)
+    shares = FrequentDirectionsPCA(4).fit(X, sample_weight=total / len(X))
+    for name in ("explained_variance_", "explained_variance_ratio_", "var_", "error_bound_"):
+        assert np.allclose(getattr(shares, name), getattr(plain, name), rtol=1e-9)
+    assert np.allclose(shares.explained_variance_, shares.sketch_.explained_variance_[:4])
+
+
+def test_the_variance_of_two_rows_is_the_same_from_both_sides():
+    counts = FrequentDirectionsPCA(1).fit(X[:2], sample_weight=[1.0, 1.0])
+    shares = FrequentDirectionsPCA(1).fit(X[:2], sample_weight=[1.0 - 1e-9, 1.0 - 1e-9])
+    want = np.linalg.eigvalsh(np.cov(X[:2].T))[-1]
+    assert counts.explained_variance_[0] == pytest.approx(want)
+    assert shares.explained_variance_[0] == pytest.approx(want)
+    one = FrequentDirectionsPCA(1).fit(X[:1], sample_weight=0.3)
+    assert one.explained_variance_.tolist() == [0.0]
+
+
+def test_a_first_batch_without_weight_is_refused_and_a_later_one_is_not():
+    pca = FrequentDirectionsPCA(4)
+    with pytest.raises(ValueError, match="sample_weight must be positive for some row"):
+        pca.partial_fit(X, sample_weight=np.zeros(300))
+    assert not hasattr(pca, "sketch_")
+    assert not hasattr(pca, "n_features_in_")
+    pca.partial_fit(X[:100])
+    before = pca.explained_variance_
+    after = pca.partial_fit(X, sample_weight=np.zeros(300)).explained_variance_
+    assert np.allclose(after, before, rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "changes", [{"sketch_size": 6}, {"buffer_size": 50}, {"sketch_size": None, "n_components": 5}]
+)
+def test_a_sketch_keeps_its_size_from_batch_to_batch(changes):
+    pca = FrequentDirectionsPCA(4, sketch_size=8).partial_fit(X[:100])
+    saved = pca.sketch_.to_bytes()
+    pca.set_params(**changes)
+    with pytest.raises(ValueError, match="must stay 8 and 16 from batch to batch, got"):
+        pca.partial_fit(X[100:])
+    assert pca.sketch_.to_bytes() == saved
+    assert pca.fit(X).n_samples_seen_ == 300
+    pca.set_params(n_components=3, sketch_size=pca.sketch_.sketch_size)
+    assert pca.partial_fit(X).transform(X).shape == (300, 3)

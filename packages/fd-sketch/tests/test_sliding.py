@@ -191,6 +191,7 @@ def test_answers_with_the_kind_of_array_it_was_asked_with(kind):
         (lambda s: SlidingFrequentDirections(D, 3, 0), ValueError, "window must be at least 1"),
         (lambda s: SlidingFrequentDirections(D, 0, 3), ValueError, "sketch_size must be at least"),
         (lambda s: SlidingFrequentDirections(D, 3, 2.5), TypeError, "window must be an int"),
+        (lambda s: SlidingFrequentDirections(D, 3, 9, center=True), TypeError, "argument 'center'"),
     ],
 )
 def test_what_does_not_fit_is_named_and_changes_nothing(call, error, what):

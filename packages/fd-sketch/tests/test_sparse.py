@@ -115,3 +115,21 @@ def test_no_rows_are_an_empty_batch():
     assert sketch.n_samples_seen == 0
     assert tuple(sketch.transform(sp.csr_array((0, 8))).shape) == (0, 0)
     assert sketch.partial_fit(sp.csr_array(ROWS)).n_samples_seen == 60
+
+
+@pytest.mark.parametrize("make", METHODS)
+@pytest.mark.parametrize("form", [sp.csr_array, sp.csc_array, sp.coo_array])
+@pytest.mark.parametrize("dtype", ["int8", "uint8", "int32", "uint64"])
+def test_duplicates_add_up_beyond_the_range_of_their_dtype(make, form, dtype):
+    top = np.iinfo(dtype).max
+    data = np.array([top, top, 1], dtype=dtype)
+    entries = {
+        "coo": (data, ([0, 0, 1], [4, 4, 0])),
+        "csr": (data, [4, 4, 0], [0, 2, 3]),
+        "csc": (data[::-1].copy(), [1, 0, 0], [0, 1, 1, 1, 1, 3, 3, 3, 3]),
+    }
+    X = form(entries[form.__name__[:3]], shape=(2, 8))
+    assert X.nnz == 3
+    assert make().partial_fit(X).total_mass() == (2.0 * float(top)) ** 2 + 1.0
+    assert X.nnz == 3
+    assert X.dtype == dtype

@@ -2,27 +2,27 @@
 
 The ideal is the time of two compact products at rank R for all rows, times the mean rank over R:
 nobody reaches it, as few rows and narrow products run below full speed. `gemms` are the matrix
-products of the staircase alone, on rows that lie sorted already. Candidates take turns; a ratio
-is the median of the ratios within a round.
+products of the staircase alone, on rows that lie sorted already; `dispatch` chooses by a
+calibration. See `_timing`.
 
-    python bench_per_sample.py [--threads 1] [--rounds 60] [--csv PATH]
+    python bench_per_sample.py [--threads 1] [--dtype float32] [--seconds 1] [--csv PATH]
 """
 
-import argparse
-import csv
-import platform
-import random
-import statistics
 from collections.abc import Callable, Iterator
-from pathlib import Path
-from time import perf_counter
 from typing import Any
 
 import torch
 import torch.nn.functional as F
+from _timing import Calls, Row, paired, quartile_us, ratio, run, show
 from torch import Tensor
 
-from lowrank_kernels import lowrank_linear, lowrank_linear_per_sample
+from lowrank_kernels import (
+    Dispatcher,
+    calibrate,
+    dispatch_per_sample,
+    lowrank_linear,
+    lowrank_linear_per_sample,
+)
 from lowrank_kernels._bands import Band
 from lowrank_kernels._staircase import sort
 
@@ -70,85 +70,40 @@ def gemms(x: Tensor, down: Tensor, up: Tensor, bands: tuple[Band, ...]) -> Calla
     return call
 
 
-def seconds(calls: dict[str, Callable[[], object]], rounds: int) -> dict[str, list[float]]:
-    """Return the seconds of one call of each candidate, in turn, round by round."""
-    times: dict[str, list[float]] = {name: [] for name in calls}
-    names, order = list(calls), random.Random(0)
-    for _ in range(rounds):
-        # no candidate always comes after the one that empties the cache
-        order.shuffle(names)
-        for name in names:
-            calls[name]()
-            start = perf_counter()
-            calls[name]()
-            times[name].append(perf_counter() - start)
-    return times
-
-
-def products(rounds: int, batches: Any) -> Iterator[dict[str, Any]]:
+def products(dtype: torch.dtype, seconds: float, batches: Any = BATCHES) -> Iterator[Row]:
     torch.manual_seed(0)
-    down, up, bias = torch.randn(R, N), torch.randn(M, R), torch.randn(M)
+    down, up, bias = (torch.randn(s).to(dtype) for s in ((R, N), (M, R), (M,)))
+    table = calibrate(N, M, R, dtype=dtype, per_sample=True, save=False)
+    chosen = dispatch_per_sample(down, up, bias, dispatcher=Dispatcher([table], cache=False))
     for batch in batches:
-        x = torch.randn(batch, N)
+        x = torch.randn(batch, N).to(dtype)
         for name, ranks in mixes(batch).items():
             bands = sort(ranks, R, N + M, x.device).bands
             given = (x, down, up, bias, ranks)
-            calls: dict[str, Callable[[], object]] = {
+            calls: Calls = {
                 "full": lambda x=x: F.linear(F.linear(x, down), up, bias),
                 "per_sample": lambda g=given: lowrank_linear_per_sample(*g),
                 "gemms": gemms(x, down, up, bands),
                 "masked": lambda g=given: masked(*g),
                 "by_rank": lambda g=given: by_rank(*g),
+                "dispatch": lambda x=x, ranks=ranks: chosen(x, ranks),
             }
-            times = seconds(calls, max(8, rounds * 64 // batch))
+            times = paired(calls, seconds)
             share = float(ranks.double().mean()) / R
-            row = {"batch": batch, "ranks": name, "bands": len(bands), "share": round(share, 3)}
-            full = statistics.quantiles(times["full"], n=4)[0]
-            row["ideal_us"] = round(full * share * 1e6)
+            row: Row = {"batch": batch, "ranks": name, "bands": len(bands)}
+            row |= {"share": round(share, 3), "chosen": chosen.form(ranks)}
+            row["ideal_us"] = round(quartile_us(times, "full") * share)
             for call in list(calls)[1:]:
-                row[f"{call}/ideal"] = ratio(times, call, "full") / share
+                row[f"{call}/ideal"] = round(ratio(times, call, "full") / share, 2)
             for call in ("masked", "by_rank"):
-                row[f"{call}/per_sample"] = ratio(times, call, "per_sample")
-            yield {k: round(v, 2) if k[-1] in "le" and "/" in k else v for k, v in row.items()}
-
-
-def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
-    return statistics.median(t / b for t, b in zip(times[name], times[base], strict=True))
-
-
-def show(rows: Iterator[dict[str, Any]]) -> list[dict[str, Any]]:
-    kept: list[dict[str, Any]] = []
-    for row in rows:
-        if not kept:
-            print("  ".join(f"{name:>18}" for name in row))
-        print("  ".join(f"{value!s:>18}" for value in row.values()), flush=True)
-        kept.append(row)
-    return kept
-
-
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--rounds", type=int, default=120)
-    parser.add_argument("--csv", type=Path, help="write the rows here as well")
-    given = parser.parse_args()
-    torch.set_num_threads(given.threads)
-    print(f"torch {torch.__version__}, {platform.machine()}, {given.threads} threads, float32")
-    print(f"n={N}, m={M}, R={R}")
-    with torch.no_grad():
-        rows = show(products(given.rounds, BATCHES))
-    if given.csv:
-        same = {"torch": torch.__version__, "threads": given.threads, "dtype": "float32"}
-        with given.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, [*same, *rows[0]])
-            writer.writeheader()
-            writer.writerows(same | row for row in rows)
+                row[f"{call}/per_sample"] = round(ratio(times, call, "per_sample"), 2)
+            yield row
 
 
 def bench_per_sample() -> None:
     with torch.no_grad():
-        assert show(products(16, (64,)))
+        assert show(products(torch.float32, 0.1, (64,)))
 
 
 if __name__ == "__main__":
-    main()
+    run(__doc__, products)

@@ -270,6 +270,10 @@ def test_names_what_is_wrong():
         dispatch(down, up, weight=[1.0])
     with pytest.raises(ValueError, match="batch must be at least 0, got -1"):
         dispatch(down, up, batch=-1)
+    with pytest.raises(TypeError, match=r"batch must be an int or several, got float 3\.0"):
+        dispatch(down, up, batch=3.0)
+    with pytest.raises(TypeError, match="batch must be an int, got str '3'"):
+        dispatch(down, up, batch=["3"])
     product = dispatch(down, up, bias, 3, dispatcher=Dispatcher(cache=False))
     product(x)
     for wrong in (torch.ones(2, 7), torch.ones(3, 7), torch.ones(7), torch.ones(3, 1, 7)):

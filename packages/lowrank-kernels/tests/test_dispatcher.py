@@ -94,12 +94,24 @@ def test_the_break_even_is_the_first_rank_at_which_dense_is_chosen():
     assert measured.break_even(8) is None
 
 
-def test_a_form_that_keeps_a_copy_has_to_be_worth_it():
+def test_a_packed_copy_has_to_be_worth_it():
     level = table(
         8, 8, 8, ranks=(4,), batches=(1,),
-        dense=((0.995,),), factored=((1.0,),), packed=((0.995,),),
+        dense=((1.2,),), factored=((1.0,),), packed=((0.995,),),
     )  # fmt: skip
-    assert level.order(4, 1)[0] == "factored"
+    assert level.order(4, 1) == ("factored", "packed", "dense")
+
+
+@pytest.mark.parametrize(
+    "rank, factored, chosen",
+    [(3, 0.97, "dense"), (3, 0.95, "factored"), (4, 0.9, "dense"), (4, 0.87, "factored")],
+)
+def test_factors_have_to_be_faster_than_dense_by_more_than_times_scatter(rank, factored, chosen):
+    level = table(
+        8, 8, 8, ranks=(4,), batches=(1,),
+        dense=((1.0,),), factored=((factored,),), packed=((1.0,),),
+    )  # fmt: skip
+    assert level.order(rank, 1)[0] == chosen
 
 
 def test_an_explanation_names_times_and_reason():

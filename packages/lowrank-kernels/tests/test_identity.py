@@ -273,6 +273,8 @@ def test_a_convolution_names_what_is_wrong(change, kind, message):
 
 def test_a_block_names_what_is_wrong():
     down, up = torch.ones(3, 4), torch.ones(5, 3)
+    with pytest.raises(TypeError, match="bound must be a number, got str '2'"):
+        identity_block(torch.ones(3, 6), torch.ones(4, 3), bound="2")
     with pytest.raises(ValueError, match="bound must be above 1, got 1"):
         identity_block(down, up, bound=1)
     with pytest.raises(ValueError, match=r"rank must be in 0\.\.3, got 4"):

@@ -260,5 +260,5 @@ def test_wrong_arguments_are_named():
     (x, down, up, bias, inner), ranks = problem()
     with pytest.raises(ValueError, match="the last axis of x must be as long as"):
         call(x[:, 1:], down, up, bias, inner, ranks)
-    with pytest.raises(ValueError, match="implementation must be 'torch', 'triton' or None"):
+    with pytest.raises(ValueError, match="implementation must be 'torch', 'staircase', 'masked'"):
         lowrank_linear_per_sample(x, down, up, bias, ranks, implementation="fast")

@@ -3,7 +3,9 @@
 `python bench_allocate.py --csv rows.csv` measures, prints and writes; pytest runs it as a bench.
 Layers are heterogeneous on purpose: sizes from 64 to 4096, spectra i^-a with a from 0.25 to 1, and
 sensitivities over two orders of magnitude. Ranks come in blocks of 8, costs are multiply-adds per
-row. The kind `dense` ends each layer with the dense product, which costs less than the last ranks.
+row. The kind `dense` ends each layer with the dense product, which costs less than the last ranks;
+`stairs` ends so too, and pays for ranks in treads of four blocks, as measured times do; `two` asks
+for two budgets at once, stairs (seconds) and the linear cost (bytes).
 """
 
 import argparse
@@ -17,10 +19,11 @@ from pathlib import Path
 import numpy as np
 
 from rank_sched import Frontier, energy_fraction, frontier, uniform
-from rank_sched.testing import dynamic_program
+from rank_sched.testing import dynamic_program, multi_dynamic_program
 
 BLOCK = 8
 SHARES = (0.2, 0.4, 0.6, 0.8)  # of the way from the smallest to the largest useful cost
+KINDS = ("linear", "dense", "stairs")
 SIZES = (12, 100, 1000)
 Table = dict[str, np.ndarray]
 
@@ -35,7 +38,10 @@ def make_layers(count: int, kind: str, seed: int, *, ranks: int) -> tuple[Table,
         drops = 10 ** rng.uniform(-1, 1) * spectrum.reshape(blocks, BLOCK).sum(axis=1)
         curve = np.append(np.cumsum(drops[::-1])[::-1], 0.0)
         cost = np.arange(blocks + 1) * BLOCK * int(m + n)
-        if kind == "dense":
+        if kind == "stairs":
+            blocks_paid = np.ceil(np.arange(blocks + 1) / 4) * 4
+            cost = (0.9 * blocks_paid + 0.1 * np.arange(blocks + 1)) * BLOCK * int(m + n)
+        if kind in ("dense", "stairs"):
             cost[-1] = min(cost[-1], int(m * n))
         loss_curves[f"layer{i}"], costs[f"layer{i}"] = curve, cost
     return loss_curves, costs
@@ -102,11 +108,59 @@ def ratio_rows(count: int, kind: str, share: float, *, seeds: int) -> list[dict[
     ]
 
 
+def two_rows(count: int, *, seeds: int) -> list[dict[str, object]]:
+    """Return the time under two budgets that both bind, and the loss over the dual bound."""
+    ratios, times = [], []
+    for seed in range(seeds):
+        curves, latency = make_layers(count, "stairs", seed, ranks=64)
+        costs = {"latency": latency, "memory": make_layers(count, "linear", seed, ranks=64)[1]}
+        points = frontier(curves, costs)
+        for share in SHARES:
+            budgets = two_budgets(costs, share)
+            times.append(seconds(lambda points=points, b=budgets: points.at(b), 3))
+            ratios.append(points.at(budgets).loss / points.lower_bound(budgets))
+    head = {"layers": count, "kind": "two"}
+    return [
+        {"what": "time: new budgets"} | head
+        | {"value": round(statistics.median(times) * 1e3, 4), "worst": round(max(times) * 1e3, 4)}
+        | {"unit": "ms"},
+        {"what": "loss: two budgets / dual bound"} | head
+        | {"value": round(statistics.median(ratios), 5), "worst": round(max(ratios), 5)}
+        | {"unit": f"ratio, median and worst of {len(ratios)}"},
+    ]  # fmt: skip
+
+
+def two_exact_rows(*, seeds: int) -> list[dict[str, object]]:
+    """Return the loss under two budgets over the exact optimum, for layers few and small."""
+    ratios = []
+    for seed in range(seeds):
+        curves, latency = make_layers(6, "stairs", seed, ranks=10)
+        costs = {"latency": latency, "memory": make_layers(6, "linear", seed, ranks=10)[1]}
+        points = frontier(curves, costs)
+        for share in SHARES:
+            budgets = two_budgets(costs, share)
+            exact = multi_dynamic_program(curves, costs, budgets).loss
+            ratios.append(points.at(budgets).loss / exact)
+    row = {"what": "loss: two budgets / oracle", "layers": 6, "kind": "two"}
+    row |= {"value": round(statistics.median(ratios), 5), "worst": round(max(ratios), 5)}
+    return [row | {"unit": f"ratio, median and worst of {len(ratios)}"}]
+
+
+def two_budgets(costs: dict[str, Table], share: float) -> dict[str, float]:
+    """Return a share of the largest total of each cost, a tenth more of the memory."""
+    most = {
+        name: sum(float(cost.max()) for cost in table.values()) for name, table in costs.items()
+    }
+    return {"latency": share * most["latency"], "memory": 1.1 * share * most["memory"]}
+
+
 def measure(sizes: tuple[int, ...] = SIZES, seeds: int = 12) -> list[dict[str, object]]:
     """Return all rows."""
-    rows = [r for count in sizes for kind in ("linear", "dense") for r in time_rows(count, kind)]
+    rows = [r for count in sizes for kind in KINDS for r in time_rows(count, kind)]
+    rows += two_exact_rows(seeds=seeds)
     for count in sizes:
-        for kind in ("linear", "dense"):
+        rows += two_rows(count, seeds=2)
+        for kind in KINDS:
             for share in SHARES:
                 rows += ratio_rows(count, kind, share, seeds=seeds if count <= 12 else 2)
     return rows

@@ -7,7 +7,9 @@ from rank_sched import PROFILES, HardwareProfile, PerfEstimator
 
 SEED = {"gpu_cores": 5120, "memory_bandwidth": 1e12}
 FIELDS = [field.name for field in dataclasses.fields(HardwareProfile)][1:]
-TDP_W = {"v100": 300, "a100": 400, "h100": 700, "desktop-cpu": 105}
+TDP_W = {"v100": 300, "a100": 400, "h100": 700, "h200": 700, "jetson-agx-orin": 60} | {
+    "desktop-cpu": 105
+}
 
 
 @pytest.mark.parametrize("name", PROFILES)

@@ -13,16 +13,18 @@ from torch import Tensor, nn
 
 from adlrns_models._patches import Window
 from adlrns_models._plain import Plain, sizes_of
+from adlrns_models._two_sided import OutputSensitivity, sketched_sensitivity
 from adlrns_models._watch import make_sketch
-from fd_sketch import CovarianceSketch
+from fd_sketch import CovarianceSketch, FrequentDirections
 
 Forward = Callable[[nn.Module, Any], Any]
 Objective = Callable[[Any, Any], Tensor]
 
 # rows of one batch that a layer's statistics take; convolutions offer hundreds of thousands
 MAX_ROWS = 4096
-# outputs up to which their sensitivity is a matrix; beyond, it is a weight for each
+# outputs up to which their sensitivity is a matrix; beyond, it is a sketch of so many rows
 MATRIX_UP_TO = 2048
+GRADIENT_ROWS = 256
 SHRINKAGE = 0.05
 
 
@@ -33,25 +35,42 @@ class Observed:
     Attributes:
         sketch: of the layer's inputs.
         rows: rows that passed, sketched or not.
-        gradients: ``[m, m]``, or ``[m]`` for a wide layer: sum over ``gradient_rows`` rows of the
-            outer product (or square) of the objective's gradient with the layer's output.
+        gradients: ``[m, m]``, sum over ``gradient_rows`` rows of the outer product of the
+            objective's gradient with the layer's output; for a wide layer a sketch of it.
         gradient_rows: how many rows that sum has.
     """
 
     sketch: CovarianceSketch
-    gradients: Tensor
+    gradients: Tensor | CovarianceSketch
     rows: int = 0
     gradient_rows: int = 0
 
     @property
-    def sensitivity(self) -> Tensor:
+    def heard(self) -> bool:
+        """Whether the objective depends on the layer at all."""
+        if isinstance(self.gradients, Tensor):
+            return bool(self.gradients.any())
+        return self.gradients.total_mass() > 0.0
+
+    @property
+    def even_sensitivity(self) -> Tensor:
+        """The same with all directions of the output alike, ``[m]``."""
+        if isinstance(self.gradients, Tensor):
+            m, mass = self.gradients.shape[0], float(self.gradients.diagonal().sum())
+        else:
+            m, mass = self.gradients.n_features, self.gradients.total_mass()
+        mean = mass / max(1, self.gradient_rows) / m
+        return torch.full((m,), mean, dtype=torch.float64)
+
+    @property
+    def sensitivity(self) -> Tensor | OutputSensitivity:
         """Mean second moment of the objective's gradient with a row of the layer's output.
 
         Drawn a little towards all outputs being equal: a sample knows its rare directions badly.
         """
+        if not isinstance(self.gradients, Tensor):
+            return sketched_sensitivity(self.gradients, SHRINKAGE)
         mean = self.gradients / max(1, self.gradient_rows)
-        if mean.ndim == 1:
-            return (1 - SHRINKAGE) * mean + SHRINKAGE * mean.mean()
         equal = torch.eye(mean.shape[0], dtype=mean.dtype, device=mean.device)
         return (1 - SHRINKAGE) * mean + SHRINKAGE * mean.diagonal().mean() * equal
 
@@ -66,7 +85,7 @@ class Stream:
     def pass_on(self, batches: Iterable[Any]) -> Iterator[Any]:
         """Yields the batches."""
         for batch in batches:
-            tensors = list(_tensors(batch))
+            tensors = list(tensors_in(batch))
             self.batches += 1
             self.samples += _batch_size(tensors)
             for tensor in tensors:
@@ -100,7 +119,7 @@ class OutputProbe:
     def __call__(self, output: Any, batch: Any) -> Tensor:
         """Returns the projection, a scalar."""
         del batch
-        tensors = [t for t in _tensors(output) if t.is_floating_point()]
+        tensors = [t for t in tensors_in(output) if t.is_floating_point()]
         if not tensors:
             raise ValueError(
                 f"the model's output must hold a floating tensor, got {type(output).__name__}; "
@@ -118,6 +137,7 @@ def calibrate(
     sketch_size: int,
     forward: Forward,
     objective: Objective,
+    watch_inputs: bool = True,
     progress: Callable[[int], None] | None = None,
 ) -> tuple[dict[str, Observed], Stream]:
     """Returns what was seen of each layer, and the count and fingerprint of the samples.
@@ -130,7 +150,7 @@ def calibrate(
     """
     seen = {name: _nothing(layer, sketch_size) for name, layer in layers.items()}
     stream = Stream()
-    with _still(model), _hooked(layers, seen):
+    with still(model), _hooked(layers, seen, watch_inputs):
         for batch in stream.pass_on(batches):
             _scalar(objective(forward(model, batch), batch)).backward()
             if progress is not None:
@@ -150,7 +170,7 @@ def _scalar(value: Any) -> Tensor:
 
 
 @contextmanager
-def _still(model: nn.Module) -> Iterator[None]:
+def still(model: nn.Module) -> Iterator[None]:
     """Eval mode and frozen parameters inside; everything as before outside."""
     modes = {module: module.training for module in model.modules()}
     trainable = [p for p in model.parameters() if p.requires_grad]
@@ -168,9 +188,11 @@ def _still(model: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def _hooked(layers: Mapping[str, Plain], seen: Mapping[str, Observed]) -> Iterator[None]:
+def _hooked(
+    layers: Mapping[str, Plain], seen: Mapping[str, Observed], watch_inputs: bool
+) -> Iterator[None]:
     handles = [
-        layer.register_forward_hook(_hook(seen[name]), with_kwargs=True)
+        layer.register_forward_hook(_hook(seen[name], watch_inputs), with_kwargs=True)
         for name, layer in layers.items()
     ]
     try:
@@ -180,12 +202,12 @@ def _hooked(layers: Mapping[str, Plain], seen: Mapping[str, Observed]) -> Iterat
             handle.remove()
 
 
-def _hook(seen: Observed) -> Callable[..., Tensor]:
+def _hook(seen: Observed, watch_inputs: bool) -> Callable[..., Tensor]:
     def watch(
         layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
         (x,) = (*args, *kwargs.values())  # named input or x
-        seen.rows += _feed(layer, x.detach(), seen.sketch)
+        seen.rows += _feed(layer, x.detach(), seen.sketch if watch_inputs else None)
         if not output.requires_grad:  # nothing before it can train: start the graph here
             with torch.enable_grad():  # a model may run parts of itself without
                 # a copy, since what follows may work in place and a leaf does not allow it
@@ -199,49 +221,57 @@ def _hook(seen: Observed) -> Callable[..., Tensor]:
 
 def _weigh(gradient: Tensor, seen: Observed) -> None:
     g = gradient.detach().reshape(-1, gradient.shape[-1])
-    g = g[_spread(g.shape[0], g.device)].double()
+    g = g[spread(g.shape[0], g.device)].double()
     g = g[g.isfinite().all(1)]  # one exploding sample must not decide for all the others
-    seen.gradients += g.T @ g if seen.gradients.ndim == 2 else g.square().sum(0)
+    if isinstance(seen.gradients, Tensor):
+        seen.gradients += g.T @ g
+    else:
+        seen.gradients.partial_fit(g)
     seen.gradient_rows += g.shape[0]
 
 
 def _nothing(layer: Plain, sketch_size: int) -> Observed:
     sizes = sizes_of(layer)
     m, n = sizes.outputs * sizes.groups, sizes.inputs * sizes.groups
-    shape = (m, m) if m <= MATRIX_UP_TO else (m,)
-    gradients = torch.zeros(shape, dtype=torch.float64, device=layer.weight.device)
+    gradients: Tensor | CovarianceSketch
+    if m > MATRIX_UP_TO:
+        gradients = FrequentDirections(m, GRADIENT_ROWS)
+    else:
+        gradients = torch.zeros((m, m), dtype=torch.float64, device=layer.weight.device)
     return Observed(make_sketch(n, sketch_size), gradients)
 
 
-def _feed(layer: nn.Module, x: Tensor, sketch: CovarianceSketch) -> int:
-    if isinstance(layer, nn.Conv2d):
-        window = Window.of(layer)
-        count = window.count(x)
-        rows = window.patches(x, _spread(count, x.device))
+def _feed(layer: nn.Module, x: Tensor, sketch: CovarianceSketch | None) -> int:
+    window = Window.of(layer) if isinstance(layer, nn.Conv2d) else None
+    count = x.shape[:-1].numel() if window is None else window.count(x)
+    if sketch is None:
+        return count
+    where = spread(count, x.device)
+    if window is not None:
+        rows = window.patches(x, where)
     else:
         flat = x.reshape(-1, x.shape[-1])
-        count = flat.shape[0]
-        rows = flat[_spread(count, x.device)] if count > MAX_ROWS else flat
+        rows = flat[where] if count > MAX_ROWS else flat
     sketch.partial_fit(rows.float())
     return count
 
 
-def _spread(count: int, device: torch.device) -> Tensor:
+def spread(count: int, device: torch.device) -> Tensor:
     """Row numbers spread evenly over all of them."""
     wanted = min(count, MAX_ROWS)
     return torch.arange(wanted, device=device) * count // max(1, wanted)
 
 
-def _tensors(value: Any) -> Iterator[Tensor]:
+def tensors_in(value: Any) -> Iterator[Tensor]:
     if isinstance(value, Tensor):
         yield value
     elif isinstance(value, np.ndarray) and value.dtype.kind in "biuf":
         yield torch.from_numpy(np.array(value))  # a copy: some arrays must not be written to
     elif isinstance(value, Mapping):
-        yield from _tensors(list(value.values()))
+        yield from tensors_in(list(value.values()))
     elif isinstance(value, list | tuple):  # no iterators: they would be used up
         for item in value:
-            yield from _tensors(item)
+            yield from tensors_in(item)
 
 
 def _batch_size(tensors: list[Tensor]) -> int:

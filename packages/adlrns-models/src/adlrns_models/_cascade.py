@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from os import PathLike
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -32,6 +33,7 @@ class RankCascade(nn.Module):
     Attributes:
         elastic: the model.
         points: the operating points that rules choose from, by rising cost.
+        quality: mean quality of the answers at each point alone.
         rules: the frontier of rules.
         confidence: ``confidence(output)`` returns ``[B]``.
     """
@@ -40,13 +42,14 @@ class RankCascade(nn.Module):
         self,
         elastic: ElasticModel,
         points: Sequence[OperatingPoint],
+        quality: Sequence[float],
         rules: CascadeFrontier,
         *,
         confidence: Confidence = margin,
     ):
         super().__init__()
         self.elastic = elastic
-        self.points = tuple(points)
+        self.points, self.quality = tuple(points), tuple(quality)
         self.rules = rules
         self.confidence = confidence
         self._shares = [point.cost / elastic.full_cost() for point in points]
@@ -56,25 +59,35 @@ class RankCascade(nn.Module):
     def set_budget(self, *, flops: float) -> CascadeRule:
         """Keeps to ``flops``, a share ``0..1`` of the dense FLOPs, from now on; returns the rule.
 
+        Where no rule promises more than the one operating point that spends exactly this budget,
+        by what is known of the points beside it, that point serves every input.
+
         Raises:
             TypeError, ValueError: if it is no share, or below the cheapest rule.
         """
         rule = self.rules.at(check_fraction("flops", flops))
+        fixed = float(np.interp(flops, self._shares, self.quality))
+        own = None
+        if fixed >= rule.quality:
+            own = self.elastic.point_for(flops=flops)
+            cost = own.cost / self.elastic.full_cost()
+            rule = CascadeRule(len(self.points), len(self.points), -math.inf, cost, fixed)
         with self._lock:
-            self._restart(rule, flops)
+            self._restart(rule, flops, own)
         return rule
 
-    def _restart(self, rule: CascadeRule, budget: float) -> None:
-        self.rule, self._budget = rule, budget
+    def _restart(self, rule: CascadeRule, budget: float, own: OperatingPoint | None = None) -> None:
+        self._now, self._budget = (rule, own), budget  # in one step: a call may be running
         self._credit, self._spent, self._inputs = 0.0, 0.0, 0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the network's output, each input's at the operating point it was worth."""
-        rule = self.rule
-        first = self._run(rule.first, args, kwargs)
-        if rule.first == rule.second:
-            self._account(rule, _size(first), 0)
-            return first
+        rule, own = self._now
+        if own is not None or rule.first == rule.second:
+            only = self._run(own or self.points[rule.first], args, kwargs)
+            self._account(rule.cost * _size(only), _size(only))
+            return only
+        first = self._run(self.points[rule.first], args, kwargs)
         sure = self.confidence(first)
         size = row_count(sure)
         unsure = torch.from_numpy(rule.escalates(sure.detach().float().cpu().numpy()))
@@ -82,10 +95,15 @@ class RankCascade(nn.Module):
         if not len(rows):
             return first
         again = take_rows((args, kwargs), rows, size)
-        return put_rows(first, rows, self._run(rule.second, *again), size)
+        return put_rows(first, rows, self._run(self.points[rule.second], *again), size)
 
-    def _run(self, point: int, args: Any, kwargs: Any) -> Any:
-        with self.elastic.at(ranks=self.points[point].ranks):
+    @property
+    def rule(self) -> CascadeRule:
+        """The rule in force; its points are past the last of ``points`` where one of its own is."""
+        return self._now[0]
+
+    def _run(self, point: OperatingPoint, args: Any, kwargs: Any) -> Any:
+        with self.elastic.at(ranks=point.ranks):
             return self.elastic(*args, **kwargs)
 
     def _grant(self, rule: CascadeRule, size: int, wanted: int) -> int:
@@ -95,16 +113,12 @@ class RankCascade(nn.Module):
             price = self._shares[rule.second]
             granted = wanted if math.isinf(credit) else min(wanted, math.floor(credit / price))
             self._credit = credit - granted * price
-            self._note(rule, size, granted)
+        self._account(size * self._shares[rule.first] + granted * price, size)
         return granted
 
-    def _account(self, rule: CascadeRule, size: int, granted: int) -> None:
+    def _account(self, spent: float, inputs: int) -> None:
         with self._lock:
-            self._note(rule, size, granted)
-
-    def _note(self, rule: CascadeRule, size: int, granted: int) -> None:
-        self._inputs += size
-        self._spent += size * self._shares[rule.first] + granted * self._shares[rule.second]
+            self._spent, self._inputs = self._spent + spent, self._inputs + inputs
 
     @property
     def mean_flops(self) -> float:
@@ -138,8 +152,8 @@ class RankCascade(nn.Module):
         """
         check_kind("model", model, nn.Module)
         elastic = ElasticModel.load(directory, model)
-        points, rules = load_cascade(directory, elastic)
-        return cls(elastic, points, rules, confidence=confidence)
+        points, quality, rules = load_cascade(directory, elastic)
+        return cls(elastic, points, quality, rules, confidence=confidence)
 
     def __getstate__(self) -> dict[str, Any]:
         return {**self.__dict__, "_lock": None}

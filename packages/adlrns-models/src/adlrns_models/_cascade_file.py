@@ -26,6 +26,7 @@ def save_cascade(cascade: "RankCascade", directory: str | PathLike[str]) -> None
         "points": [
             {"ranks": dict(p.ranks), "loss": p.loss, "cost": p.cost} for p in cascade.points
         ],
+        "quality": list(cascade.quality),
         "rules": [
             [r.first, r.second, None if r.first == r.second else r.threshold, r.cost, r.quality]
             for r in cascade.rules
@@ -37,15 +38,18 @@ def save_cascade(cascade: "RankCascade", directory: str | PathLike[str]) -> None
 
 def load_cascade(
     directory: str | PathLike[str], elastic: ElasticModel
-) -> tuple[list[OperatingPoint], CascadeFrontier]:
-    """Returns the points and rules of the file, checked against the model."""
+) -> tuple[list[OperatingPoint], list[float], CascadeFrontier]:
+    """Returns the points, their quality and the rules of the file, checked against the model."""
     path = Path(directory) / NAME
     body = _read(path)
     points = [_point(path, entry, elastic) for entry in field(path, body, "points", list)]
     rules = [_rule(path, entry, len(points)) for entry in field(path, body, "rules", list)]
     if not rules:
         raise ValueError(f"{path}: field rules must hold at least one rule, got none")
-    return points, CascadeFrontier(rules)
+    quality = field(path, body, "quality", list)
+    if len(quality) != len(points):
+        raise ValueError(f"{path}: field quality must have {len(points)} numbers, got {quality}")
+    return points, quality, CascadeFrontier(rules)
 
 
 def _read(path: Path) -> dict[str, Any]:

@@ -21,7 +21,7 @@ def fit_cascade(
     elastic: ElasticModel,
     batches: Iterable[Any],
     *,
-    points: int = 24,
+    points: int = 32,
     confidence: Confidence = margin,
     quality: Quality = agreement,
     forward: Forward = default_forward,
@@ -76,12 +76,14 @@ def fit_cascade(
                 good[k].append(_row("quality", quality(output, outputs[-1], batch)))
     if not sure[0]:
         raise ValueError("batches must hold at least one batch, got none")
+    quality_of = np.stack([torch.cat(rows).numpy() for rows in good])
     rules = cascade_frontier(
         np.stack([torch.cat(rows).numpy() for rows in sure]),
-        np.stack([torch.cat(rows).numpy() for rows in good]),
+        quality_of,
         [point.cost / elastic.full_cost() for point in chosen],
     )
-    return RankCascade(elastic, chosen, rules, confidence=confidence)
+    alone = quality_of.mean(1).tolist()
+    return RankCascade(elastic, chosen, alone, rules, confidence=confidence)
 
 
 def _spread(elastic: ElasticModel, count: int) -> list[OperatingPoint]:

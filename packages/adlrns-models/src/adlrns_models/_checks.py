@@ -5,6 +5,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
+from adlrns_models._two_sided import OutputSensitivity
 from fd_sketch import CovarianceSketch
 
 T = TypeVar("T")
@@ -48,7 +49,13 @@ def check_factorize(
         raise ValueError(
             f"sketch must have as many features as weight has inputs ({n}), got {sketch.n_features}"
         )
-    if sensitivity is not None:
+    if isinstance(sensitivity, CovarianceSketch):
+        if sensitivity.n_features != m:
+            raise ValueError(
+                f"sensitivity must have as many features as weight has outputs ({m}), "
+                f"got {sensitivity.n_features}"
+            )
+    elif sensitivity is not None and not isinstance(sensitivity, OutputSensitivity):
         tensor = _check_tensor("sensitivity", sensitivity)
         _check_shape("sensitivity", tensor, [(m,), (m, m)])
         _check_positive(tensor)
@@ -113,3 +120,12 @@ def check_budget(**budgets: float | None) -> tuple[str, float]:
     if not value >= 0.0:
         raise ValueError(f"{name} must not be negative, got {value}")
     return name, float(value)
+
+
+def check_positive(name: str, value: object) -> float:
+    """Returns ``value`` if it is a number above 0 and finite."""
+    if isinstance(value, bool) or not isinstance(value, int | float):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    if not 0.0 < value < float("inf"):
+        raise ValueError(f"{name} must be positive and finite, got {value}")
+    return float(value)

@@ -25,7 +25,7 @@ from adlrns_models._calibrate import (
     calibrate,
     default_forward,
 )
-from adlrns_models._checks import check_budget, check_int, check_kind
+from adlrns_models._checks import check_bool, check_budget, check_int, check_kind
 from adlrns_models._elastic_file import load_parts, save_elastic
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._measured import Measured, evaluating, measure
@@ -360,6 +360,7 @@ def make_elastic(
     objective: Objective | None = None,
     sketch_size: int = 512,
     include_conv: bool = True,
+    two_sided: bool = True,
     multiple_of: int | None = None,
     progress: Callable[[str, int, int], None] | None = None,
 ) -> ElasticModel:
@@ -380,6 +381,8 @@ def make_elastic(
         sketch_size: rows of a layer's sketch; layers with at most twice as many inputs keep the
             exact covariance.
         include_conv: whether convolutions become elastic too.
+        two_sided: whether the directions of a layer's output are weighed one against the other;
+            otherwise layers are weighed as wholes, which asks less of few batches.
         multiple_of: ranks are multiples of this; default 8 for wide layers, 1 for others.
         progress: called as ``progress(stage, done, total)``; total is 0 where it is not known.
 
@@ -399,6 +402,7 @@ def make_elastic(
     if isinstance(batches, Tensor):  # its rows would pass for batches, and be counted as such
         raise TypeError("batches must be an iterable of batches, got a Tensor: put it into a list")
     check_int("sketch_size", sketch_size, 2)
+    check_bool("two_sided", two_sided)
     if multiple_of is not None:
         check_int("multiple_of", multiple_of, 1)
     report = progress or (lambda stage, done, total: None)
@@ -426,7 +430,9 @@ def make_elastic(
             skipped[name] = "no gradient of the model's output reaches it (torch.no_grad?)"
             continue
         mine: Any = copied.get_submodule(name) if name else copied
-        new[mine], profiles[name] = elastic_layer(mine, seen[name], stream.samples)
+        new[mine], profiles[name] = elastic_layer(
+            mine, seen[name], stream.samples, two_sided=two_sided
+        )
         report("factor", done, len(targets.layers))
     if not new:
         raise ValueError(f"batches must reach a layer of the model, got none; skipped: {skipped}")

@@ -7,7 +7,8 @@ from torch import Tensor
 
 from adlrns_models._certificate import LossBounds, loss_bounds
 from adlrns_models._checks import check_factorize
-from adlrns_models._nested_basis import fix_signs, nested_basis, project, sensitivity_roots
+from adlrns_models._nested_basis import fix_signs, nested_basis, project
+from adlrns_models._two_sided import OutputSensitivity, sensitivity_root
 from fd_sketch import CovarianceSketch
 
 
@@ -78,7 +79,7 @@ def factorize(
     bias: Tensor | None = None,
     sketch: CovarianceSketch | None = None,
     *,
-    sensitivity: Tensor | None = None,
+    sensitivity: Tensor | CovarianceSketch | OutputSensitivity | None = None,
     max_rank: int | None = None,
 ) -> Factorization:
     """Returns factors that are optimal at every rank for the inputs a sketch has seen.
@@ -96,9 +97,12 @@ def factorize(
         sketch: sketch of the inputs ``[*, n]``; None means white inputs (plain SVD). A centred
             sketch gives the bias correction ``b + (I - U_r U_r') W mu`` at every rank.
         sensitivity: ``[m]`` non-negative weights of the outputs' squared errors, or ``[m, m]``
-            a positive semi-definite matrix of them; None (or nothing but zeros) means all equal.
-            Values below 1e-4 of the largest count as that: every output keeps a voice, and the
-            loss and its bounds speak of the sensitivity so raised.
+            a positive semi-definite matrix ``G`` of them, or a sketch of gradients with the
+            output whose mean second moment is ``G``; None (or nothing but zeros) means all equal.
+            Least ``tr(G E C E')`` is had by ``U`` of ``S' W B'`` for any ``S S' = G``:
+            ``up = S'^-1 U``, ``down = U' S' W``. Values below 1e-4 of the largest count as that:
+            every output keeps a voice, nothing singular is inverted, and the loss and its bounds
+            speak of the sensitivity so raised.
         max_rank: the number of directions kept, default ``min(m, n)``.
 
     Raises:
@@ -119,23 +123,23 @@ def factorize(
     """
     check_factorize(weight, bias, sketch, sensitivity, max_rank)
     w = weight.detach().double()
-    root, inverse_root = sensitivity_roots(sensitivity, w)
-    q = _scale(root, w)
+    root = sensitivity_root(sensitivity, w)
+    q = w if root is None else root.turn(w)
     # with m > n the columns of q span n dimensions: work in an orthonormal basis of them
     frame, square = torch.linalg.qr(q) if q.shape[0] > q.shape[1] else (None, q)
     moment = project(sketch, square)
     inner = nested_basis(moment)  # [K, K]
-    basis = fix_signs(_scale(frame, inner))  # [m, K]
+    basis = fix_signs(inner if frame is None else frame @ inner)  # [m, K]
     inner = basis if frame is None else frame.T @ basis
     size = min(w.shape) if max_rank is None else min(max_rank, *w.shape)
-    down = basis[:, :size].T @ q
+    down, up = basis[:, :size].T @ q, basis[:, :size]
     lower, loss = moment.loss_curves(inner)
     mean = _mean(sketch, w)
     offset = w @ mean if bias is None else bias.detach().double() + w @ mean
     like = weight.dtype
     return Factorization(
         down=down.to(like),
-        up=_scale(inverse_root, basis[:, :size]).to(like),
+        up=(up if root is None else root.undo(up)).to(like),
         inner_bias=-(down @ mean).to(like),
         bias=offset.to(like),
         loss=loss[: size + 1],
@@ -151,9 +155,3 @@ def _mean(sketch: CovarianceSketch | None, w: Tensor) -> Tensor:
     if sketch is None or not sketch.center:
         return w.new_zeros(w.shape[1])
     return torch.as_tensor(sketch.mean, device=w.device).to(w.dtype)
-
-
-def _scale(root: Tensor | None, matrix: Tensor) -> Tensor:
-    if root is None:
-        return matrix
-    return root[:, None] * matrix if root.ndim == 1 else root @ matrix

@@ -8,7 +8,10 @@ from torch import Tensor
 
 from adlrns_models._factorize import Factorization, factorize
 from adlrns_models._plain import Plain, Sizes, group_columns, group_outputs, sizes_of, weight_matrix
+from adlrns_models._two_sided import OutputSensitivity
 from fd_sketch import CovarianceSketch
+
+Sensitivity = Tensor | OutputSensitivity | None
 
 if TYPE_CHECKING:
     from adlrns_models._layer import AdaptiveLayer
@@ -20,7 +23,7 @@ def factorize_layer(
     layer: Plain,
     sketch: CovarianceSketch | None,
     *,
-    sensitivity: Tensor | None = None,
+    sensitivity: Sensitivity = None,
     max_rank: int | None = None,
     device: torch.device | None = None,
 ) -> list[Factorization]:
@@ -63,10 +66,12 @@ def among_columns(weight: Tensor, columns: slice | None, sketch: CovarianceSketc
     return wide
 
 
-def _block(sensitivity: Tensor | None, rows: slice) -> Tensor | None:
-    if sensitivity is None or sensitivity.ndim == 1:
-        return None if sensitivity is None else sensitivity[rows]
-    return sensitivity[rows, rows]
+def _block(sensitivity: Sensitivity, rows: slice) -> Sensitivity:
+    if sensitivity is None:
+        return None
+    if isinstance(sensitivity, OutputSensitivity):
+        return OutputSensitivity(sensitivity.rows[:, rows], sensitivity.diagonal[rows])
+    return sensitivity[rows] if sensitivity.ndim == 1 else sensitivity[rows, rows]
 
 
 def stacked(found: list[Factorization]) -> Factorization:

@@ -26,7 +26,8 @@ def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
     """Returns a copy of ``model`` with every adaptive layer fixed at its current rank.
 
     The copy holds plain layers only (``nn.Linear``, ``nn.Conv2d``, and pairs and
-    :class:`IdentityBlock` made of them): it scripts, exports and trains like any other model. ``model`` is untouched.
+    :class:`IdentityBlock` made of them): it scripts, exports and trains like any other model.
+    ``model`` is untouched.
 
     Args:
         model: a model with adaptive layers (an :class:`ElasticModel` gives its inner model).

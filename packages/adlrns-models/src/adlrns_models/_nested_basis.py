@@ -98,27 +98,6 @@ def fix_signs(basis: Tensor) -> Tensor:
     return basis * torch.where(largest < 0, -1.0, 1.0)
 
 
-def sensitivity_roots(
-    sensitivity: Tensor | None, w: Tensor
-) -> tuple[Tensor, Tensor] | tuple[None, None]:
-    """Returns the square root of the sensitivity and its inverse.
-
-    Floored, so that an output whose gradient was never seen still has a voice and the inverse
-    stays bounded.
-    """
-    if sensitivity is None:
-        return None, None
-    g = sensitivity.detach().to(w)
-    values, vectors = (g, None) if g.ndim == 1 else torch.linalg.eigh((g + g.T) / 2)
-    top = values.max()
-    if not top > 0:
-        return None, None
-    root = values.clamp(min=1e-4 * float(top)).sqrt()
-    if vectors is None:
-        return root, 1 / root
-    return (vectors * root) @ vectors.T, (vectors / root) @ vectors.T
-
-
 def suffix_sums(values: Tensor) -> Tensor:
     """Returns the sums of ``values[r:]`` for ``r = 0..R``."""
     zero = values.new_zeros(1)

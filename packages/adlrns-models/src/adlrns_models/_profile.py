@@ -38,16 +38,18 @@ class LayerProfile:
     groups: int = 1
 
 
-def elastic_layer(layer: Plain, seen: Observed, samples: int) -> tuple[AdaptiveLayer, LayerProfile]:
+def elastic_layer(
+    layer: Plain, seen: Observed, samples: int, *, two_sided: bool = True
+) -> tuple[AdaptiveLayer, LayerProfile]:
     """Returns the layer at full rank, factorised for the inputs seen, and its profile."""
-    found = factorize_layer(layer, seen.sketch, sensitivity=seen.sensitivity)
+    sensitivity = seen.sensitivity if two_sided else seen.even_sensitivity
+    found = factorize_layer(layer, seen.sketch, sensitivity=sensitivity)
     sizes, factors = sizes_of(layer), stacked(found)
     config = AdaptConfig(r_min=0, r_max=sizes.max_rank)
     elastic = make_adaptive(layer, config, factors=factors)
     elastic.enable_adaptation(False)
     # mean loss per row, times rows per sample; none where nothing depends on the layer
-    heard = bool(seen.gradients.any())
-    scale = heard * seen.rows / (seen.sketch.n_samples_seen * samples)
+    scale = seen.heard * seen.rows / (seen.sketch.n_samples_seen * samples)
     profile = LayerProfile(
         size=LayerSize(sizes.outputs, sizes.inputs, seen.rows / samples),
         loss=_scaled(factors.loss, scale),

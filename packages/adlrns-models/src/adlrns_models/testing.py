@@ -1,4 +1,4 @@
-"""Laws of factorisations and adaptive layers, for ours and for yours, and inputs to try them on.
+"""Laws of factorisations and of layers with ranks, for ours and yours, and inputs to try them on.
 
 The laws raise ``AssertionError`` where they are broken.
 """
@@ -9,6 +9,11 @@ import torch
 from torch import Tensor
 
 from adlrns_models._factorize import Factorization
+from adlrns_models._gate_laws import (
+    check_dynamic as check_dynamic,
+    check_prefix_decisions as check_prefix_decisions,
+    check_spectral_bound as check_spectral_bound,
+)
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._materialize import materialize_model
 

@@ -10,6 +10,7 @@ if TYPE_CHECKING:
         AdaptConfig,
         AdaptiveConv2d,
         AdaptiveLinear,
+        DynamicLowRankLayer,
         ElasticModel,
         clear_fd_sketch,
         factorize,
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         set_rank_change_callback,
         wrap_model_with_adaptive,
     )
+    from rank_sched import BudgetManager, PerfEstimator, RankScheduler
 
 __version__ = version("adlrns")
 
@@ -28,6 +30,11 @@ __all__ = [
     # one network for every budget
     "make_elastic",
     "ElasticModel",
+    # a rank for every call, within a budget
+    "DynamicLowRankLayer",
+    "RankScheduler",
+    "BudgetManager",
+    "PerfEstimator",
     # layers that adapt while they run
     "wrap_model_with_adaptive",
     "AdaptConfig",
@@ -46,8 +53,10 @@ __all__ = [
     "Compressed",
 ]
 
-_HOME = dict.fromkeys(__all__, "adlrns_models") | dict.fromkeys(
-    ("load", "Compressed"), "adlrns._saved"
+_HOME = (
+    dict.fromkeys(__all__, "adlrns_models")
+    | dict.fromkeys(("RankScheduler", "BudgetManager", "PerfEstimator"), "rank_sched")
+    | dict.fromkeys(("load", "Compressed"), "adlrns._saved")
 )
 
 

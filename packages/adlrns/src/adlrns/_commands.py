@@ -186,6 +186,11 @@ def _prepare(out: Path, threads: int) -> None:
     from adlrns._target import check_target
 
     check_target(out)
+    compute_with(threads)
+
+
+def compute_with(threads: int) -> None:
+    """Sets the number of threads; 0 leaves it to the libraries."""
     if threads:
         # numpy's and torch's libraries read these when they are imported
         for variable in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

@@ -21,10 +21,11 @@ ENABLES = {
     "onnx": "adlrns export --to onnx",
     "onnxruntime": "the check of an ONNX file",
     "onnxscript": "adlrns export --to onnx",
+    "PIL": "adlrns train, --data of folders of pictures",
     "transformers": "MODEL hf:PATH, --data of sentences",
     "triton": "the kernels of lowrank-kernels on a GPU",
 }
-_DISTRIBUTION = {"sklearn": "scikit-learn"}
+_DISTRIBUTION = {"sklearn": "scikit-learn", "PIL": "pillow"}
 _FACTS = (Column("what", "what"), Column("value", "value"))
 _PARTS = (
     Column("module", "optional module"),

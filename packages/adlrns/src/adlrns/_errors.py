@@ -41,6 +41,7 @@ def from_user(where: str) -> Iterator[None]:
 
 
 EXTRAS = {
+    "PIL": "images",
     "sklearn": "demo",
     "matplotlib": "report",
     "onnx": "onnx",

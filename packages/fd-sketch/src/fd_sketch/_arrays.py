@@ -83,7 +83,8 @@ def to_state(X: Array, home: Home) -> Array:
         X = _wide(X.detach())
         return X.numpy(force=True) if home.on_host else X
     if is_sparse(X):
-        return X.tocsr()
+        # integers stored twice for one entry would add up in their own narrow range
+        return (X.astype(np.float64) if X.dtype.kind in "iu" else X).tocsr()
     return np.asarray(X) if home == NUMPY else X
 
 

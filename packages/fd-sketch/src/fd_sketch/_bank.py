@@ -12,10 +12,12 @@ from fd_sketch._arrays import (
     clone,
     home_of,
     move,
+    to_numpy,
     to_state,
     to_user,
     working_dtype,
 )
+from fd_sketch._bank_format import BankRecord, pack_bank, unpack_bank
 from fd_sketch._batch import read_weights
 from fd_sketch._checks import check_count, check_decay
 from fd_sketch._places import check_place
@@ -30,6 +32,10 @@ class SketchBank:
     i keeps `0 <= C_i - B_i'B_i <= Delta_i I` and both bounds of the theorem. For the layers of a
     network, the heads of an attention, the users of a service. What a bank gains over a loop is
     overhead: it is large where the sketches are small, and on a GPU.
+
+    The rows of a bank are not centred, and there is no argument for it: the mean, which moves with
+    every batch, is no part of the functional core. Streams about their means want a
+    `FrequentDirections` each.
 
     Args:
         n_sketches: Number of streams k.
@@ -202,6 +208,40 @@ class SketchBank:
         """Forget all rows, keep the arguments, and return the bank itself."""
         self._state, self._home = self._empty(None), None
         return self
+
+    def to_bytes(self) -> bytes:
+        """Return the whole state: versioned, checksummed, the same on every machine.
+
+        `from_bytes` restores it to the bit, so that the restored bank goes on as this one would.
+        """
+        sizes = (self._n_sketches, self._n_features, self.sketch_size, self._buffer_size)
+        state = None if self._home is None else FDState(*map(to_numpy, self._state))
+        return pack_bank(BankRecord(*sizes, self._decay, state))
+
+    @classmethod
+    def from_bytes(cls, data: bytes, like: Array | None = None) -> Self:
+        """Return the bank that `to_bytes` saved.
+
+        Args:
+            data: What `to_bytes` returned.
+            like: An array of the library and on the device that the bank is to live in; numpy
+                where it is missing.
+
+        Raises:
+            TypeError: `data` is not bytes, or `like` is no array.
+            ValueError: the data are truncated, damaged, foreign, of a future version or of
+                another method, or claim more than memory holds; the message names the field.
+        """
+        home = NUMPY if like is None else home_of(like, "like")
+        record = unpack_bank(data)
+        try:
+            bank = cls(*record[:3], buffer_size=record.buffer_size, decay=record.decay)
+        except (MemoryError, OverflowError, ValueError):
+            raise ValueError(f"data: sizes must leave room, got {list(record[:4])}") from None
+        if record.state is not None:
+            bank._state = FDState(*(move(A, NUMPY, home) for A in record.state))
+            bank._home = home
+        return bank
 
     def _empty(self, like: Array | None) -> FDState:
         return fd_init(

@@ -77,11 +77,27 @@ def _summarise(X: Array, w: Array | None, dtype: str, center: bool, policy: str)
             sums, squares = column_sums(Rows(X), w)
     weight = float(X.shape[0] if w is None else xp.sum(w))
     mean = sums / weight if weight > 0.0 else xp.zeros_like(sums)
-    rows = Rows(X, None if w is None else xp.sqrt(w), mean if center else None)
+    rows = Rows(X, None if w is None else xp.sqrt(w))
     if center:
-        _, squares = column_sums(rows, w)
+        rows, squares = _centred(rows._replace(shift=mean), w, weight)
+        mean = rows.shift
     total = float(xp.sum(squares))
     return Batch(rows, Moments(mean, squares, total, weight, X.shape[0], skipped), dtype)
+
+
+def _centred(rows: Rows, w: Array | None, weight: float) -> tuple[Rows, Array]:
+    """Return the rows about their mean, which is their shift but for rounding, and their squares.
+
+    Rows that hardly scatter would else be left with what the mean was rounded by.
+    """
+    sums, squares = column_sums(rows, w)
+    if weight == 0.0:
+        return rows, squares
+    xp, gap = namespace(sums), sums / weight  # [d]
+    if not bool(xp.any(gap * sums > np.finfo(np.float64).eps * squares)):
+        return rows, squares
+    rows = rows._replace(shift=rows.shift + gap)
+    return rows, column_sums(rows, w)[1]
 
 
 def _taken(X: Array, kept: Array) -> Array:

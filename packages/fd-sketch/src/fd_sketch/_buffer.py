@@ -103,8 +103,8 @@ class Buffer(NamedTuple):
         return B, self.delta + delta
 
     def quadratic(self, V: Array) -> Array:
-        """Return `V (scale^2 Z'Z) V'`, [k, k], in the dtype of V."""
-        P = (V @ namespace(V).astype(self.rows, V.dtype, copy=False).T) * self.scale
+        """Return `V (scale^2 Z'Z) V'`, [k, k], for V in float64."""
+        P = (V @ cast(self.rows, "float64").T) * self.scale
         return P @ P.T
 
     def diagonal(self) -> Array:

@@ -85,7 +85,7 @@ class Estimates(Answers[S]):
         return to_user(xp.concat([B.T, roots], axis=1), self._state.home)
 
     def quadratic_form(self, V: Array, *, compensate: Compensation = False) -> Array:
-        """Return `V (C~ + diag(w)) V'`, [k, k]: what projections of the rows carry.
+        """Return `V (C~ + diag(w)) V'`, float64 [k, k]: what projections of the rows carry.
 
         C~, `B'B <= C~ <= C`, is the second moment as it is stored, not yet reduced to a sketch:
         nothing is decomposed, which makes this the cheap question to ask often. Without w, entry
@@ -110,14 +110,15 @@ class Estimates(Answers[S]):
 
     def _quadratic(self, V: Array, kind: str) -> Array:
         store = self._state.store
-        V = cast(V, working_dtype(V, "V"))
+        working_dtype(V, "V")
+        V = cast(V, "float64")  # squares of float32 rows leave the range of float32
         if store is None:
             return (V @ V.T) * 0.0
         Q = store.quadratic(V)
         if kind == "raw":
             return Q
         w = self._lacking(kind, store.diagonal(), store.delta)
-        return Q + (V * namespace(V).astype(w, V.dtype)) @ V.T
+        return Q + (V * w) @ V.T
 
     def _missing(self, kind: str) -> Array:
         """Return w for the sketch that is returned."""

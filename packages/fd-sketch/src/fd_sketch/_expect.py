@@ -27,7 +27,9 @@ def exact_moments(
     w = np.concatenate([v * decay ** (last - t) for t, v in enumerate(given)])
     X = np.concatenate(arrays)
     total = float(w.sum())
-    mean = w @ X / total if total > 0 else np.zeros(X.shape[1])
+    mean = np.zeros(X.shape[1])
+    for _ in range(2 if total > 0 else 0):
+        mean = mean + w @ (X - mean) / total  # what the first time rounds off, the second finds
     Y = X - mean if center else X
     return (w * Y.T) @ Y, mean, total
 

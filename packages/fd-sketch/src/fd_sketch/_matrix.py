@@ -58,8 +58,8 @@ class Matrix(NamedTuple):
         return self._replace(C=self.C + other.C)
 
     def quadratic(self, V: Array) -> Array:
-        """Return `V C V'`, [k, k], in the dtype of V."""
-        return V @ namespace(V).astype(self.C, V.dtype, copy=False) @ V.T
+        """Return `V C V'`, [k, k], for V in float64."""
+        return V @ self.C @ V.T
 
     def diagonal(self) -> Array:
         """Return the diagonal of C, float64 [d]."""

@@ -82,7 +82,7 @@ class CovarianceSketch(Protocol):
         ...
 
     def quadratic_form(self, V: Array, *, compensate: bool = False) -> Array:
-        """Return `V C~ V'` for the second moment C~ that is stored, `B'B <= C~ <= C`."""
+        """Return `V C~ V'`, [k, k], for the moment C~ that is stored, `B'B <= C~ <= C`."""
         ...
 
     def energy_rank(self, eps: float) -> int:

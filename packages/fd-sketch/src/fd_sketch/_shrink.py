@@ -6,6 +6,10 @@ import numpy as np
 
 from fd_sketch._arrays import Array, cast, namespace, place, to_numpy
 
+# measured with OpenBLAS: eigh of 128 n rows takes 6 to 27 % longer than of 128 n + 4, so that a
+# matrix of such a size is decomposed with a few zeros around it
+CLIFF, EXTRA = 128, 4
+
 
 def power_of_two(mass: float, dtype: str) -> float:
     """Return a factor under which the squares of rows of a total mass neither over- nor underflow.
@@ -20,10 +24,25 @@ def power_of_two(mass: float, dtype: str) -> float:
 
 
 def eigen(S: Array) -> tuple[np.ndarray, Array]:
-    """Return eigenvalues (falling, at least 0, on the host) and eigenvectors in float64."""
+    """Return eigenvalues (falling, at least 0, on the host) and eigenvectors in float64.
+
+    For a positive semidefinite S, [n, n]; vectors of eigenvalues above rounding are orthonormal.
+    """
+    if isinstance(S, np.ndarray) and S.shape[0] and S.shape[0] % CLIFF == 0:
+        lam, U = np.linalg.eigh(_padded(S))
+        lam, U = lam[EXTRA:], U[:-EXTRA, EXTRA:]  # rising: zeros and below come first
+        return np.maximum(lam[::-1], 0.0), U[:, ::-1]
     xp = namespace(S)
     lam, U = xp.linalg.eigh(cast(S, "float64"))
     return np.maximum(to_numpy(lam)[::-1], 0.0), xp.flip(U, axis=1)
+
+
+def _padded(S: np.ndarray) -> np.ndarray:
+    """Return S with a few rows and columns of zeros more, float64."""
+    n = S.shape[0]
+    P = np.zeros((n + EXTRA, n + EXTRA))
+    P[:n, :n] = S
+    return P
 
 
 def shrink(

@@ -4,12 +4,24 @@ from typing import Any, Self
 
 import numpy as np
 
-from fd_sketch._arrays import NUMPY, Array, Home, cast, clone, home_of, to_state, to_user
+from fd_sketch._arrays import (
+    NUMPY,
+    Array,
+    Home,
+    cast,
+    clone,
+    home_of,
+    move,
+    to_numpy,
+    to_state,
+    to_user,
+)
 from fd_sketch._batch import read_batch
 from fd_sketch._checks import check_count, check_policy
 from fd_sketch._places import check_place
 from fd_sketch._torch import plain_arithmetic
 from fd_sketch._window import Window, bounds, empty_window, rotated, slid
+from fd_sketch._window_format import WindowRecord, pack_window, unpack_window
 
 BLOCK_ROWS = 1024  # rows weighed and widened at a time
 
@@ -32,6 +44,9 @@ class SlidingFrequentDirections:
     Stored are at most `8 sketch_size` rows for each time that theta doubles or halves within the
     window, `sketch_size` of D and `buffer_size` fresh ones: 5 to 9 `sketch_size` in all for rows
     of like norms once the window is full, whatever its length, and more while it fills up.
+
+    The rows are not centred, and there is no argument for it: a mean that follows the window needs
+    the rows that leave it, which are gone.
 
     Args:
         n_features: Number of columns d.
@@ -194,6 +209,40 @@ class SlidingFrequentDirections:
         """Forget all rows, keep the arguments, and return the sketch itself."""
         self._window, self._home, self._dtype, self._n_skipped = None, NUMPY, "", 0
         return self
+
+    def to_bytes(self) -> bytes:
+        """Return the whole state: versioned, checksummed, the same on every machine.
+
+        `from_bytes` restores it to the bit, so that the restored sketch goes on as this one would.
+        """
+        sizes = (self._n_features, self._sketch_size, self._length, self._buffer_size)
+        state = None if self._window is None else self._window.mapped(to_numpy)
+        return pack_window(
+            WindowRecord(*sizes, self._nonfinite, self._n_skipped, self._dtype, state)
+        )
+
+    @classmethod
+    def from_bytes(cls, data: bytes, like: Array | None = None) -> Self:
+        """Return the sketch that `to_bytes` saved.
+
+        Args:
+            data: What `to_bytes` returned.
+            like: An array of the library and on the device that the sketch is to live in; numpy
+                where it is missing.
+
+        Raises:
+            TypeError: `data` is not bytes, or `like` is no array.
+            ValueError: the data are truncated, damaged, foreign, of a future version or of
+                another method; the message names the field.
+        """
+        home = NUMPY if like is None else home_of(like, "like")
+        record = unpack_window(data)
+        sketch = cls(*record[:3], buffer_size=record.buffer_size, nonfinite=record.nonfinite)
+        if record.state is not None:
+            sketch._window = record.state.mapped(lambda A: move(A, NUMPY, home))
+            sketch._home, sketch._dtype = home, record.dtype
+            sketch._n_skipped = record.n_skipped
+        return sketch
 
     def _out(self, A: Array) -> Array:
         return to_user(clone(A), self._home)

@@ -48,7 +48,7 @@ class Store(Protocol):
         ...
 
     def quadratic(self, V: Array) -> Array:
-        """Return `V C~ V'` for the second moment C~ that is stored, `B'B <= C~ <= C`."""
+        """Return `V C~ V'`, for V in float64 and the moment C~ that is stored, `B'B <= C~ <= C`."""
         ...
 
     def diagonal(self) -> Array:

@@ -13,6 +13,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 
 from fd_sketch._checks import check_count
 from fd_sketch._frequent_directions import FrequentDirections
+from fd_sketch._weights import check_some_weight, freedom_of, row_weights
 
 __all__ = ["FrequentDirectionsPCA"]
 DTYPES = (np.float64, np.float32)
@@ -27,7 +28,9 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
 
         explained_variance_[i] <= lambda_i <= explained_variance_[i] + error_bound_
 
-    for the eigenvalues lambda of the covariance of all rows.
+    for the eigenvalues lambda of the covariance of all rows. It is their scatter over W - 1, where
+    W is the sum of the weights, which count rows; of weights that sum to less than 2, which cannot
+    be counts, the unit is of no account, and it is the scatter over W (n - 1) / n for n rows.
 
     Args:
         n_components: Number of components; `sketch_size`, or the number of features where that
@@ -83,32 +86,32 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         del y
         with self._unchanged_by_errors():
             X = validate_data(self, X, dtype=DTYPES)
-            w = _weights(sample_weight, len(X))
+            w = row_weights(sample_weight, len(X))
             step = len(X) if self.batch_size is None else check_count(self.batch_size, "batch_size")
             sketch = self._new_sketch(X.shape[1])
             for start in range(0, len(X), step):
                 part = slice(start, start + step)
                 sketch.partial_fit(X[part], None if w is None else w[part])
-            if sketch.effective_weight == 0.0:
-                raise ValueError("sample_weight must be positive for some row, all are zero")
-        self.sketch_ = sketch
-        return self._answered()
+            check_some_weight(sketch)
+        return self._answered(sketch)
 
     def partial_fit(self, X: Any, y: Any = None, sample_weight: Any = None) -> Self:
         """Take in more rows X, [N, d], and return the estimator.
 
         Raises:
-            ValueError: X is no finite matrix, or has another number of features than before.
+            ValueError: X is no finite matrix, or has another number of features than before; the
+                arguments ask for another sketch than before; the first rows weigh nothing.
         """
         del y
         first = not hasattr(self, "sketch_")
         with self._unchanged_by_errors():
             X = validate_data(self, X, dtype=DTYPES, reset=first)
             new = self._new_sketch(X.shape[1])  # whose arguments are checked here, also later on
-            sketch = new if first else self.sketch_
-            sketch.partial_fit(X, _weights(sample_weight, len(X)))
-        self.sketch_ = sketch
-        return self._answered()
+            sketch = new if first else self._same_sketch(new)
+            sketch.partial_fit(X, row_weights(sample_weight, len(X)))
+            if first:
+                check_some_weight(sketch)
+        return self._answered(sketch)
 
     def transform(self, X: Any) -> np.ndarray:
         """Return the coordinates of rows along the components, [N, n_components_]."""
@@ -150,9 +153,22 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
             n_features, size, buffer_size=self.buffer_size, center=True, nonfinite="raise"
         )
 
-    def _answered(self) -> Self:
+    def _same_sketch(self, new: FrequentDirections) -> FrequentDirections:
+        """Return the sketch so far, if the arguments still ask for one of its sizes."""
+        sizes = new.sketch_size, new.buffer_size
+        if sizes != self._sizes:
+            raise ValueError(
+                "sketch_size and buffer_size must stay {} and {} from batch to batch, "
+                "got {} and {}; fit starts anew".format(*self._sizes, *sizes)
+            )
+        return self.sketch_
+
+    def _answered(self, sketch: FrequentDirections) -> Self:
         """Set the attributes from the sketch."""
-        sketch, d = self.sketch_, self.n_features_in_
+        if sketch is not getattr(self, "sketch_", None):
+            # a merge changes those of the sketch
+            self._sizes = sketch.sketch_size, sketch.buffer_size
+        self.sketch_, d = sketch, self.n_features_in_
         B = sketch.sketch()
         n = min(sketch.sketch_size, d) if self.n_components is None else self.n_components
         sigma = np.linalg.norm(B[:n].astype(np.float64), axis=1)
@@ -161,7 +177,7 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         largest = V[np.arange(n), np.abs(V).argmax(axis=1)]
         self.components_ = V * np.where(largest < 0, -1, 1).astype(V.dtype)[:, None]
         self.singular_values_ = np.concatenate([sigma, np.zeros(n - len(sigma))])
-        freedom = max(sketch.effective_weight - 1.0, 1.0)
+        freedom = freedom_of(sketch)
         self.explained_variance_ = self.singular_values_**2 / freedom
         self.error_bound_ = sketch.error_bound() / freedom
         mass = sketch.total_mass()
@@ -178,13 +194,3 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         tags = super().__sklearn_tags__()
         tags.transformer_tags.preserves_dtype = ["float64", "float32"]
         return tags
-
-
-def _weights(sample_weight: Any, n: int) -> np.ndarray | None:
-    """Return the weights as [n], None where there are none."""
-    if sample_weight is None:
-        return None
-    w = np.asarray(sample_weight, dtype=np.float64)
-    if w.shape not in ((), (n,)):
-        raise ValueError(f"sample_weight must have shape [{n}], got {list(w.shape)}")
-    return np.broadcast_to(w, n)

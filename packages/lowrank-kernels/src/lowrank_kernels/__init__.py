@@ -9,6 +9,8 @@ from lowrank_kernels._calibration import Calibration
 from lowrank_kernels._conv import lowrank_conv2d
 from lowrank_kernels._conv_reference import lowrank_conv2d_reference
 from lowrank_kernels._dispatch import Dispatched, dispatch
+from lowrank_kernels._dispatch_conv import DispatchedConv2d, calibrate_conv2d, dispatch_conv2d
+from lowrank_kernels._dispatch_samples import DispatchedPerSample, dispatch_per_sample
 from lowrank_kernels._dispatcher import Dispatcher
 from lowrank_kernels._embedding import lowrank_embedding
 from lowrank_kernels._embedding_reference import lowrank_embedding_reference
@@ -42,8 +44,13 @@ __all__ = [
     "lowrank_conv2d_identity",
     "dispatch",
     "Dispatched",
+    "dispatch_conv2d",
+    "DispatchedConv2d",
+    "dispatch_per_sample",
+    "DispatchedPerSample",
     "Dispatcher",
     "calibrate",
+    "calibrate_conv2d",
     "Calibration",
     "Explanation",
     "round_rank",

@@ -11,6 +11,7 @@ from torch.nn.functional import linear
 from lowrank_kernels import _checks
 from lowrank_kernels._autocast import autocast_dtype, cast
 from lowrank_kernels._linear import triton_kernels
+from lowrank_kernels._transforms import leading
 
 # what a layer of its own costs in calls, in multiplications of one thread of a processor
 _WORTH = 400_000
@@ -35,7 +36,8 @@ def lowrank_linear_batched(
     unless what that adds to a layer is more than calls of its own.
 
     In a graph of `torch.compile` or `torch.export` and under `torch.vmap` the ranks are a mask:
-    one graph serves them all, at the cost of R.
+    one graph serves them all, at the cost of R. Ranks out of range are refused when it runs, in an
+    exported program by a RuntimeError; on a GPU by an assertion of the device.
 
     Args:
         x: inputs `[L, ..., n]`; float64, float32, float16 or bfloat16.
@@ -96,7 +98,7 @@ def _product(
     R = down.shape[1]
     if ranks is None:
         return _together(x, down, up, bias, inner, R)
-    if is_compiling() or torch._C._functorch.maybe_current_level() is not None:
+    if x.is_meta or is_compiling() or torch._C._functorch.maybe_current_level() is not None:
         return _masked(x, down, up, bias, inner, ranks)
     values = [_within(r, R) for r in ranks.expand(x.shape[0]).tolist()]
     if len(set(values)) <= 1:
@@ -176,8 +178,5 @@ def _masked(
     ranks: Tensor,
 ) -> Tensor:
     """Return the products with zeros for the directions beyond each rank, whatever they hold."""
-    beyond = ranks.to(x.device)[..., None] <= torch.arange(down.shape[1], device=x.device)
-    down = down.masked_fill(beyond[..., None], 0.0)
-    up = up.masked_fill(beyond.unsqueeze(-2), 0.0)
-    inner = None if inner is None else inner.masked_fill(beyond, 0.0)
-    return _together(x, down, up, bias, inner, down.shape[1])
+    D, U, b = leading(down, up, inner, ranks)
+    return _together(x, D, U, bias, b, down.shape[1])

@@ -1,20 +1,36 @@
 """Measure the forms of a product against each other."""
 
 import random
+from collections.abc import Callable
+from functools import partial
 from time import perf_counter
+from typing import Any
 
 import torch
 from torch import Tensor
 
 from lowrank_kernels import _checks
+from lowrank_kernels._autocast import without_autocast
 from lowrank_kernels._calibration import Calibration, Key
 from lowrank_kernels._calibration_file import save as save_calibration
-from lowrank_kernels._execute import Factors, Rows, fused_here, product_of
-from lowrank_kernels._forms import BATCHES, DENSE, FACTORED, FUSED, PACKED, rank_grid
+from lowrank_kernels._execute import Factors, Product, Rows, fused_here, product_of
+from lowrank_kernels._execute_conv import conv_factors, conv_product_of
+from lowrank_kernels._forms import (
+    BATCHES,
+    DENSE,
+    FACTORED,
+    FUSED,
+    MASKED,
+    PACKED,
+    STAIRCASE,
+    rank_grid,
+)
 from lowrank_kernels._machine import device_name
+from lowrank_kernels._per_sample import lowrank_linear_per_sample
 
 SLICE = 2e-4  # seconds of work between two looks at the clock
 ROUNDS = (5, 100)  # the fewest worth a quartile, and more than enough
+COPIES = 3  # of the dense weight, as where one lies in memory counts; their median does
 Cell = tuple[str, int]  # form, rank
 
 
@@ -25,6 +41,7 @@ def calibrate(
     *,
     dtype: torch.dtype = torch.float32,
     device: torch.device | str = "cpu",
+    per_sample: bool = False,
     seconds: float = 1.6,
     save: bool = True,
 ) -> Calibration:
@@ -41,6 +58,8 @@ def calibrate(
         max_rank: R, the length of the factors; None is `min(n, m)`.
         dtype: of the factors and inputs.
         device: where they are.
+        per_sample: measure the forms of a rank for each row instead, as `dispatch_per_sample`
+            chooses among.
         seconds: how long to measure; the smallest batch is measured in any case.
         save: keep the result in the file that dispatchers read. A folder that cannot be written
             to is no error.
@@ -59,16 +78,35 @@ def calibrate(
         _checks.whole("out_features", out_features, 1),
     )
     R = _checks.whole("max_rank", min(n, m) if max_rank is None else max_rank, 1)
-    if dtype not in _checks.FLOATS:
-        raise TypeError(f"dtype must be one of {_checks.FLOATS}, got {dtype}")
-    if not seconds > 0:
-        raise ValueError(f"seconds must be positive, got {seconds}")
-    place = torch.device(device)
-    with torch.no_grad(), torch.autocast(place.type, enabled=False):
-        table = _measure(Key(n, m, R, dtype, device_name(place)), place, seconds)
+    place = computing(device)
+    key = Key(n, m, R, dtype, device_name(place), samples=bool(per_sample))
+    return measure(key, place, seconds=seconds, save=save)
+
+
+def measure(
+    key: Key, device: torch.device, *, seconds: float = 1.6, save: bool = True
+) -> Calibration:
+    """Return measured times of the product of a key, and keep them on disk."""
+    if key.dtype not in _checks.FLOATS:
+        raise TypeError(f"dtype must be one of {_checks.FLOATS}, got {key.dtype}")
+    seconds = _checks.number("seconds", seconds, above=0)
+    with torch.no_grad(), without_autocast(device):
+        table = _measure(key, device, seconds)
     if save:
-        save_calibration(table, place)
+        save_calibration(table, device)
     return table
+
+
+def computing(device: object) -> torch.device:
+    """Return the device; raise where it is none, or one without values."""
+    try:
+        place = torch.device(device)  # type: ignore[call-overload,unused-ignore]
+    except (RuntimeError, TypeError) as error:
+        kind = TypeError if isinstance(error, TypeError) else ValueError
+        raise kind(f"device must be one of torch's, got {device!r}") from error
+    if place.type == "meta":
+        raise ValueError("device must be one that computes, got meta")
+    return place
 
 
 class _Batch:
@@ -120,7 +158,7 @@ def _measure(key: Key, device: torch.device, budget: float) -> Calibration:
         cost = sum(b.cost for b in batches) + (2 * batches[-1].cost if batches else 0)
         if batches and ROUNDS[0] * cost > stop - perf_counter():
             break
-        batches.append(_Batch(calls, _normal(key, device, rows, key.n)))
+        batches.append(_Batch(calls, _input(key, device, rows)))
     for batch in batches:
         batch.round(order)
     # small batches cost little and scatter most: each gets the same time, not the same rounds
@@ -131,17 +169,48 @@ def _measure(key: Key, device: torch.device, budget: float) -> Calibration:
 
 
 def _calls(key: Key, device: torch.device, ranks: tuple[int, ...]) -> dict[Cell, Rows]:
-    n, m, R, _, _ = key
-    shapes = ((R, n), (m, R), (m,), (m, n))
-    down, up, bias, weight = (_normal(key, device, *shape) for shape in shapes)
-    forms = (FACTORED, PACKED, FUSED) if fused_here(device, key.dtype) else (FACTORED, PACKED)
-    calls = {
-        (form, r): product_of(form, Factors(down, up, bias, None, r)).call
-        for form in forms
-        for r in ranks
-    }
-    dense = product_of(DENSE, Factors(down, up, bias, None, R, weight))
-    return {(DENSE, 0): dense.call, **calls}
+    draw = partial(_normal, key, device)
+    forms = [FACTORED, PACKED]
+    make: Callable[[str, Any], Product]
+    if key.samples:
+        n, m, R, *_ = key
+        return _samples(draw(R, n), draw(m, R), draw(m), ranks)
+    if key.images is None:
+        n, m, R, *_ = key
+        factors: Any = Factors(draw(R, n), draw(m, R), draw(m), None, R, draw(m, n))
+        make, forms = product_of, forms + [FUSED] * fused_here(device, key.dtype)
+    else:
+        factors, make = conv_factors(key.m, key.R, key.images, draw), conv_product_of
+    calls = {(f, r): make(f, factors._replace(rank=r)).call for f in forms for r in ranks}
+    weights = [factors.weight.clone() for _ in range(COPIES)]
+    dense = {(DENSE, i): make(DENSE, factors._replace(weight=w)) for i, w in enumerate(weights)}
+    return {cell: product.call for cell, product in dense.items()} | calls
+
+
+def _samples(down: Tensor, up: Tensor, bias: Tensor, ranks: tuple[int, ...]) -> dict[Cell, Rows]:
+    """Return the forms of a rank for each row: of ranks spread evenly over 1..r, and all r."""
+    most = BATCHES[-1]
+    mixed = torch.randperm(most, generator=torch.Generator().manual_seed(0)).to(down.device)
+
+    def call(form: Any, r: int) -> Rows:
+        spread = {
+            1 << i: (mixed[mixed < 1 << i] * r) // (1 << i) + 1 for i in range(most.bit_length())
+        }
+        same = torch.full_like(mixed, r)
+
+        def product(x: Tensor) -> Tensor:
+            each = spread[len(x)] if form == STAIRCASE else same[: len(x)]
+            return lowrank_linear_per_sample(x, down, up, bias, each, implementation=form)
+
+        return product
+
+    return {(form, r): call(form, r) for form in (STAIRCASE, MASKED) for r in ranks}
+
+
+def _input(key: Key, device: torch.device, batch: int) -> Tensor:
+    if key.images is None:
+        return _normal(key, device, batch, key.n)
+    return _normal(key, device, batch, *key.images[:3])
 
 
 def _normal(key: Key, device: torch.device, *shape: int) -> Tensor:
@@ -155,10 +224,15 @@ def _table(key: Key, ranks: tuple[int, ...], batches: list[_Batch]) -> Calibrati
     forms = dict.fromkeys(form for form, _ in measured[0])
     seconds = {
         form: tuple(
-            tuple(times[form, r] for r in ((0,) if form == DENSE else ranks)) for times in measured
+            (sorted(times[DENSE, i] for i in range(COPIES))[COPIES // 2],)
+            if form == DENSE
+            else tuple(times[form, r] for r in ranks)
+            for times in measured
         )
         for form in forms
     }
+    if key.samples:
+        return Calibration(key, tuple(b.x.shape[0] for b in batches), ranks, seconds)
     rows = zip(seconds[FACTORED], seconds[PACKED], strict=True)
     seconds[PACKED] = tuple(like_its_neighbours(views, packed) for views, packed in rows)
     return Calibration(key, tuple(b.x.shape[0] for b in batches), ranks, seconds)

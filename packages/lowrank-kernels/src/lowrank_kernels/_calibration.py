@@ -8,17 +8,23 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from lowrank_kernels._forms import DENSE, FACTORED, FORMS, FUSED, PACKED
+from lowrank_kernels._forms import DENSE, FACTORED, FORMS, FUSED, MASKED, PACKED, STAIRCASE
+from lowrank_kernels._geometry import Images
 from lowrank_kernels._machine import device_name
 
-# a form that keeps a copy has to be this much faster than one that keeps none
+# a packed copy has to be this much faster than views
 WORTH = 0.01
+# and factors that much faster than dense: about the break-even times differ by less than they
+# scatter, and no slower than dense is what is promised; the more where they take no fewer
+# multiplications, so that only a large difference can be meant
+MARGIN, AGAINST_COUNTING = 0.04, 0.12
 
 
 class Key(NamedTuple):
     """Which product was measured: `n` to `m` features, factors of R directions.
 
-    The device is called by its name, so that two kinds of one type are two.
+    The device is called by its name, so that two kinds of one type are two. Of a convolution a
+    feature is a number of a patch, `c·kh·kw`, or a channel that comes out, each of a group.
     """
 
     n: int
@@ -26,6 +32,8 @@ class Key(NamedTuple):
     R: int
     dtype: torch.dtype
     device: str
+    images: Images | None = None
+    samples: bool = False  # a rank for each row
 
     @classmethod
     def of(cls, down: Tensor, up: Tensor) -> "Key":
@@ -34,7 +42,10 @@ class Key(NamedTuple):
         return cls(n, m, R, down.dtype, device_name(down.device))
 
     def __str__(self) -> str:
-        return f"{self.n}-{self.m}-{self.R}-{str(self.dtype).removeprefix('torch.')}-{self.device}"
+        kind = str(self.dtype).removeprefix("torch.")
+        product = f"{self.n}-{self.m}-{self.R}-{kind}-{self.device}"
+        product += "-samples" if self.samples else ""
+        return product if self.images is None else f"{product}-{self.images}"
 
 
 class Calibration(NamedTuple):
@@ -42,7 +53,7 @@ class Calibration(NamedTuple):
 
     Attributes:
         key: the product.
-        batches: rows `[b]`, ascending.
+        batches: rows `[b]`, ascending; of a convolution, images.
         ranks: `[k]`, ascending.
         seconds: of each form `[b][k]`; of the dense form, which has no rank, `[b][1]`.
     """
@@ -52,7 +63,7 @@ class Calibration(NamedTuple):
     ranks: tuple[int, ...]
     seconds: Mapping[str, tuple[tuple[float, ...], ...]]
 
-    def predict(self, rank: int, batch: int) -> dict[str, float]:
+    def predict(self, rank: float, batch: int) -> dict[str, float]:
         """Return the seconds of each form at the measured batch that stands for `batch`.
 
         That is the largest measured one that is not above it, or the smallest. Between the
@@ -63,6 +74,15 @@ class Calibration(NamedTuple):
             form: rows[b][0] if form == DENSE else _interpolate(self.ranks, rows[b], rank)
             for form, rows in self.seconds.items()
         }
+
+    def predict_samples(self, mean: float, largest: int, batch: int) -> dict[str, float]:
+        """Return the seconds of each form of a rank for each row.
+
+        The mask costs what the largest rank does. The staircase was measured with ranks spread
+        evenly over 1..r, and costs what such ranks of the same mean do, `r = 2 mean`.
+        """
+        at = {MASKED: largest, STAIRCASE: 2 * mean}
+        return {form: self.predict(at[form], batch)[form] for form in self.seconds}
 
     def stand_in(self, batch: int) -> int:
         """Return the measured batch that stands for `batch`."""
@@ -76,9 +96,16 @@ class Calibration(NamedTuple):
         return batch < 4 * self.batches[-1]
 
     def order(self, rank: int, batch: int) -> tuple[str, ...]:
-        """Return the forms from best to worst; what keeps no copy wins within 1 %."""
+        """Return the forms from best to worst.
+
+        Dense wins within 4 %, from the break-even of multiplications on within 12 %; views win
+        over a copy that is not 1 % faster.
+        """
+        n, m, *_ = self.key
+        margin = AGAINST_COUNTING if rank * (n + m) >= n * m else MARGIN
+        price = {DENSE: 1 - margin, PACKED: 1 + WORTH}
         times = self.predict(rank, batch)
-        return tuple(sorted(times, key=lambda form: times[form] * _price(form)))
+        return tuple(sorted(times, key=lambda form: times[form] * price.get(form, 1.0)))
 
     def break_even(self, batch: int) -> int | None:
         """Return the least rank at which the dense product wins; None if none up to R does."""
@@ -105,11 +132,7 @@ class Calibration(NamedTuple):
         return cls(key, batches, ranks, seconds)
 
 
-def _price(form: str) -> float:
-    return 1 + WORTH if form in (DENSE, PACKED) else 1.0
-
-
-def _interpolate(xs: tuple[int, ...], ys: tuple[float, ...], x: int) -> float:
+def _interpolate(xs: tuple[int, ...], ys: tuple[float, ...], x: float) -> float:
     if len(xs) == 1:
         return ys[0]
     i = min(max(bisect_right(xs, x), 1), len(xs) - 1)
@@ -123,9 +146,11 @@ def _check(key: Key, batches: Any, ranks: Any, seconds: Any) -> None:
         whole = all(type(v) is int and v > 0 for v in grid)
         if not (grid and whole and list(grid) == sorted(set(grid))):
             raise ValueError(f"{name} of {key} must be ascending ints, got {list(grid)!r}")
-    known = set(FORMS) - ({FUSED} if key.device == "cpu" else set())
-    if not {DENSE, FACTORED, PACKED} <= set(seconds) <= known:
-        raise ValueError(f"seconds of {key} must be of {FORMS}, got {sorted(map(str, seconds))}")
+    needed = {STAIRCASE, MASKED} if key.samples else {DENSE, FACTORED, PACKED}
+    fused = set() if key.device == "cpu" or key.images or key.samples else {FUSED}
+    if not needed <= set(seconds) <= needed | fused:
+        forms = sorted(needed) if key.samples else FORMS
+        raise ValueError(f"seconds of {key} must be of {forms}, got {sorted(map(str, seconds))}")
     for form, rows in seconds.items():
         width = 1 if form == DENSE else len(ranks)
         times = [t for row in rows for t in row]

@@ -1,4 +1,7 @@
-"""Calibrations on disk: one JSON file for each machine, written whole or not at all."""
+"""Calibrations on disk: a JSON file for each product and machine, written whole or not at all.
+
+No file holds what two processes might add at once, so that nothing has to be locked.
+"""
 
 import contextlib
 import json
@@ -13,16 +16,18 @@ import torch
 from lowrank_kernels._calibration import Calibration, Key
 from lowrank_kernels._machine import cache_folder, digest, fingerprint
 
-FORMAT = 1
+FORMAT = 2
 
 
-def cache_file(device: torch.device | str = "cpu") -> Path:
-    """Return the file that calibrations for a device of this machine are kept in.
+def cache_file(key: Key, device: torch.device) -> Path:
+    """Return the file that the calibration of a product is kept in, for a device of this machine.
 
-    Its name holds a digest of the fingerprint, so that machines that share a home do not
-    overwrite one another.
+    Its name holds a digest of both, so that machines that share a home do not overwrite one
+    another.
     """
-    return cache_folder() / f"calibration-{digest(fingerprint(torch.device(device)))}.json"
+    return (
+        cache_folder() / f"calibration-{digest(fingerprint(device) | {'product': str(key)})}.json"
+    )
 
 
 def stamp(path: Path) -> int:
@@ -39,23 +44,24 @@ def load(key: Key, device: torch.device) -> Calibration | None:
     A file of another machine, thread count or version of torch is ignored; so is a damaged one,
     with a warning that names it.
     """
-    path = cache_file(device)
-    tables = _tables(path, fingerprint(device))
-    table = tables.get(str(key))
-    if table is None:
-        return None
+    path = cache_file(key, device)
     try:
-        return Calibration.from_json(key, table)
-    except ValueError as error:
+        content = json.loads(path.read_text(encoding="utf-8"))
+        if any(content[name] != value for name, value in _head(key, device).items()):
+            return None
+        return Calibration.from_json(key, content["table"])
+    except OSError:
+        return None
+    except (ValueError, TypeError, KeyError, RecursionError) as error:
         _warn(path, error)
         return None
 
 
 def save(calibration: Calibration, device: torch.device) -> bool:
-    """Add a calibration to the file; tell whether that was possible."""
-    path, machine = cache_file(device), fingerprint(device)
-    tables = {**_tables(path, machine), str(calibration.key): calibration.to_json()}
-    content = {"format": FORMAT, "machine": machine, "tables": tables}
+    """Write a calibration to its file; tell whether that was possible."""
+    key = calibration.key
+    path = cache_file(key, device)
+    content = _head(key, device) | {"table": calibration.to_json()}
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         _write(path, json.dumps(content))
@@ -78,28 +84,13 @@ def _write(path: Path, text: str) -> None:
         raise
 
 
-def _tables(path: Path, machine: dict[str, str | int]) -> dict[str, Any]:
-    try:
-        text = path.read_text(encoding="utf-8")
-    except OSError:
-        return {}
-    except UnicodeDecodeError as error:
-        return _warn(path, error)
-    try:
-        content = json.loads(text)
-        tables = content["tables"]
-        known = content["format"] == FORMAT and content["machine"] == machine
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        return _warn(path, error)
-    if known and not isinstance(tables, dict):
-        return _warn(path, TypeError("tables must be an object"))
-    return tables if known else {}
+def _head(key: Key, device: torch.device) -> dict[str, Any]:
+    return {"format": FORMAT, "machine": fingerprint(device), "product": str(key)}
 
 
-def _warn(path: Path, error: Exception) -> dict[str, Any]:
+def _warn(path: Path, error: Exception) -> None:
     warnings.warn(
         f"calibration file {path} is damaged and ignored ({type(error).__name__}: {error}); "
         "calibrating again replaces it",
         stacklevel=2,
     )
-    return {}

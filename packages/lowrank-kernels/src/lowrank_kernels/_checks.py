@@ -10,6 +10,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from lowrank_kernels._autocast import autocast_on
+
 FLOATS = (torch.float64, torch.float32, torch.float16, torch.bfloat16)
 INTEGERS = (torch.int64, torch.int32, torch.int16, torch.int8, torch.uint8)
 
@@ -148,6 +150,16 @@ def whole(name: str, value: object, least: int) -> int:
     return number
 
 
+def number(name: str, value: object, *, above: float) -> float:
+    """Return `value` as a float > above; raise naming the argument otherwise."""
+    if isinstance(value, (bool, str)) or not hasattr(value, "__float__"):
+        raise TypeError(f"{name} must be a number, got {type(value).__name__} {value!r}")
+    real = float(value)
+    if not real > above:
+        raise ValueError(f"{name} must be above {above:g}, got {value}")
+    return real
+
+
 def _positive(name: str, value: object) -> int:
     if isinstance(value, bool) or not isinstance(value, (int, torch.SymInt)):
         raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
@@ -178,7 +190,7 @@ def check_tensors(named: dict[str, object]) -> None:
             )
     (of, x), *_ = named.items()
     assert isinstance(x, Tensor)
-    mixed = torch.is_autocast_enabled(x.device.type)
+    mixed = autocast_on(x)
     for name, value in named.items():
         assert isinstance(value, Tensor)
         if value.device != x.device:

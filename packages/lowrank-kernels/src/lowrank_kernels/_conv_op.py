@@ -19,6 +19,7 @@ from lowrank_kernels._autocast import autocast_dtype, cast
 from lowrank_kernels._checks import check_rank_tensor, rank_value
 from lowrank_kernels._geometry import Geometry
 from lowrank_kernels._library import no_vmap, register
+from lowrank_kernels._transforms import leading, transformed
 
 _ops = torch.ops.lowrank_kernels
 _ONE_BY_ONE = ([1, 1], [0, 0], [1, 1])  # stride, padding, dilation
@@ -39,15 +40,33 @@ def conv2d_at(
     check_rank_tensor(rank)
     if geometry.groups == 1:
         down, up, inner = down[None], up[None], None if inner is None else inner[None]
+    images = geometry.pad(x if x.dim() == 4 else x[None])
+    s, p, d = geometry.stride, geometry.before, geometry.dilation
+    if transformed():
+        y = _masked(images, *leading(down, up, inner, rank, trailing=3), bias, geometry)
+        return y if x.dim() == 4 else y[0]
     dtype = autocast_dtype(x)
-    b = None if bias is None else cast(bias, dtype)
+    images, b = cast(images, dtype), None if bias is None else cast(bias, dtype)
     if inner is not None:
         shift = _outer_shift(cast(inner, dtype), cast(up, dtype), rank)
         b = shift if b is None else b + shift
-    images = cast(geometry.pad(x if x.dim() == 4 else x[None]), dtype)
-    s, p, d = geometry.stride, geometry.before, geometry.dilation
     y = _ops.conv2d(images, cast(down, dtype), cast(up, dtype), b, rank, s, p, d)
     return y if x.dim() == 4 else y[0]
+
+
+def _masked(
+    x: Tensor,
+    down: Tensor,
+    up: Tensor,
+    inner: Tensor | None,
+    bias: Tensor | None,
+    geometry: Geometry,
+) -> Tensor:
+    """Return the convolution with all channels of factors that are zero beyond the rank."""
+    s, p, d = geometry.stride, geometry.before, geometry.dilation
+    b = None if inner is None else inner.flatten()
+    h = F.conv2d(x, down.flatten(0, 1), b, s, p, d, geometry.groups)
+    return F.conv2d(h, up.flatten(0, 1)[..., None, None], bias, groups=geometry.groups)
 
 
 def _outer_shift(inner: Tensor, up: Tensor, rank: Tensor) -> Tensor:

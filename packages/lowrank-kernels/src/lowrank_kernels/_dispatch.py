@@ -1,54 +1,31 @@
 """A product at a rank that stays, run in the form that suits each batch."""
 
 from collections.abc import Iterable
-from typing import Any
 
 import torch
-from torch import Tensor, is_grad_enabled
-from torch.compiler import is_compiling, is_dynamo_compiling
+from torch import Tensor
 
-from lowrank_kernels import _optimizer_steps
 from lowrank_kernels._checks import check_factors, check_linear, rank_value, whole
 from lowrank_kernels._dispatcher import Dispatcher
 from lowrank_kernels._execute import Factors, Product, Rows, any_axes, keeps_none, product_of
 from lowrank_kernels._explanation import Explanation
+from lowrank_kernels._kept import Kept
 from lowrank_kernels._linear import lowrank_linear
 from lowrank_kernels._types import Rank
 
-_SHAPES = 1024  # of inputs, remembered at a time
-_DISPATCHER = Dispatcher()
+DISPATCHER = Dispatcher()
 
 
-class Dispatched:
+class Dispatched(Kept):
     """A product at a fixed rank that runs each batch in the form that is fastest for it.
 
-    Made by `dispatch`. A form is prepared when a batch first asks for it, and kept from then on.
+    Made by `dispatch`; called with `x`, it returns
+    `(x @ down[:r].T + inner_bias[:r]) @ up[:, :r].T + bias`, `[..., m]`. A form is prepared when a
+    batch first asks for it, and kept from then on: `m·n` numbers dense, `m·r` packed.
     """
 
-    __slots__ = ("_calls", "_copies", "_dispatcher", "_factors", "_frozen", "_products")
-
-    def __init__(
-        self, factors: Factors, dispatcher: Dispatcher, *, frozen: bool, copies: bool
-    ) -> None:
-        self._factors, self._dispatcher = factors, dispatcher
-        self._frozen, self._copies = frozen, copies
-        self._products: dict[str, Product] = {}
-        self._calls: dict[torch.Size, Rows] = {}
-
-    def __call__(self, x: Tensor) -> Tensor:
-        """Return `(x @ down[:r].T + inner_bias[:r]) @ up[:, :r].T + bias`, `[..., m]`."""
-        if is_dynamo_compiling():  # before the shape is looked at, or it becomes a constant
-            return self._by_factors(x)
-        try:
-            call = self._calls.get(x.shape)
-            if call is None or is_grad_enabled():
-                return self._first_or_differentiable(x)
-            return call(x)
-        except (RuntimeError, TypeError, AttributeError):
-            if is_compiling():  # symbolic shapes have no hash
-                return self._by_factors(x)
-            self._check(x)
-            raise
+    __slots__ = ()
+    _factors: Factors
 
     def form(self, batch: int) -> str:
         """Return the form in which `batch` rows are run where no gradient is needed."""
@@ -62,22 +39,6 @@ class Dispatched:
         why = self._dispatcher.explain(f.down, f.up, f.rank, batch=batch)
         return why._replace(chosen=self.form(batch))
 
-    @property
-    def copied_bytes(self) -> int:
-        """The memory held beside the factors: `m·n` numbers dense, `m·r` packed, once each."""
-        return sum(product.copied for product in self._products.values())
-
-    def _first_or_differentiable(self, x: Tensor) -> Tensor:
-        if is_compiling() or (is_grad_enabled() and not self._frozen and self._factors.trained):
-            return self._by_factors(x)
-        call = self._calls.get(x.shape)
-        if call is None:
-            self._check(x)
-            if len(self._calls) >= _SHAPES:
-                self._calls.clear()
-            call = self._calls[x.shape] = self._call_for(x.shape)
-        return call(x)
-
     def _by_factors(self, x: Tensor) -> Tensor:
         f = self._factors
         return lowrank_linear(x, f.down, f.up, f.bias, f.rank, inner_bias=f.inner)
@@ -86,47 +47,16 @@ class Dispatched:
         f = self._factors
         check_linear(x, f.down, f.up, f.bias, f.inner)
 
+    def _made(self, form: str) -> Product:
+        return product_of(form, self._factors)
+
     def _call_for(self, shape: torch.Size) -> Rows:
         call = self._prepared(self.form(shape[:-1].numel()))
         return call if len(shape) == 2 else any_axes(call, self._factors)
 
-    def _prepared(self, form: str) -> Rows:
-        product = self._products.get(form)
-        if product is None or (product.stale and not self._frozen):
-            product = self._products[form] = product_of(form, self._factors)
-        if self._frozen or not product.watched:
-            return product.call
-        return self._renewing(product)
-
-    def _renewing(self, product: Product) -> Rows:
-        """Return its call, made anew when what it was copied from has changed in place."""
-        call, (up, *_), (version, *_, steps) = product.call, product.watched, product.versions
-
-        def packed(x: Tensor) -> Tensor:
-            fresh = up._version == version and _optimizer_steps.taken == steps
-            return call(x) if fresh else self._renewed(x)
-
-        def dense(x: Tensor) -> Tensor:
-            return self._renewed(x) if product.stale else call(x)
-
-        return packed if len(product.watched) == 1 else dense
-
-    def _renewed(self, x: Tensor) -> Tensor:
-        self._products.clear()
-        self._calls.clear()
-        return self(x)
-
-    def __reduce__(self) -> tuple[Any, ...]:
-        # a copy prepares its own forms from its own factors
-        return _restored, (self._factors, self._dispatcher, self._frozen, self._copies)
-
     def __repr__(self) -> str:
         (R, n), m = self._factors.down.shape, self._factors.up.shape[0]
         return f"Dispatched(rank={self._factors.rank} of {R}, in_features={n}, out_features={m})"
-
-
-def _restored(factors: Factors, dispatcher: Dispatcher, frozen: bool, copies: bool) -> Dispatched:
-    return Dispatched(factors, dispatcher, frozen=frozen, copies=copies)
 
 
 def dispatch(
@@ -183,16 +113,26 @@ def dispatch(
     check_factors(down, up, bias, inner_bias)
     r = rank_value(rank, down.shape[0])
     if weight is not None:
-        _check_weight(weight, down, up)
+        check_weight(weight, (up.shape[0], down.shape[1]), down)
     factors = Factors(down, up, bias, inner_bias, r, weight)
-    product = Dispatched(factors, dispatcher or _DISPATCHER, frozen=frozen, copies=copies)
-    for rows in (batch,) if isinstance(batch, int) else batch:
-        product._prepared(product.form(whole("batch", rows, 0)))
+    product = Dispatched(factors, dispatcher or DISPATCHER, frozen=frozen, copies=copies)
+    for rows in several(batch):
+        product._prepared(product.form(rows))
     return product
 
 
-def _check_weight(weight: object, down: Tensor, up: Tensor) -> None:
-    shape = (up.shape[0], down.shape[1])
+def several(batch: object) -> list[int]:
+    """Return the batches that were asked for, one or several."""
+    if not isinstance(batch, (Iterable, int)) or isinstance(batch, str):
+        kind = type(batch).__name__
+        raise TypeError(f"batch must be an int or several, got {kind} {batch!r}")
+    given = batch.tolist() if isinstance(batch, Tensor) else batch
+    rows = list(given) if isinstance(given, Iterable) else [given]
+    return [whole("batch", number, 0) for number in rows]
+
+
+def check_weight(weight: object, shape: tuple[int, ...], down: Tensor) -> None:
+    """Raise unless the weight is one of this shape, of the dtype and device of `down`."""
     if not isinstance(weight, Tensor):
         raise TypeError(f"weight must be a tensor, got {type(weight).__name__}")
     if tuple(weight.shape) != shape:

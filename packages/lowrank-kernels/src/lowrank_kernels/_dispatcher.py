@@ -2,10 +2,11 @@
 
 from collections.abc import Iterable
 
+import torch
 from torch import Tensor
 
 from lowrank_kernels import _checks, _forms
-from lowrank_kernels._calibrate import calibrate as measure
+from lowrank_kernels._calibrate import measure
 from lowrank_kernels._calibration import Calibration, Key
 from lowrank_kernels._calibration_file import cache_file, load, stamp
 from lowrank_kernels._explanation import Explanation
@@ -21,8 +22,9 @@ class Dispatcher:
 
     Without a calibration multiplications are counted: dense from `r* = mn / (m + n)` on, where the
     factors take as many; below, the factors as they are, or packed for a single row. With one,
-    measured times decide, and what keeps no copy wins within 1 %; a batch of four times the
-    largest measured one, and above, is counted again.
+    measured times decide: factors where they are 4 % faster than dense (from r* on 12 %),
+    packed where that is 1 % faster than views; a batch of four times the largest measured one, and
+    above, is counted again.
 
     Args:
         calibrations: what `calibrate` returned; they go before those on disk.
@@ -51,22 +53,12 @@ class Dispatcher:
 
     def calibration(self, down: Tensor, up: Tensor) -> Calibration | None:
         """Return the measured times of a product with such factors; None where there are none."""
-        key = Key.of(down, up)
-        table = self._given.get(key) or self._on_disk(key, down)
-        if table is None and self._measures and down.numel() and up.numel():
-            n, m, R, dtype, _ = key
-            device = down.device
-            table = measure(n, m, R, dtype=dtype, device=device, save=self._cache)
-            self._given[key] = table
-        return table
+        return self._table(Key.of(down, up), down.device)
 
     def order(self, down: Tensor, up: Tensor, rank: Rank = None, *, batch: int) -> tuple[str, ...]:
         """Return the forms from best to worst, as `choose` does the best."""
-        r, rows = _checks.rank_value(rank, down.shape[0]), _checks.whole("batch", batch, 0)
-        table = self.calibration(down, up)
-        if table is not None and table.covers(rows):
-            return table.order(r, rows)
-        return _forms.by_rule(down.shape[1], up.shape[0], r, rows)
+        r = _checks.rank_value(rank, down.shape[0])
+        return self._order(Key.of(down, up), down.device, r, batch)
 
     def choose(self, down: Tensor, up: Tensor, rank: Rank = None, *, batch: int) -> str:
         """Return the best form.
@@ -95,9 +87,19 @@ class Dispatcher:
               packed           144 multiplications a row    0.50 of dense
               dense            288 multiplications a row    1.00 of dense
         """
-        forms = self.order(down, up, rank, batch=batch)
-        key, r = Key.of(down, up), _checks.rank_value(rank, down.shape[0])
-        table = self.calibration(down, up)
+        r = _checks.rank_value(rank, down.shape[0])
+        return self._explain(Key.of(down, up), down.device, r, batch)
+
+    def _order(self, key: Key, device: torch.device, r: int, batch: int) -> tuple[str, ...]:
+        rows = _checks.whole("batch", batch, 0)
+        table = self._table(key, device)
+        if table is not None and table.covers(rows):
+            return table.order(r, rows)
+        # an image is many rows, whatever their number
+        return _forms.by_rule(key.n, key.m, r, rows if key.images is None else 2)
+
+    def _explain(self, key: Key, device: torch.device, r: int, batch: int) -> Explanation:
+        forms, table = self._order(key, device, r, batch), self._table(key, device)
         if table is None or not table.covers(batch):
             costs: dict[str, float] = {**_forms.counted(key.n, key.m, r)}
             at, dense_from = None, _forms.break_even(key.n, key.m, key.R)
@@ -107,12 +109,19 @@ class Dispatcher:
         costs = {form: costs[form] for form in forms}
         return Explanation(key, r, batch, at, costs, dense_from, forms[0])
 
-    def _on_disk(self, key: Key, down: Tensor) -> Calibration | None:
+    def _table(self, key: Key, device: torch.device) -> Calibration | None:
+        table = self._given.get(key) or self._on_disk(key, device)
+        measurable = min(key[:3]) > 0 and device.type != "meta"
+        if table is None and self._measures and measurable:
+            table = self._given[key] = measure(key, device, save=self._cache)
+        return table
+
+    def _on_disk(self, key: Key, device: torch.device) -> Calibration | None:
         if not self._cache:
             return None
-        path = cache_file(down.device)
+        path = cache_file(key, device)
         state = path, stamp(path)
         known = self._read.get(key)
         if known is None or known[0] != state:
-            known = self._read[key] = (state, load(key, down.device))
+            known = self._read[key] = (state, load(key, device))
         return known[1]

@@ -9,6 +9,7 @@ from lowrank_kernels import _checks
 from lowrank_kernels._autocast import autocast_dtype, cast
 from lowrank_kernels._embedding_checks import check_embedding, sizes_agree
 from lowrank_kernels._traced import traced_rank
+from lowrank_kernels._transforms import leading, transformed
 from lowrank_kernels._types import Rank
 
 
@@ -82,6 +83,10 @@ def embedding_at(
     indices: Tensor, table: Tensor, up: Tensor, rank: Tensor, padding_idx: int | None = None
 ) -> Tensor:
     """Return the embedding at the rank that the tensor holds when the graph runs."""
+    if transformed():
+        D, U, _ = leading(table.t(), up, None, rank)
+        y = F.linear(F.embedding(indices, D.t()), U)
+        return y if padding_idx is None else _padded(y, indices, padding_idx, table.shape[0])
     dtype = autocast_dtype(table)
     h = cast(F.embedding(indices.flatten(), table), dtype)  # [N, R]
     y = torch.ops.lowrank_kernels.expand(h, cast(up, dtype).t(), rank)

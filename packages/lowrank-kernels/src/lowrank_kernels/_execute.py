@@ -7,8 +7,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor, addmm, mm
+from torch.utils._python_dispatch import _disable_current_modes
 
 from lowrank_kernels import _optimizer_steps
+from lowrank_kernels._autocast import without_autocast
 from lowrank_kernels._forms import DENSE, FACTORED, FUSED, PACKED
 from lowrank_kernels._linear import lowrank_linear
 from lowrank_kernels._prefix import transposed
@@ -49,18 +51,23 @@ class Product(NamedTuple):
 
 def product_of(form: str, f: Factors) -> Product:
     """Return the product in a form; copies are made here, without gradients."""
-    tensors = (f.up, f.down, f.inner, f.bias)
+    if form == DENSE:
+        return kept(partial(_dense, f), (f.up, f.down, f.inner, f.bias))
+    if form == FUSED:
+        return Product(FUSED, partial(_fused, f))
+    return kept(partial(_factored, f, packed=form == PACKED), (f.up,))
+
+
+def kept(make: Callable[[], Product], tensors: tuple[Tensor | None, ...]) -> Product:
+    """Return what `make` makes of tensors, with their versions if it copies them."""
+    there = [t for t in tensors if t is not None]
     # read before anything is copied: another thread may write meanwhile
-    before = {id(t): t._version for t in tensors if t is not None and not t.is_inference()}
+    before = {id(t): t._version for t in there if not t.is_inference()}
     steps = _optimizer_steps.taken
-    plain = torch.autocast(f.down.device.type, enabled=False)
-    with torch.inference_mode(False), torch.no_grad(), plain:
-        if form == DENSE:
-            product = _dense(f)
-        elif form == FUSED:
-            product = Product(FUSED, partial(_fused, f))
-        else:
-            product = _factored(f, packed=form == PACKED)
+    plain = without_autocast(there[0].device)
+    # a mode of the first caller, such as that of fake tensors, must not mark what is kept
+    with _disable_current_modes(), torch.inference_mode(False), torch.no_grad(), plain:
+        product = make()
     if any(t.is_inference() for t in product.watched):  # such tensors have no version
         return product._replace(watched=())
     if not product.watched:

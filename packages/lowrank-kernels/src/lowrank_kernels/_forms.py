@@ -6,6 +6,7 @@ from lowrank_kernels import _checks
 
 DENSE, FACTORED, PACKED, FUSED = "dense", "factored", "packed", "fused"
 FORMS = (DENSE, FACTORED, PACKED, FUSED)
+STAIRCASE, MASKED = "staircase", "masked"  # of a rank for each row
 BATCHES = tuple(2**k for k in range(10))  # 1..512
 LIKED = 16  # the multiple of ranks below which products of matrices leave lanes empty
 

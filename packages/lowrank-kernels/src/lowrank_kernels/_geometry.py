@@ -1,7 +1,7 @@
 """Strides, paddings and sizes of a convolution."""
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch.nn.functional as F
 from torch import Tensor
@@ -54,8 +54,31 @@ class Geometry(NamedTuple):
         )
         return h, w
 
+    @property
+    def padding(self) -> tuple[int, int] | Literal["same"]:
+        """The argument of a convolution that pads like this."""
+        return self.before if self.before == self.after else "same"
+
     def pad(self, x: Tensor) -> Tensor:
         """Return `x` with the rows and columns that only the far side is padded with."""
         if self.before == self.after:
             return x
         return F.pad(x, (0, self.after[1] - self.before[1], 0, self.after[0] - self.before[0]))
+
+
+class Images(NamedTuple):
+    """What is convolved: images of so many channels and pixels, and how the kernel slides."""
+
+    channels: int
+    height: int
+    width: int
+    geometry: Geometry
+
+    def __str__(self) -> str:
+        k, s, before, after, d, groups = self.geometry
+        sides = f"k{_x(k)}-s{_x(s)}-p{_x(before)}.{_x(after)}-d{_x(d)}-g{groups}"
+        return f"{self.channels}x{self.height}x{self.width}-{sides}"
+
+
+def _x(pair: tuple[int, int]) -> str:
+    return f"{pair[0]}x{pair[1]}"

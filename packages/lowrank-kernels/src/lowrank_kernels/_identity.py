@@ -79,8 +79,9 @@ def identity_block(
     r = _checks.rank_value(rank, down.shape[0])
     if r > up.shape[0]:
         raise ValueError(f"rank must be at most the outputs, {up.shape[0]}, got {r}")
-    if not bound > 1:
-        raise ValueError(f"bound must be above 1, got {bound}")
+    bound = _checks.number("bound", bound, above=1)
+    if up.is_meta:
+        raise ValueError("up must have values, got a tensor on meta")
     with torch.no_grad():
         U = up[:, :r].double()
         if not U.isfinite().all():

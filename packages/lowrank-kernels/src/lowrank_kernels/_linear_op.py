@@ -19,6 +19,7 @@ from lowrank_kernels import _flops
 from lowrank_kernels._autocast import autocast_dtype, cast
 from lowrank_kernels._checks import check_rank_tensor, rank_value
 from lowrank_kernels._library import no_vmap, register
+from lowrank_kernels._transforms import leading, transformed
 
 _ops = torch.ops.lowrank_kernels
 
@@ -33,6 +34,9 @@ def linear_at(
 ) -> Tensor:
     """Return the product at the rank that the tensor holds when the graph runs."""
     check_rank_tensor(rank)
+    if transformed():
+        D, U, b = leading(down, up, inner, rank)
+        return F.linear(F.linear(x, D, b), U, bias)
     dtype = autocast_dtype(x)
     b = None if bias is None else cast(bias, dtype)
     if inner is not None:  # what the second factor makes of it: one row beside those of x

@@ -8,8 +8,11 @@ from torch.nn.functional import linear
 
 from lowrank_kernels import _checks
 from lowrank_kernels._autocast import autocast_dtype, cast
+from lowrank_kernels._forms import MASKED, STAIRCASE
 from lowrank_kernels._linear import triton_kernels
-from lowrank_kernels._per_sample_op import _ops
+from lowrank_kernels._per_sample_op import staircase
+from lowrank_kernels._prefix import PLAIN
+from lowrank_kernels._transforms import transformed, within
 
 
 def lowrank_linear_per_sample(
@@ -20,7 +23,7 @@ def lowrank_linear_per_sample(
     ranks: Tensor | None = None,
     *,
     inner_bias: Tensor | None = None,
-    implementation: Literal["torch", "triton"] | None = None,
+    implementation: Literal["torch", "staircase", "masked", "triton"] | None = None,
 ) -> Tensor:
     """Return the product of each sample with as many directions as its rank says.
 
@@ -32,7 +35,8 @@ def lowrank_linear_per_sample(
 
     The ranks are read when the product runs: under `torch.compile` one graph serves them all. A
     program of `torch.export`, and derivatives by `torch.func` or in forward mode, multiply all rows
-    at R and leave out what is beyond each rank.
+    at R and leave out what is beyond each rank. Ranks out of range are refused when they are read:
+    by a ValueError, in an exported program by a RuntimeError.
 
     Args:
         x: inputs `[*batch, ..., n]`; float64, float32, float16 or bfloat16.
@@ -42,10 +46,12 @@ def lowrank_linear_per_sample(
         ranks: integers 0..R of shape `[*batch]`: as many of the leading axes of x as it has, all
             rows beneath share one rank. None is R.
         inner_bias: `[R]` or None, added between the factors.
-        implementation: `"triton"` for the Triton kernels: CUDA tensors, first derivatives; the
-            ranks are put into 0..R and never read by the host. Where another row of the tile
-            reaches a direction of `up`, infinity or nan in it comes through. `"torch"` and None
-            for torch's own products, which read the ranks on the host.
+        implementation: `"staircase"`, `"torch"` and None for bands of torch's own products, which
+            read the ranks on the host. `"masked"` for one pair of products at the largest rank:
+            as fast where ranks are much alike or rows few (`dispatch_per_sample` chooses).
+            `"triton"` for the Triton kernels: CUDA tensors, first derivatives; the ranks are put
+            into 0..R and never read by the host. In the last two, infinity or nan in a direction
+            of `up` comes through to rows that do not reach it, where another row does.
 
     Returns:
         `[*batch, ..., m]`, of the dtype of `x`, or of autocast where that is on.
@@ -71,13 +77,17 @@ def lowrank_linear_per_sample(
     if implementation == "triton":
         kernels = triton_kernels("_per_sample_triton")
         y = kernels.linear_per_sample(rows, down, up, bias, inner, each)
-    elif torch.compiler.is_exporting() or _transformed():
+    elif torch.compiler.is_exporting() or transformed():
         y = _masked(rows, down, up, bias, inner, each)
-    elif implementation in (None, "torch"):
-        y = _ops.linear_per_sample(rows, down, up, bias, inner, each)
+    elif implementation == MASKED:
+        y = _masked_to_the_largest(rows, down, up, bias, inner, each)
+    elif implementation in (None, "torch", STAIRCASE):
+        product = staircase if _unwatched(rows, down, up, bias, inner, each) else _operator
+        y = product(rows, down, up, bias, inner, each)
     else:
         raise ValueError(
-            f"implementation must be 'torch', 'triton' or None, got {implementation!r}"
+            "implementation must be 'torch', 'staircase', 'masked', 'triton' or None, "
+            f"got {implementation!r}"
         )
     return y.reshape(*x.shape[:-1], up.shape[0])
 
@@ -93,21 +103,48 @@ def _ranks(ranks: object, x: Tensor, size: int) -> Tensor:
     return ranks[(..., *beneath)].expand(lead).reshape(-1)
 
 
-def _transformed() -> bool:
-    """Tell whether a derivative of `torch.func` or in forward mode is at work."""
-    if torch.compiler.is_compiling():
-        return False
-    if torch.autograd.forward_ad._current_level >= 0:
-        return True
-    # operators of this package have a rule for vmap, and derivatives by autograd alone
-    levels = torch._C._functorch.get_interpreter_stack() or ()
-    return any(level.key() != torch._C._functorch.TransformType.Vmap for level in levels)
+_operator = torch.ops.lowrank_kernels.linear_per_sample
+
+
+def _unwatched(*tensors: Tensor | None) -> bool:
+    """Tell whether nothing looks at the product: then an operator would only take longer."""
+    return (
+        not torch.compiler.is_compiling()
+        and torch._C._len_torch_dispatch_stack() == 0
+        and torch._C._functorch.maybe_current_level() is None
+        and all(t is None or (type(t) in PLAIN and not t.is_meta) for t in tensors)
+        and not (
+            torch.is_grad_enabled() and any(t is not None and t.requires_grad for t in tensors)
+        )
+    )
+
+
+def _masked_to_the_largest(
+    x: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, inner: Tensor | None, ranks: Tensor
+) -> Tensor:
+    """Return the product at the cost of the largest rank there is; in a graph, of R."""
+    if torch.compiler.is_compiling() or x.is_meta or not x.shape[0] or mapped(ranks):
+        return _masked(x, down, up, bias, inner, ranks)
+    low, top = (int(r) for r in ranks.aminmax())
+    size = down.shape[0]
+    if low < 0 or top > size:
+        raise ValueError(f"ranks must be in 0..{size}, got {low if low < 0 else top}")
+    h = linear(x, down[:top], None if inner is None else inner[:top])
+    if low < top:
+        columns = torch.arange(top, device=x.device)
+        h = h.masked_fill(ranks.to(x.device)[:, None] <= columns, 0.0)
+    return linear(h, up[:, :top], bias)
+
+
+def mapped(ranks: Tensor) -> bool:
+    """Tell whether `vmap` hides the values."""
+    return torch._C._functorch.is_batchedtensor(ranks)
 
 
 def _masked(
     x: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, inner: Tensor | None, ranks: Tensor
 ) -> Tensor:
     """Return the product in torch's own operators, at the cost of the largest rank."""
-    columns = torch.arange(down.shape[0], device=x.device)
-    h = linear(x, down, inner)
-    return linear(h.masked_fill(ranks.to(x.device)[:, None] <= columns, 0.0), up, bias)
+    inside = within("ranks", ranks, down.shape[0]).to(x.device)
+    beyond = inside[:, None] <= torch.arange(down.shape[0], device=x.device)
+    return linear(linear(x, down, inner).masked_fill(beyond, 0.0), up, bias)

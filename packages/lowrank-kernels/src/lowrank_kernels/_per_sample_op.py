@@ -16,9 +16,10 @@ _ops = torch.ops.lowrank_kernels
 _ADVICE = "map x and ranks alone, with the factors in common"
 
 
-def _linear(
+def staircase(
     x: Tensor, down: Tensor, up: Tensor, bias: Tensor | None, inner: Tensor | None, ranks: Tensor
 ) -> Tensor:
+    """Return the product of rows `x [N, n]`, computed outside of autograd."""
     stairs = _staircase.sort(ranks, down.shape[0], sum(down.shape[1:] + up.shape[:1]), x.device)
     return _staircase.exact(lambda s: _staircase.linear(x, down, up, bias, inner, s), stairs)
 
@@ -126,7 +127,7 @@ def _linear_vmap(info: Any, in_dims: tuple[int | None, ...], *args: Any) -> tupl
 register(
     "linear_per_sample(Tensor x, Tensor down, Tensor up, Tensor? bias, Tensor? inner,"
     " Tensor ranks) -> Tensor",
-    _linear,
+    staircase,
     fake=lambda x, down, up, bias, inner, ranks: x.new_empty(x.shape[0], up.shape[0]),
     save=_save_linear,
     backward=_linear_backward,

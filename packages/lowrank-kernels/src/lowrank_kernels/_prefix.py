@@ -7,7 +7,7 @@ from torch.nn import Parameter
 from lowrank_kernels._checks import check_linear, rank_value
 from lowrank_kernels._types import Rank
 
-_PLAIN = frozenset({Tensor, Parameter})
+PLAIN = frozenset({Tensor, Parameter})
 
 
 class Prefix:
@@ -117,7 +117,7 @@ def transposed(down: Tensor, up: Tensor, r: int) -> tuple[Tensor, Tensor]:
     Returns:
         `down[:r].T` of `[n, r]` and `up[:, :r].T` of `[r, m]`.
     """
-    if is_grad_enabled() or not _PLAIN.issuperset((type(down), type(up))):
+    if is_grad_enabled() or not PLAIN.issuperset((type(down), type(up))):
         return down[:r].t(), up[:, :r].t()
     # the same views at half the price; a derivative of them would cost more than one of slices
     row, column = down.stride()

@@ -16,18 +16,25 @@ from rank_sched._errors import BudgetError, MeterError
 from rank_sched._frontier import Frontier
 from rank_sched._gain import GainCorrection, GainState
 from rank_sched._hardware import HardwareProfile
+from rank_sched._machine import this_machine
 from rank_sched._meter import EnergyMeter, EnergyWindow
+from rank_sched._meter_codecarbon import CodeCarbonMeter
 from rank_sched._meter_default import default_meter
 from rank_sched._meter_estimated import EstimatedMeter
+from rank_sched._meter_nvml import NvmlMeter
 from rank_sched._meter_rapl import RaplMeter
+from rank_sched._meter_zeus import ZeusMeter
+from rank_sched._multi import MultiFrontier
 from rank_sched._observation import Bounds, Observation
 from rank_sched._perf import PerfEstimator
-from rank_sched._point import OperatingPoint
+from rank_sched._perf_table import PerfRow, PerfTable
+from rank_sched._point import MultiPoint, OperatingPoint
 from rank_sched._policies import Complexity, CosineAnneal, Fixed, LinearAnneal, LossBound
 from rank_sched._policies_cost import CostState, EnergyAware, LatencyAware
 from rank_sched._policy import Policy
 from rank_sched._profiles import PROFILES
 from rank_sched._scheduler import RankScheduler, SchedulerState
+from rank_sched._shapes import conv2d_shape, linear_shape
 
 __version__ = version("rank-sched")
 
@@ -37,6 +44,8 @@ __all__ = [
     "frontier",
     "Frontier",
     "OperatingPoint",
+    "MultiFrontier",
+    "MultiPoint",
     "BudgetError",
     "uniform",
     "energy_fraction",
@@ -49,6 +58,11 @@ __all__ = [
     "Cost",
     "HardwareProfile",
     "PROFILES",
+    "PerfTable",
+    "PerfRow",
+    "linear_shape",
+    "conv2d_shape",
+    "this_machine",
     # control over time
     "RankController",
     "ControllerState",
@@ -86,7 +100,10 @@ __all__ = [
     # energy
     "EnergyMeter",
     "EnergyWindow",
+    "NvmlMeter",
     "RaplMeter",
+    "ZeusMeter",
+    "CodeCarbonMeter",
     "EstimatedMeter",
     "default_meter",
     "MeterError",

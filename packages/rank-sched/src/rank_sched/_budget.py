@@ -158,7 +158,7 @@ class BudgetManager:
             ValueError: The cost is negative, NaN or infinite.
         """
         amount = self.amount(argument, cost)
-        if self.margin * amount > self.capacity:
+        if not self._fits(amount):
             margin = f", margin={self.margin:g} times" if self.margin > 1 else ""
             raise BudgetError(
                 f"{argument} must be at most capacity={self.capacity:g} ({self.unit}), "
@@ -168,7 +168,7 @@ class BudgetManager:
 
     def is_feasible(self, cost: float | Cost) -> bool:
         """Return whether a full bucket would pay for a cost, as predicted and with the margin."""
-        return self.margin * self.amount("cost", cost) <= self.capacity
+        return self._fits(self.amount("cost", cost))
 
     def ranks_for(
         self,
@@ -219,6 +219,10 @@ class BudgetManager:
         """
         value = getattr(cost, self.unit) if isinstance(cost, Cost) else cost
         return quantity(argument, value)
+
+    def _fits(self, amount: float) -> bool:
+        # capacity / margin is a cost that fits, whatever rounding makes of it; charges are cut off
+        return self.margin * amount <= self.capacity * (1 + 1e-12)
 
     def _charge(self, state: BudgetState, amount: float) -> float:
         return min(self.margin * state.gain * amount, self.capacity)

@@ -6,6 +6,7 @@ from operator import index
 
 import numpy as np
 
+from rank_sched._core import Core, build_core
 from rank_sched._errors import BudgetError
 from rank_sched._fill import fill
 from rank_sched._layers import Floats, Ints
@@ -32,6 +33,7 @@ class Frontier:
     def __init__(self, steps: Steps) -> None:
         self._steps = steps
         self._taken_keys = _taken_keys(steps)
+        self._last_core: tuple[int, Core | None] = (-1, None)
         self.costs = _costs(steps)
         self.losses = _losses(steps)
 
@@ -44,10 +46,13 @@ class Frontier:
 
     def __iter__(self) -> Iterator[OperatingPoint]:
         steps, ranks = self._steps, dict(self[0].ranks)
+        members: dict[int, list[int]] = {}
+        for name, group in enumerate(steps.group.tolist()):
+            members.setdefault(group, []).append(name)
         yield self[0]
         for i, step in enumerate(steps.order.tolist(), start=1):
-            name = steps.names[steps.layer[step]]
-            ranks = {**ranks, name: int(steps.ranks[steps.stop[step]])}
+            rank, layer = int(steps.ranks[steps.stop[step]]), steps.layer[step]
+            ranks = {**ranks, **{steps.names[i]: rank for i in members[layer]}}
             yield OperatingPoint(ranks, float(self.losses[i]), float(self.costs[i]))
 
     def __repr__(self) -> str:
@@ -86,11 +91,34 @@ class Frontier:
         i = int(np.searchsorted(self.costs, budget, side="right")) - 1
         start, cost, loss = self._choices(i), float(self.costs[i]), float(self.losses[i])
         choices, cost = fill(self._steps, start, done=i, cost=cost, budget=budget)
+        choices, cost = self._exact(choices, cost, done=i, budget=budget)
         if choices is not start:
             # point i+1 loses less than any cheaper point: rounding must not say otherwise
-            found = math.fsum(self._steps.losses[choices].tolist())
-            loss = min(loss, max(found, float(self.losses[i + 1])))
+            loss = min(loss, max(self._loss(choices), float(self.losses[i + 1])))
         return self._point(choices, loss=loss, cost=cost)
+
+    def _exact(self, choices: Ints, cost: float, *, done: int, budget: float) -> tuple[Ints, float]:
+        """Return what dynamic programming makes of the rest, if that is better than `choices`."""
+        if done + 1 == len(self) or self.costs[done] >= budget:
+            return choices, cost
+        start, core = self._choices(done), self._core(done)
+        rest = budget - float(self.costs[done])
+        if core is None or (state := core.best(rest)) < 0:
+            return choices, cost
+        start[core.layers] = core.table[state]
+        found = float(self.costs[done]) + float(core.costs[state])
+        return (start, found) if self._loss(start) < self._loss(choices) else (choices, cost)
+
+    def _core(self, done: int) -> Core | None:
+        # the last one is kept: `at_loss` asks for many budgets between the same two points
+        if self._last_core[0] != done:
+            loss = float(self.losses[done + 1])
+            core = build_core(self._steps, self._choices(done), done=done, loss=loss)
+            self._last_core = (done, core)
+        return self._last_core[1]
+
+    def _loss(self, choices: Ints) -> float:
+        return math.fsum(self._steps.losses[choices].tolist())
 
     def at_loss(self, max_loss: float) -> OperatingPoint:
         """Return the cheapest point that `at` finds with a predicted loss of at most `max_loss`.
@@ -144,7 +172,7 @@ class Frontier:
     def _choices(self, i: int) -> Ints:
         """Return the choice of each layer after the first `i` steps, `[L]`."""
         steps = self._steps
-        count = len(steps.names)
+        count = len(steps.first)
         queries = np.arange(count) * (len(steps.order) + 1) + i
         before = steps.first - np.arange(count)  # steps of the layers in front
         taken = np.searchsorted(self._taken_keys, queries) - before
@@ -152,7 +180,7 @@ class Frontier:
 
     def _point(self, choices: Ints, *, loss: float, cost: float) -> OperatingPoint:
         steps = self._steps
-        ranks = dict(zip(steps.names, steps.ranks[choices].tolist(), strict=True))
+        ranks = dict(zip(steps.names, steps.ranks[choices[steps.group]].tolist(), strict=True))
         return OperatingPoint(ranks, float(loss), float(cost))
 
 

@@ -7,7 +7,9 @@ from typing import Self
 from numpy.typing import ArrayLike
 
 from rank_sched._calibrate import fit_roofline
+from rank_sched._machine import processor_name
 from rank_sched._numbers import number_in
+from rank_sched._this_cpu import measure_cpu, memory_bytes
 
 # generous limits: from a microcontroller to a rack; beyond them a unit has been mistaken
 _LIMITS = {
@@ -102,6 +104,28 @@ class HardwareProfile:
             energy_per_flop_j=(tdp_w - idle_power_w) / 2 / peak_flops_per_s,
             energy_per_byte_j=(tdp_w - idle_power_w) / 2 / bandwidth_bytes_per_s,
             memory_bytes=memory_bytes,
+        )
+
+    @classmethod
+    def this_cpu(cls, *, tdp_w: float = 105.0, idle_power_w: float = 20.0) -> Self:
+        """Return the profile of the processor this runs on, measured in about a second.
+
+        Peak, bandwidth and overhead are those of a product, a copy and an empty call of numpy, with
+        the threads numpy uses. The energies follow from the powers given, as in `from_datasheet`;
+        the defaults are guesses for a desktop.
+
+        >>> HardwareProfile.this_cpu().peak_flops_per_s > 1e8
+        True
+        """
+        speeds = measure_cpu()
+        return cls.from_datasheet(
+            f"{processor_name()} (measured)",
+            peak_flops_per_s=speeds.peak_flops_per_s,
+            bandwidth_bytes_per_s=speeds.bandwidth_bytes_per_s,
+            launch_overhead_s=speeds.launch_overhead_s,
+            memory_bytes=memory_bytes(),
+            tdp_w=tdp_w,
+            idle_power_w=idle_power_w,
         )
 
     def calibrated(self, measurements: Sequence[Sequence[float]] | ArrayLike) -> Self:

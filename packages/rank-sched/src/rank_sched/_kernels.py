@@ -43,9 +43,9 @@ def conv2d_kernels(
     """Return the kernels of a convolution: one, or two with a rank, or a bare write."""
     g = whole("groups", groups, at_least=1)
     n, m = _channels("in_channels", n, g), _channels("out_channels", m, g)
-    kernel, size = _pair("kernel_size", kernel_size, 1), _pair("input_size", input_size, 1)
-    strides, pads = _pair("stride", stride, 1), _pair("padding", padding, 0)
-    out = _out_size(size, kernel, strides, pads, _pair("dilation", dilation, 1))
+    kernel, size = pair("kernel_size", kernel_size, 1), pair("input_size", input_size, 1)
+    strides, pads = pair("stride", stride, 1), pair("padding", padding, 0)
+    out = _out_size(size, kernel, strides, pads, pair("dilation", dilation, 1))
     images = whole("batch", images, at_least=1)
     before, places = images * n * size[0] * size[1], images * out[0] * out[1]
     patch = kernel[0] * kernel[1] * n // g  # weights behind one number of the output
@@ -76,7 +76,8 @@ def _channels(argument: str, value: int, groups: int) -> int:
     return value
 
 
-def _pair(argument: str, value: Pair, at_least: int) -> tuple[int, int]:
+def pair(argument: str, value: Pair, at_least: int) -> tuple[int, int]:
+    """Return both sides of a size, each of `at_least` or more; one number means a square."""
     both = value if isinstance(value, tuple | list) else (value, value)
     if len(both) != 2:
         raise ValueError(f"{argument} must be one number or two, got {value!r}")

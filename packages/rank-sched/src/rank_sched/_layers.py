@@ -13,12 +13,16 @@ Tables = Mapping[str, ArrayLike]
 
 @dataclass(frozen=True, eq=False)
 class Layer:
-    """The choices of one layer: what each costs and loses, and the rank it stands for."""
+    """The choices of one layer: what each costs and loses, and the rank it stands for.
+
+    Tied layers are one such layer, with the sums of their costs and losses.
+    """
 
     name: str
     costs: Floats  # [K]
     losses: Floats  # [K]
     ranks: Ints  # [K]
+    members: tuple[str, ...] = ()  # tied layers; none means the layer itself
 
 
 def read_layers(loss_curves: Tables, costs: Tables, ranks: Tables | None) -> list[Layer]:

@@ -1,7 +1,9 @@
 """What all energy meters have in common."""
 
+import sys
 from contextlib import AbstractContextManager
-from typing import Protocol, runtime_checkable
+from importlib import import_module
+from typing import Any, Protocol, runtime_checkable
 
 from rank_sched._errors import MeterError
 
@@ -56,3 +58,29 @@ class EnergyMeter(Protocol):
     def measure(self) -> AbstractContextManager[EnergyWindow]:
         """Return a context manager whose window holds the energy after it has closed."""
         ...
+
+
+def check_window(seconds: float, *, shortest_s: float) -> None:
+    """Raise `MeterError` if a window lasted less than ten ticks of its counter."""
+    if seconds < shortest_s:
+        raise MeterError(
+            f"a window must last at least {shortest_s:g} s, ten ticks of the counter, "
+            f"got {seconds:g} s: repeat the work inside one window"
+        )
+
+
+def optional_module(name: str, *, extra: str) -> Any:
+    """Return a module that comes with an extra, or raise a `MeterError` that names the extra."""
+    try:
+        return import_module(name)
+    except ImportError as error:
+        raise MeterError(
+            f"{name} must be importable, got {error}: pip install 'rank-sched[{extra}]'"
+        ) from None
+
+
+def synchronize_torch() -> None:
+    """Wait for the kernels torch has started on the present GPU, if it has started any."""
+    torch = sys.modules.get("torch")
+    if torch is not None and torch.cuda.is_initialized():
+        torch.cuda.synchronize()

@@ -1,5 +1,6 @@
 """The best meter a machine has."""
 
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -7,6 +8,7 @@ from rank_sched._errors import MeterError
 from rank_sched._hardware import HardwareProfile
 from rank_sched._meter import EnergyMeter
 from rank_sched._meter_estimated import EstimatedMeter
+from rank_sched._meter_nvml import NvmlMeter
 from rank_sched._meter_rapl import POWERCAP, RaplMeter
 
 
@@ -14,17 +16,29 @@ def default_meter(
     profile: HardwareProfile | str | Mapping[str, float | str] = "desktop-cpu",
     *,
     root: Path | str = POWERCAP,
+    gpu: bool | None = None,
 ) -> EnergyMeter:
-    """Return a `RaplMeter` where the counters can be read, else an `EstimatedMeter`.
+    """Return the first of these that works; its `name` says which.
+
+    1. `NvmlMeter`, if a GPU does the work.
+    2. `RaplMeter`, if none does: the counter of a processor knows nothing of a GPU.
+    3. `EstimatedMeter`.
 
     Args:
         profile: What the estimate assumes, if one is needed.
         root: The powercap folder of sysfs.
+        gpu: Whether a GPU does the work; by default, whether torch has used one in this process.
 
-    >>> default_meter().name in ("rapl", "estimated")
+    >>> default_meter().name in ("nvml", "rapl", "estimated")
     True
     """
+    gpu = _torch_uses_a_gpu() if gpu is None else gpu
     try:
-        return RaplMeter(root)
+        return NvmlMeter() if gpu else RaplMeter(root)
     except MeterError:
         return EstimatedMeter(profile)
+
+
+def _torch_uses_a_gpu() -> bool:
+    torch = sys.modules.get("torch")
+    return torch is not None and bool(torch.cuda.is_initialized())

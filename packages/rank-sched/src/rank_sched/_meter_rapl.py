@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from rank_sched._errors import MeterError
-from rank_sched._meter import EnergyWindow
+from rank_sched._meter import EnergyWindow, check_window
 from rank_sched._numbers import number_in
 
 POWERCAP = Path("/sys/class/powercap")
@@ -76,12 +76,7 @@ class RaplMeter:
         return [zone.read_uj() for zone in self._zones]
 
     def _check_length(self, seconds: float) -> None:
-        shortest = _FEWEST_TICKS * _TICK_S
-        if seconds < shortest:
-            raise MeterError(
-                f"a window must last at least {shortest:g} s, ten ticks of the counter, "
-                f"got {seconds:g} s: repeat the work inside one window"
-            )
+        check_window(seconds, shortest_s=_FEWEST_TICKS * _TICK_S)
         if seconds > self._longest_s:
             raise MeterError(
                 f"a window must last at most {self._longest_s:g} s, or the counter may start "

@@ -1,21 +1,25 @@
 """Predicting what a layer costs at a rank."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from typing import Self
 
 from rank_sched._cost import Cost
 from rank_sched._hardware import HardwareProfile
 from rank_sched._kernels import Kernel, Pair, conv2d_kernels, linear_kernels
 from rank_sched._numbers import number_in, whole
+from rank_sched._perf_table import PerfTable
 from rank_sched._read_hardware import read_hardware
+from rank_sched._shapes import conv2d_shape, linear_shape
 
 
 class PerfEstimator:
-    """Time and energy of layers on a device, by the roofline model.
+    """Time and energy of layers on a device: measured where a table says, else by the roofline.
 
     A kernel of F FLOP that moves Q bytes takes t = max(F/P, Q/BW) + t0 and
     E = P_idle·t + e_F·F + e_Q·Q; kernels run one after the other (Williams, Waterman & Patterson
     2009, "Roofline", CACM 52). A low-rank layer is two kernels, so it wins only once what it saves
-    exceeds another launch and the traffic of the part between.
+    exceeds another launch and the traffic of the part between. `with_table` adds measurements.
 
     Args:
         hardware: A `HardwareProfile`, the name of one in `PROFILES`, or a dictionary. The
@@ -36,9 +40,30 @@ class PerfEstimator:
 
     def __init__(self, hardware: HardwareProfile | str | Mapping[str, float | str]) -> None:
         self.hardware = read_hardware(hardware)
+        self.table: PerfTable | None = None
 
     def __repr__(self) -> str:
-        return f"PerfEstimator({self.hardware!r})"
+        table = "" if self.table is None else f".with_table({self.table!r})"
+        return f"PerfEstimator({self.hardware!r}){table}"
+
+    def with_table(self, table: PerfTable) -> Self:
+        """Return an estimator that takes the layers in `table` from there.
+
+        Their latency is what was measured, interpolated, and scaled by the roofline outside of what
+        was measured. Their energy is what was metered; where nothing was, the roofline's energy
+        with the measured time. Work and memory stay counted.
+
+        >>> from rank_sched import PerfRow, PerfTable, linear_shape
+        >>> shape = linear_shape(256, 256)
+        >>> table = PerfTable([PerfRow(shape, 1, r, 1e-5 + r * 1e-8) for r in (8, 64)])
+        >>> PerfEstimator("desktop-cpu").with_table(table).linear(1, 256, 256, 36).latency_s
+        1.036...e-05
+        """
+        if not isinstance(table, PerfTable):
+            raise TypeError(f"table must be a PerfTable, got {type(table).__name__}")
+        other = type(self)(self.hardware)
+        other.table = table
+        return other
 
     def latency_s(self, *, flops: float, traffic_bytes: float, launches: int = 1) -> float:
         """Return the seconds that `launches` kernels with this work in all take."""
@@ -85,8 +110,13 @@ class PerfEstimator:
         >>> PerfEstimator("a100").linear(8, 64, 32, rank=4, bias=False).flops  # 2·8·4·(64 + 32)
         6144.0
         """
-        kernels = linear_kernels(batch, in_features, out_features, rank)
-        return self._cost(kernels, out_features if bias else 0, dtype_bytes)
+        shape = linear_shape(in_features, out_features, bias=bias, dtype_bytes=dtype_bytes)
+
+        def roofline(batch: int, rank: int | None) -> Cost:
+            kernels = linear_kernels(batch, in_features, out_features, rank)
+            return self._cost(kernels, out_features if bias else 0, dtype_bytes)
+
+        return self._measured(shape, batch, rank, roofline)
 
     def conv2d(
         self,
@@ -130,19 +160,50 @@ class PerfEstimator:
         >>> PerfEstimator("a100").conv2d(1, 3, 8, 3, 10, bias=False).flops  # 2·64·8·3·9
         27648.0
         """
-        kernels = conv2d_kernels(
-            batch,
+        geometry = {
+            "kernel_size": kernel_size,
+            "input_size": input_size,
+            "stride": stride,
+            "padding": padding,
+            "dilation": dilation,
+        }
+        shape = conv2d_shape(
             in_channels,
             out_channels,
-            kernel_size=kernel_size,
-            input_size=input_size,
-            rank=rank,
-            stride=stride,
-            padding=padding,
-            dilation=dilation,
+            **geometry,
             groups=groups,
+            bias=bias,
+            dtype_bytes=dtype_bytes,
         )
-        return self._cost(kernels, out_channels if bias else 0, dtype_bytes)
+
+        def roofline(batch: int, rank: int | None) -> Cost:
+            kernels = conv2d_kernels(
+                batch, in_channels, out_channels, rank=rank, groups=groups, **geometry
+            )
+            return self._cost(kernels, out_channels if bias else 0, dtype_bytes)
+
+        return self._measured(shape, batch, rank, roofline)
+
+    def _measured(
+        self,
+        shape: str,
+        batch: int,
+        rank: int | None,
+        roofline: Callable[[int, int | None], Cost],
+    ) -> Cost:
+        """Return the roofline's cost, with time and energy from the table if it has the shape."""
+        cost = roofline(batch, rank)
+        if self.table is None:
+            return cost
+        seconds = self.table.latency_s(
+            shape, batch, rank, prior=lambda b, r: roofline(b, r).latency_s
+        )
+        if seconds is None:
+            return cost
+        joules = self.table.energy_j(shape, batch, rank, prior=lambda b, r: roofline(b, r).energy_j)
+        if joules is None:
+            joules = cost.energy_j + self.hardware.idle_power_w * (seconds - cost.latency_s)
+        return replace(cost, latency_s=seconds, energy_j=joules)
 
     def _cost(self, kernels: list[Kernel], bias_size: int, dtype_bytes: int) -> Cost:
         """Add up the kernels; the last one adds the bias."""

@@ -41,6 +41,26 @@ _H100 = HardwareProfile.from_datasheet(
     launch_overhead_s=5e-6,  # estimate
 )
 
+_H200 = HardwareProfile.from_datasheet(
+    "h200",
+    peak_flops_per_s=67e12,  # NVIDIA H200 datasheet, SXM, FP32
+    bandwidth_bytes_per_s=4.8e12,  # same, HBM3e
+    memory_bytes=141e9,  # same
+    tdp_w=700,  # same, maximum thermal design power
+    idle_power_w=70,  # estimate
+    launch_overhead_s=5e-6,  # estimate
+)
+
+_JETSON = HardwareProfile.from_datasheet(
+    "jetson-agx-orin",
+    peak_flops_per_s=5.3e12,  # NVIDIA Jetson AGX Orin technical brief, 64 GB module, FP32
+    bandwidth_bytes_per_s=204.8e9,  # same, LPDDR5, shared with the processor
+    memory_bytes=64e9,  # same
+    tdp_w=60,  # same, the highest power mode of the module
+    idle_power_w=10,  # estimate
+    launch_overhead_s=1e-5,  # estimate: an operator call from Python on its slower cores
+)
+
 _DESKTOP_CPU = HardwareProfile.from_datasheet(
     "desktop-cpu",
     # AMD Ryzen 7 7700X specification: 8 cores at a base clock of 4.5 GHz; a Zen 4 core does two
@@ -54,6 +74,6 @@ _DESKTOP_CPU = HardwareProfile.from_datasheet(
 )
 
 PROFILES: Mapping[str, HardwareProfile] = MappingProxyType(
-    {profile.name: profile for profile in (_V100, _A100, _H100, _DESKTOP_CPU)}
+    {profile.name: profile for profile in (_V100, _A100, _H100, _H200, _JETSON, _DESKTOP_CPU)}
 )
 """The known devices by name."""

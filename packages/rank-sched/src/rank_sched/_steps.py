@@ -17,7 +17,8 @@ class Steps:
     keep their order and the first i of the list are a valid choice for every i.
 
     Attributes:
-        names: Layer names, `[L]`.
+        names: Names in the order given, `[N]`; more than layers where some are tied.
+        group: Layer of each name, `[N]`.
         ranks, costs, losses: The undominated choices, `[C]`, layer by layer, by rising cost.
         vertices: Where the vertices of the hulls are among the choices, `[V]`, layer by layer.
         first: Number of the first vertex of each layer, `[L]`.
@@ -27,6 +28,7 @@ class Steps:
     """
 
     names: list[str]
+    group: Ints
     ranks: Ints
     costs: Floats
     losses: Floats
@@ -38,9 +40,18 @@ class Steps:
     rate: Floats
     order: Ints
 
+    def choices_of(self, layers: Ints) -> tuple[Ints, Ints]:
+        """Return the choices of these layers in one list, and the layer of each before it."""
+        ends = np.append(self.first, len(self.vertices))
+        low = self.vertices[self.first[layers]]
+        counts = self.vertices[ends[layers + 1] - 1] + 1 - low
+        shift = np.repeat(low - _starts(counts.tolist()), counts)
+        return np.repeat(layers, counts), np.arange(len(shift)) + shift
 
-def build_steps(layers: list[Layer]) -> Steps:
-    """Return the sorted steps of these layers."""
+
+def build_steps(layers: list[Layer], *, names: list[str]) -> Steps:
+    """Return the sorted steps of these layers, which have these members."""
+    number = {name: i for i, x in enumerate(layers) for name in x.members or (x.name,)}
     kept = [undominated(layer.costs, layer.losses) for layer in layers]
     costs = np.concatenate([layer.costs[k] for layer, k in zip(layers, kept, strict=True)])
     losses = np.concatenate([layer.losses[k] for layer, k in zip(layers, kept, strict=True)])
@@ -54,7 +65,8 @@ def build_steps(layers: list[Layer]) -> Steps:
     stop = np.concatenate([hull[1:] for hull in hulls])
     rate = _falling(_rates(costs, losses, start, stop), counts)
     return Steps(
-        names=[layer.name for layer in layers],
+        names=names,
+        group=np.array([number[name] for name in names], dtype=np.int64),
         ranks=np.concatenate([layer.ranks[k] for layer, k in zip(layers, kept, strict=True)]),
         costs=costs,
         losses=losses,

@@ -17,6 +17,7 @@ from rank_sched._layers import Layer, Tables, read_layers
 from rank_sched._meter import EnergyMeter
 from rank_sched._point import OperatingPoint
 from rank_sched._policy_laws import check_policy as check_policy
+from rank_sched._several_oracle import multi_dynamic_program as multi_dynamic_program
 
 _MOST_COMBINATIONS = 10**6
 

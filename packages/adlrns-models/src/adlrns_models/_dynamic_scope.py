@@ -1,0 +1,63 @@
+"""All dynamic layers of a model at once."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from torch import nn
+
+from adlrns_models._checks import check_kind
+from adlrns_models._dynamic import DynamicLayer
+from adlrns_models._dynamic_budget import amount_of, check_amount, check_unit
+
+
+def iter_dynamic_layers(model: nn.Module) -> Iterator[DynamicLayer]:
+    """Yields every dynamic layer of ``model`` once, in the order of its modules."""
+    check_kind("model", model, nn.Module)
+    return (module for module in model.modules() if isinstance(module, DynamicLayer))
+
+
+@contextmanager
+def rank_budget(model: nn.Module, budget: float, unit: str | None = None) -> Iterator[None]:
+    """Has every dynamic layer of a model decide under a budget, inside a ``with`` block.
+
+    A layer's part of the budget is its part of the dense cost of all dynamic layers, so together
+    they spend no more than the budget wherever each can afford ``r_min``; a layer that cannot runs
+    at ``r_min``. Costs are of samples of the size that a layer saw last: run the model once before,
+    or convolutions are weighed as if they had a single position.
+
+    Args:
+        model: any module.
+        budget: in ``unit``, for one sample.
+        unit: ``"energy_mj_per_sample"`` or ``"latency_s"``, predicted by the layers' estimators
+            for all their layers in all, or ``"flops"``, a share of the dense FLOPs. None is the
+            first layer's ``budget_unit``.
+
+    Raises:
+        ValueError, TypeError: for an unknown unit, a budget that is negative or no number, or a
+            model without dynamic layers.
+
+    Example:
+        >>> import torch
+        >>> from adlrns_models import DynamicLinear, rank_budget
+        >>> layer = DynamicLinear(64, 64)
+        >>> with rank_budget(layer, 0.25, "flops"):
+        ...     y = layer(torch.randn(8, 64))
+        >>> layer.last_rank <= 8  # 8 (64 + 64) is a quarter of 64 * 64
+        True
+    """
+    layers = list(iter_dynamic_layers(model))
+    if not layers:
+        raise ValueError("model must have a dynamic layer, got none")
+    unit = check_unit("unit", layers[0].budget_unit if unit is None else unit)
+    total = check_amount(budget)
+    costs = [amount_of(layer, None, unit) for layer in layers]
+    before = [layer._budget for layer in layers]
+    try:
+        for layer, cost in zip(layers, costs, strict=True):
+            part = total if unit == "flops" else total * cost / sum(costs)
+            layer.set_budget(part, unit=unit)
+        yield
+    finally:
+        for layer, old in zip(layers, before, strict=True):
+            layer._budget = old
+            layer._set_ceiling()

@@ -1,0 +1,594 @@
+"""Dynamic layers: what they compute, decide, spend, keep and restore."""
+
+import copy
+import io
+
+import pytest
+import torch
+import torch._dynamo.testing
+import torch.nn.functional as F
+from hypothesis import given, strategies as st
+from torch import nn
+
+from adlrns_models import (
+    DynamicConv2d,
+    DynamicLinear,
+    DynamicLowRankLayer,
+    SpectralGate,
+    factorize,
+    iter_dynamic_layers,
+    mean_flops,
+    rank_budget,
+    rank_penalty,
+)
+from adlrns_models._dynamic_budget import amount_of
+from adlrns_models.testing import (
+    check_dynamic,
+    check_prefix_decisions,
+    check_spectral_bound,
+    synthetic_inputs,
+)
+from fd_sketch import ExactGram
+from rank_sched import PerfEstimator
+
+double = torch.float64
+each_granularity = pytest.mark.parametrize("granularity", ["call", "sample"])
+each_mode = pytest.mark.parametrize("training", [True, False])
+
+
+def linear(n=24, m=16, r_max=12, r_min=2, **options):
+    torch.manual_seed(0)
+    return DynamicLinear(n, m, r_max, r_min, dtype=double, **options)
+
+
+def conv(r_max=12, r_min=2, **options):
+    torch.manual_seed(0)
+    return DynamicConv2d(3, 16, 3, padding=1, r_max=r_max, r_min=r_min, dtype=double, **options)
+
+
+def falling(count=8, n=24, steepness=2.0):
+    torch.manual_seed(1)
+    return torch.randn(count, n, dtype=double) * torch.logspace(0, -steepness, n, dtype=double)
+
+
+def images(count=4, size=7):
+    torch.manual_seed(1)
+    scale = torch.logspace(0, -2, count, dtype=double)[:, None, None, None]
+    noise = torch.randn(count, 3, size, size, dtype=double)
+    return torch.ones(count, 3, size, size, dtype=double) + scale * noise
+
+
+LAYERS = [(linear, falling), (conv, images)]
+each_layer = pytest.mark.parametrize("make, inputs", LAYERS, ids=["linear", "conv"])
+
+
+def scramble(layer):
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter) * parameter.std().nan_to_num(0.1))
+    return layer
+
+
+# what they compute
+
+
+@each_layer
+@each_granularity
+@each_mode
+def test_laws_hold(make, inputs, granularity, training):
+    layer = make(granularity=granularity).train(training)
+    check_dynamic(layer, inputs())
+    check_dynamic(scramble(layer), inputs())
+
+
+@each_layer
+@each_granularity
+def test_every_sample_gets_the_prefix_that_is_reported(make, inputs, granularity):
+    layer = make(granularity=granularity, gate=SpectralGate(0.2)).eval()
+    check_prefix_decisions(layer, inputs())
+    check_prefix_decisions(scramble(layer), inputs())
+
+
+@pytest.mark.parametrize("shape", [(24,), (5, 24), (2, 3, 24), (2, 1, 3, 24), (0, 24), (2, 0, 24)])
+@each_granularity
+def test_leading_axes_are_kept(shape, granularity):
+    layer = linear(gate=SpectralGate(0.0), granularity=granularity)
+    x = torch.randn(shape, dtype=double)
+    y = layer(x)
+    torch.testing.assert_close(y, F.linear(x, layer.weight, layer.bias), rtol=1e-10, atol=1e-10)
+    samples = shape[0] if len(shape) > 1 else 1
+    assert torch.as_tensor(layer.last_rank).shape == (() if granularity == "call" else (samples,))
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("centre", [True, False])
+def test_a_layer_from_a_linear_computes_the_same(bias, centre):
+    plain = nn.Linear(24, 16, bias=bias).double()
+    sketch = ExactGram(24, center=centre).partial_fit(synthetic_inputs("power-law", 100, 24))
+    layer = DynamicLinear.from_linear(plain, sketch=sketch, gate=SpectralGate(0.0))
+    x = falling()
+    torch.testing.assert_close(layer(x), plain(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer.weight, plain.weight, rtol=1e-10, atol=1e-10)
+    assert (layer.outer_bias is None) == (not bias and not centre)
+
+
+def test_a_layer_takes_the_directions_of_a_factorisation():
+    plain = nn.Linear(24, 16).double()
+    factors = factorize(plain.weight, plain.bias, max_rank=8)
+    layer = DynamicLinear.from_linear(plain, factors=factors, r_max=5)
+    assert layer.max_rank == 5
+    assert torch.equal(layer.down, factors.down[:5])
+    assert layer.down.data_ptr() != factors.down.data_ptr()
+
+
+CONVS = [
+    {},
+    {"padding": 1},
+    {"stride": 2, "padding": (2, 0)},
+    {"stride": (1, 3), "dilation": (2, 1)},
+    {"padding": "same", "dilation": 2},
+    {"padding": 2, "padding_mode": "reflect"},
+    {"bias": False},
+]
+
+
+@pytest.mark.parametrize("options", CONVS)
+@each_granularity
+def test_a_layer_from_a_convolution_computes_the_same(options, granularity):
+    plain = nn.Conv2d(3, 8, 3, **options).double()
+    gate = SpectralGate(0.0)
+    layer = DynamicConv2d.from_conv(plain, gate=gate, granularity=granularity).eval()
+    x = images(size=9)
+    torch.testing.assert_close(layer(x), plain(x), rtol=1e-10, atol=1e-10)
+    torch.testing.assert_close(layer(x[0]), plain(x[0]), rtol=1e-10, atol=1e-10)
+    again = DynamicConv2d(3, 8, 3, **options, r_max=8, dtype=double)
+    assert again(x).shape == plain(x).shape
+    rows = F.unfold(layer.window._pad_fully(x), 3, plain.dilation, 0, plain.stride)
+    wanted = rows.square().sum((1, 2))
+    torch.testing.assert_close(layer.input_energy(x), wanted)
+
+
+@pytest.mark.parametrize("m, n", [(200, 300), (300, 200)])
+def test_a_fresh_layer_is_as_large_as_a_fresh_linear(m, n):
+    torch.manual_seed(0)
+    layer, plain = DynamicLinear(n, m, 32), nn.Linear(n, m)
+    ratio = float((layer.weight.norm() / plain.weight.norm()).detach())
+    assert 0.9 < ratio < 1.1
+    U, sigma, V = layer.svd()
+    torch.testing.assert_close(U @ sigma.diag() @ V.T, layer.weight, rtol=1e-4, atol=1e-5)
+    gram = layer.up.T @ layer.up
+    torch.testing.assert_close(gram, torch.eye(32), rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("bias", [True, False])
+def test_a_refit_keeps_the_function_and_orders_the_directions(bias):
+    layer = scramble(linear(bias=bias))
+    x = falling(50)
+    before = layer.at_rank(x)
+    layer.refit_(ExactGram(24).partial_fit(x))
+    torch.testing.assert_close(layer.at_rank(x), before, rtol=1e-9, atol=1e-9)
+    full = x @ layer.weight.T
+    lost = [(layer.at_rank(x) - layer.at_rank(x, r)).square().sum() for r in range(1, 12)]
+    least = torch.linalg.svdvals(full).square().flip(0).cumsum(0).flip(0)[1:12]
+    torch.testing.assert_close(torch.stack(lost), least)
+
+
+# the spectral gate
+
+
+@given(
+    seed=st.integers(0, 10**6),
+    sizes=st.tuples(st.integers(1, 12), st.integers(1, 12), st.integers(1, 12)),
+    eps=st.sampled_from([0.0, 0.01, 0.1, 0.5, 1.0]),
+    steepness=st.sampled_from([0.0, 2.0, 8.0]),
+    spoil=st.sampled_from([0.0, 1e-4, 0.5]),
+    scale=st.sampled_from([1e-20, 1.0, 1e20]),
+    granularity=st.sampled_from(["call", "sample"]),
+    training=st.booleans(),
+    bias=st.booleans(),
+    share=st.sampled_from([None, 0.5]),
+)
+def test_the_bound_holds_for_any_factors_and_inputs(
+    seed, sizes, eps, steepness, spoil, scale, granularity, training, bias, share
+):
+    torch.manual_seed(seed)
+    n, m, r_max = sizes
+    options = {"bias": bias, "granularity": granularity, "gate": SpectralGate(eps)}
+    layer = DynamicLinear(n, m, r_max, 1, dtype=double, **options).train(training)
+    with torch.no_grad():
+        for parameter in layer.parameters():
+            parameter.add_(spoil * torch.randn_like(parameter))
+    x = torch.randn(5, n, dtype=double) * torch.logspace(0, -steepness, n, dtype=double)
+    x[1] = layer.down[0].detach()  # all in the first direction
+    x[2] = 0.0
+    layer.set_budget(share, unit="flops")
+    check_spectral_bound(layer, scale * x, eps, tolerance=1e-9 * max(1.0, scale))
+
+
+@each_layer
+@each_granularity
+@pytest.mark.parametrize("spoiled", [False, True])
+def test_the_bound_holds_over_positions(make, inputs, granularity, spoiled):
+    for eps in (0.01, 0.1, 0.3):
+        layer = make(gate=SpectralGate(eps), granularity=granularity).eval()
+        layer = scramble(layer) if spoiled else layer
+        x = inputs()
+        x = x if x.ndim == 4 else x.reshape(2, 4, 24)
+        check_spectral_bound(layer, x, eps)
+        check_spectral_bound(layer.train(), x, eps)
+
+
+@each_granularity
+def test_the_rank_is_the_least_within_the_bound(granularity):
+    layer = linear(granularity=granularity, gate=SpectralGate(0.1))
+    x = falling()
+    layer(x)
+    axes = (0, 1) if granularity == "call" else (1,)
+    full = layer.at_rank(x)
+    allowed = 0.1 * (full - layer.outer_bias).square().sum(axes).sqrt()
+    lost = torch.stack(
+        [(full - layer.at_rank(x, r)).square().sum(axes).sqrt() for r in range(1, 13)], -1
+    )
+    fits = lost <= allowed[..., None]
+    least = (fits.long().argmax(-1) + 1).clamp(min=2)
+    assert torch.equal(torch.as_tensor(layer.last_rank), least)
+
+
+@each_granularity
+def test_inputs_of_the_first_directions_take_no_more_than_these(granularity):
+    layer = linear(r_max=12, granularity=granularity).eval()
+    easy = torch.randn(6, 2, dtype=double) @ layer.down[:2].detach()
+    hard = torch.randn(6, 24, dtype=double)
+    layer(easy)
+    assert bool((torch.as_tensor(layer.last_rank) == 2).all())
+    at_most = 2 * (16 + 24) / (16 * 24) + (24 + 2 * 12) / (16 * 24)
+    assert mean_flops(layer) == pytest.approx(at_most)
+    layer(hard)
+    assert mean_flops(layer) > 12 * 24 / (16 * 24)
+    both = torch.cat([easy, hard])
+    y = layer(both)
+    ranks = torch.as_tensor(layer.last_rank).expand(12)
+    if granularity == "sample":
+        assert ranks[:6].tolist() == [2] * 6
+        assert bool((ranks[6:] > 2).all())
+    torch.testing.assert_close(y[:6], layer.at_rank(easy), rtol=0.2, atol=0.2)
+
+
+@each_granularity
+@pytest.mark.parametrize("scale", [1e-38, 1e-30, 1e-22, 1e-15, 1.0, 1e15, 1e22, 1e30])
+def test_the_bound_holds_over_the_range_of_single_precision(granularity, scale):
+    torch.manual_seed(0)
+    gate = SpectralGate(0.1)
+    layer = DynamicLinear(24, 16, 12, 2, bias=False, gate=gate, granularity=granularity).eval()
+    x = scale * torch.randn(6, 24)
+    layer(x)
+    assert bool((torch.as_tensor(layer.last_rank) > 2).all())
+    check_spectral_bound(layer, x, 0.1001, tolerance=1e-5 * min(scale, 1.0))
+
+
+def test_bounds_follow_parameters_that_change():
+    layer = linear(gate=SpectralGate(0.05)).eval()
+    x = torch.randn(6, 2, dtype=double) @ layer.down[:2].detach()
+    layer(x)
+    assert layer.last_rank == 2
+    with torch.no_grad():
+        layer.down.copy_(layer.down.flip(0))
+    check_spectral_bound(layer, x, 0.05)
+    assert layer.last_rank > 2
+
+
+def test_complexity_is_the_area_under_the_loss_curve():
+    for layer in (linear(), scramble(linear())):
+        x = falling()
+        full = layer.at_rank(x)
+        energy = (full - layer.outer_bias).square().sum(1)
+        lost = [(full - layer.at_rank(x, r)).square().sum(1) / energy for r in range(1, 12)]
+        wanted = torch.stack(lost).clamp(0, 1).mean(0)
+        torch.testing.assert_close(layer.complexity(x), wanted)
+        torch.testing.assert_close(layer.complexity(x[0]), wanted[0])
+    zero = torch.zeros(1, 24, dtype=double)
+    first = linear(bias=False)
+    assert float(first.complexity(first.down[:1].detach())) < 1e-20
+    assert float(first.complexity(zero)) == 0.0
+
+
+# budgets
+
+
+@each_layer
+@pytest.mark.parametrize("unit", ["energy_mj_per_sample", "latency_s", "flops"])
+def test_the_rank_is_the_largest_that_a_budget_affords(make, inputs, unit):
+    layer = make(gate=SpectralGate(0.0), r_min=2)
+    layer(inputs())
+    costs = [amount_of(layer, r, unit) for r in range(13)]
+    for rank in range(2, 13):
+        layer.set_budget(costs[rank], unit=unit)
+        layer(inputs())
+        assert layer.last_rank == max(r for r in range(13) if costs[r] <= costs[rank])
+    layer.set_budget(costs[2] / 2, unit=unit)
+    layer(inputs())
+    assert layer.last_rank == 2
+    layer.set_budget(None)
+    layer(inputs())
+    assert layer.last_rank == 12
+
+
+def net():
+    torch.manual_seed(0)
+    gate = {"gate": SpectralGate(0.0), "estimator": PerfEstimator("a100")}
+    return nn.Sequential(
+        DynamicConv2d(1, 16, 3, padding=1, r_max=9, r_min=1, **gate),
+        nn.Flatten(),
+        DynamicLinear(16 * 64, 64, 32, 1, **gate),
+        nn.ReLU(),
+        DynamicLinear(64, 10, 10, 1, **gate),
+    )
+
+
+@pytest.mark.parametrize("unit", ["energy_mj_per_sample", "latency_s", "flops"])
+@pytest.mark.parametrize("share", [0.5, 0.9, 1.3])
+def test_a_models_budget_is_kept_by_its_layers_together(unit, share):
+    model, x = net(), torch.randn(3, 1, 8, 8)
+    model(x)
+    layers = list(iter_dynamic_layers(model))
+    dense = [amount_of(layer, None, unit) for layer in layers]
+    total = share if unit == "flops" else share * sum(dense)
+    with rank_budget(model, total, unit):
+        model(x)
+        if unit == "flops":
+            spent = [amount_of(each, each.last_rank, unit) for each in layers]
+            least = [amount_of(each, each.r_min, unit) for each in layers]
+            assert all(s <= total or s == low for s, low in zip(spent, least, strict=True))
+        else:
+            spent = [amount_of(each, each.last_rank, unit) for each in layers]
+            starved = any(
+                amount_of(each, 1, unit) > total * d / sum(dense)
+                for each, d in zip(layers, dense, strict=True)
+            )
+            assert starved or sum(spent) <= total * (1 + 1e-12)
+    model(x)
+    assert [layer.last_rank for layer in layers] == [9, 32, 10]
+
+
+def test_a_budget_inside_another_gives_way_to_it_again_also_after_an_error():
+    layer = linear(gate=SpectralGate(0.0))
+    layer.set_budget(0.6, unit="flops")
+    layer(falling())
+    before = layer.last_rank
+    with rank_budget(layer, 0.3, "flops"):
+        layer(falling())
+        assert layer.last_rank < before
+        with pytest.raises(ValueError, match="input must be"), rank_budget(layer, 0.2, "flops"):
+            layer(falling(n=3))
+        layer(falling())
+        assert amount_of(layer, layer.last_rank, "flops") > 0.2
+    layer(falling())
+    assert layer.last_rank == before
+
+
+def test_a_layer_takes_its_budget_with_its_input():
+    layer = DynamicLowRankLayer(in_features=512, out_features=256, r_max=64, r_min=4)
+    x = torch.randn(32, 512)
+    y, rank = layer(x, budget=5.0)
+    assert y.shape == (32, 256)
+    assert rank == layer.last_rank
+    assert layer(x, budget=0.0)[1] == 4
+    assert layer(x)[1] == rank
+    middle = amount_of(layer, 20, "energy_mj_per_sample")
+    assert layer(x, budget=middle)[1] == 20
+
+
+class Fake:
+    def __init__(self, ranks):
+        self.ranks, self.seen = ranks, []
+
+    def init(self):
+        return 0
+
+    def step(self, state, observation):
+        self.seen.append(observation)
+        return self.ranks[state], state + 1
+
+
+@each_granularity
+def test_a_scheduler_has_the_last_word_within_the_budget(granularity):
+    fake = Fake([5, 100, 0, 7])
+    layer = linear(gate=SpectralGate(0.0), scheduler=fake, granularity=granularity).eval()
+    seen = []
+    for _ in range(3):
+        layer(falling())
+        seen.append(int(torch.as_tensor(layer.last_rank).max()))
+    assert seen == [5, 12, 2]
+    layer.set_budget(amount_of(layer, 3, "flops"), unit="flops")
+    layer(falling())
+    assert int(torch.as_tensor(layer.last_rank).max()) == 3
+    assert [o.step for o in fake.seen] == [0, 1, 2, 3]
+    assert [o.rank for o in fake.seen] == [None, 5, 12, 2]
+    assert all(0 < o.complexity < 1 for o in fake.seen)
+    assert fake.seen[0].budget is None
+    assert fake.seen[3].rank_costs[3] == fake.seen[3].budget
+
+
+def test_a_scheduler_is_asked_outside_of_compiled_graphs():
+    torch._dynamo.reset()
+    layer = linear(gate=SpectralGate(0.0), scheduler=Fake([5, 9, 3])).eval()
+    compiled = torch.compile(layer, backend="eager")
+    x = falling()
+    for rank in (5, 9, 3):
+        torch.testing.assert_close(compiled(x), layer.at_rank(x, rank))
+        assert layer.last_rank == rank
+
+
+# what was spent
+
+
+def test_the_penalty_is_the_mean_share_of_arithmetic_and_memory():
+    model = nn.Sequential(DynamicLinear(40, 30, 6, 6), DynamicLinear(30, 20, 5, 5)).eval()
+    model(torch.randn(7, 40))
+    flops = (6 * 70 + 5 * 50) / (40 * 30 + 30 * 20)
+    assert float(rank_penalty(model, alpha=1.0, beta=0.0)) == pytest.approx(flops)
+    assert float(rank_penalty(model, alpha=0.5, beta=2.0)) == pytest.approx(2.5 * flops)
+    assert mean_flops(model) == pytest.approx(flops)
+    assert float(rank_penalty(nn.Linear(2, 2))) == 0.0
+    assert mean_flops(nn.Linear(2, 2)) == 1.0
+    for ask in (rank_penalty, mean_flops):
+        with pytest.raises(RuntimeError, match="call the model first"):
+            ask(linear())
+
+
+def test_arithmetic_is_weighed_by_rows_and_memory_is_not():
+    wide, narrow = DynamicLinear(40, 30, 6, 6), DynamicLinear(40, 30, 3, 3)
+    model = nn.ModuleList([wide, narrow])
+    wide(torch.randn(10, 40))
+    narrow(torch.randn(30, 40))
+    full = 40 * 30
+    flops = (10 * 6 + 30 * 3) * 70 / (40 * full)
+    assert float(rank_penalty(model, beta=0.0)) == pytest.approx(flops)
+    memory = (6 + 3) * 70 / (2 * full)
+    assert float(rank_penalty(model, alpha=0.0, beta=1.0)) == pytest.approx(memory)
+
+
+def test_a_forced_rank_asks_neither_gate_nor_budget():
+    layer = linear()
+    layer.set_budget(0.0, unit="flops")
+    layer.force_rank(9)
+    x = falling()
+    torch.testing.assert_close(layer(x), layer.at_rank(x, 9))
+    assert layer.last_rank == 9
+    layer.force_rank(None)
+    layer(x)
+    assert layer.last_rank == 2
+
+
+# training, state and compilers
+
+
+@each_layer
+@each_granularity
+@each_mode
+def test_gradients_are_those_of_the_prefix(make, inputs, granularity, training):
+    layer = make(granularity=granularity, gate=SpectralGate(0.4)).train(training)
+    x = inputs().requires_grad_()
+    layer(x).square().sum().backward()
+    got = [x.grad, *(p.grad for p in layer.parameters())]
+    ranks = torch.as_tensor(layer.last_rank).expand(len(x)).tolist()
+    assert min(ranks) < layer.max_rank
+    x.grad = None
+    layer.zero_grad()
+    sum(layer.at_rank(x[i], r).square().sum() for i, r in enumerate(ranks)).backward()
+    for a, b in zip(got, [x.grad, *(p.grad for p in layer.parameters())], strict=True):
+        torch.testing.assert_close(a, b)
+
+
+@each_layer
+def test_state_and_copies_give_the_same_layer(make, inputs):
+    layer, x = scramble(make()).eval(), inputs()
+    y = layer(x)
+    buffer = io.BytesIO()
+    torch.save(layer.state_dict(), buffer)
+    buffer.seek(0)
+    other = make().eval()
+    other.load_state_dict(torch.load(buffer, weights_only=True))
+    assert torch.equal(other(x), y)
+    layer(x.clone().requires_grad_())
+    twin = copy.deepcopy(layer)
+    assert torch.equal(twin(x), y)
+    with torch.no_grad():
+        twin.up.zero_()
+    assert torch.equal(layer(x), y)
+
+
+@pytest.mark.filterwarnings("ignore:`torch._prims_common.check`:FutureWarning")
+@pytest.mark.parametrize("training", [True, False])
+@pytest.mark.parametrize("kind", ["linear", "conv"])
+def test_one_graph_serves_every_rank_and_budget(kind, training):
+    torch._dynamo.reset()
+    options = {"r_max": 16, "r_min": 1, "gate": SpectralGate(0.05)}
+    if kind == "linear":
+        layer, shape = DynamicLinear(64, 32, **options), (8, 64)
+    else:
+        layer, shape = DynamicConv2d(2, 16, 3, **options), (2, 2, 8, 8)
+    layer.train(training)
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(layer, fullgraph=True, backend=counter)
+    x, seen = torch.randn(shape), set()
+    for rank in range(1, 17):
+        layer.set_budget(amount_of(layer, rank, "flops"), unit="flops")
+        y = compiled(x)
+        seen.add(layer.last_rank)
+        assert layer.last_rank <= rank
+        spent = mean_flops(layer), float(rank_penalty(layer))
+        wanted = layer(x)
+        assert seen >= {layer.last_rank}
+        torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-5)
+        assert spent[1] == pytest.approx(float(rank_penalty(layer)))
+    assert len(seen) >= 10
+    assert counter.frame_count == 1
+
+
+@each_layer
+@each_granularity
+@each_mode
+def test_autocast_lowers_the_products_alone(make, inputs, granularity, training):
+    layer = make(granularity=granularity).float().train(training)
+    x = inputs().float()
+    with torch.autocast("cpu", torch.bfloat16):
+        y = layer(x)
+    assert y.dtype == torch.bfloat16
+    torch.testing.assert_close(y.float(), layer(x), rtol=0.1, atol=0.15)
+    y.float().sum().backward()
+    assert layer.up.grad.dtype == torch.float32
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+def test_half_precision_layers_run(dtype):
+    layer = DynamicLinear(24, 16, 12, 2, dtype=dtype).eval()
+    assert layer(falling().to(dtype)).dtype == dtype
+    assert 2 <= layer.last_rank <= 12
+
+
+# what they refuse
+
+
+@pytest.mark.parametrize(
+    "options, error, words",
+    [
+        ({"r_max": 0}, ValueError, "r_max must be in 1"),
+        ({"r_min": 13}, ValueError, "r_min must be in 1..12, got 13"),
+        ({"r_min": 2.5}, TypeError, "r_min must be an integer"),
+        ({"gate": "magic"}, ValueError, "gate must be"),
+        ({"granularity": "token"}, ValueError, "granularity must be one of"),
+        ({"budget_unit": "watts"}, ValueError, "budget_unit must be one of"),
+        ({"n": 0}, ValueError, "in_features must be in 1"),
+    ],
+)
+def test_wrong_options_are_refused(options, error, words):
+    with pytest.raises(error, match=words):
+        linear(**options)
+
+
+def test_wrong_calls_are_refused():
+    layer = linear()
+    with pytest.raises(ValueError, match=r"input must be \[..., 24\], got \[2, 23\]"):
+        layer(torch.randn(2, 23, dtype=double))
+    with pytest.raises(ValueError, match="as large as the kernel"):
+        DynamicConv2d(3, 4, 3)(torch.randn(1, 3, 2, 2))
+    with pytest.raises(ValueError, match="groups must be 1, got 2"):
+        DynamicConv2d(4, 4, 3, groups=2)
+    with pytest.raises(RuntimeError, match="call it first"):
+        _ = linear().last_rank
+    with pytest.raises(ValueError, match="budget must not be negative"):
+        layer.set_budget(float("nan"))
+    with pytest.raises(TypeError, match="budget must be a number"):
+        layer.set_budget("much")
+    with pytest.raises(ValueError, match="unit must be one of"):
+        layer.set_budget(1.0, unit="J")
+    with pytest.raises(ValueError, match="must have a dynamic layer"), rank_budget(nn.ReLU(), 1.0):
+        pass
+    with pytest.raises(ValueError, match="rank must be in 1..12, got 13"):
+        layer.at_rank(falling(), 13)
+    with pytest.raises(ValueError, match="eps must be in 0..1"):
+        SpectralGate(1.5)
+    fake = Fake([2.5])
+    with pytest.raises(TypeError, match="the scheduler's rank must be an integer"):
+        linear(scheduler=fake)(falling())

@@ -1,0 +1,87 @@
+"""What loggers write and bars show."""
+
+import csv
+import json
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+from adlrns_models import ADLRNSTrainer, CSVLogger, JSONLLogger, ProgressBar, TensorBoardLogger
+
+
+def trained(folder, *callbacks, epochs=2, bad=False):
+    torch.manual_seed(0)
+    x, y = torch.randn(8, 4), torch.randint(0, 2, (8,))
+    loader = [(x, y), (x * float("nan"), y) if bad else (-x, y)]
+    trainer = ADLRNSTrainer(nn.Linear(4, 2), {"epochs": epochs}, "cpu", folder, callbacks=callbacks)
+    trainer.train(loader, loader)
+    return trainer
+
+
+def test_a_line_of_json_an_epoch_is_the_history(tmp_path):
+    path = tmp_path / "deep" / "log.jsonl"
+    trainer = trained(tmp_path / "run", JSONLLogger(path))
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [{"event": "epoch", **record} for record in trainer.history]
+
+
+def test_numbers_that_are_not_finite_are_null(tmp_path):
+    def no_constants(name):
+        raise AssertionError(name)
+
+    path = tmp_path / "log.jsonl"
+    trained(tmp_path / "run", JSONLLogger(path, steps=True), bad=True)
+    lines = path.read_text().splitlines()
+    records = [json.loads(line, parse_constant=no_constants) for line in lines]
+    assert records[1]["loss"] is None
+    assert records[2]["val_loss"] is None
+    assert records[2]["train_loss"] > 0  # the mean of the steps that were taken
+
+
+def test_a_row_of_csv_an_epoch_is_the_history(tmp_path):
+    trainer = trained(tmp_path / "run", CSVLogger(tmp_path / "log.csv"), epochs=3)
+    with (tmp_path / "log.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [{k: float(v) for k, v in row.items()} for row in rows] == trainer.history
+
+
+def test_logs_of_a_run_that_begins_anew_begin_anew(tmp_path):
+    for name in ("one", "two"):
+        trained(tmp_path / name, CSVLogger(tmp_path / "log.csv"), JSONLLogger(tmp_path / "log"))
+    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
+    assert len((tmp_path / "log").read_text().splitlines()) == 2
+
+
+def test_tensorboard_gets_each_number_at_its_step(tmp_path):
+    pytest.importorskip("tensorboard")
+    from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+
+    trainer = trained(tmp_path / "run", TensorBoardLogger(tmp_path / "events"))
+    events = EventAccumulator(str(tmp_path / "events")).Reload()
+    found = [(event.step, event.value) for event in events.Scalars("epoch/val_loss")]
+    wanted = [(record["step"], record["val_loss"]) for record in trainer.history]
+    assert found == [(step, pytest.approx(loss, rel=1e-6)) for step, loss in wanted]
+    assert [event.step for event in events.Scalars("step/loss")] == [1, 2, 3, 4]
+
+
+def test_tensorboard_that_is_missing_is_answered_with_its_extra(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "torch.utils.tensorboard", None)
+    with pytest.raises(ImportError, match=r"adlrns-models\[tensorboard\]"):
+        trained(tmp_path, TensorBoardLogger(tmp_path / "events"))
+
+
+def test_the_bar_counts_steps_where_there_is_a_terminal(tmp_path, monkeypatch, capsys):
+    pytest.importorskip("tqdm")
+    bar = ProgressBar()
+    trained(tmp_path / "one", bar)
+    assert capsys.readouterr().err == ""  # no terminal, no bar
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    trained(tmp_path / "two", bar)
+    assert "4/4" in capsys.readouterr().err
+
+
+def test_without_tqdm_there_is_no_bar_and_no_error(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "tqdm.auto", None)
+    assert len(trained(tmp_path, ProgressBar()).history) == 2

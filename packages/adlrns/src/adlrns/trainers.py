@@ -1,0 +1,5 @@
+"""Training loops."""
+
+from adlrns_models import ADLRNSTrainer
+
+__all__ = ["ADLRNSTrainer"]
