@@ -673,8 +673,11 @@ def test_modules_that_read_their_childrens_weights_go_on_working():
         with torch.set_grad_enabled(training):
             torch.testing.assert_close(run(x), before, rtol=1e-4, atol=1e-5)
     adaptive = [n for n, m in model.named_modules() if isinstance(m, AdaptiveLayer)]
-    assert "own" in adaptive
-    assert not [n for n in adaptive if n.startswith(("attention", "encoder"))]
+    projections = ("q_proj", "k_proj", "v_proj", "out_proj")
+    encoded = (*(f"self_attn.{name}" for name in projections), "linear1", "linear2")
+    wanted = [f"attention.{name}" for name in projections]
+    wanted += [f"encoder.layers.{i}.{name}" for i in range(2) for name in encoded]
+    assert {*wanted, "own"} < set(adaptive)
 
 
 def test_pruned_and_subclassed_layers_are_left_alone():
@@ -688,7 +691,7 @@ def test_pruned_and_subclassed_layers_are_left_alone():
         prune.l1_unstructured(nn.Linear(16, 16), "weight", amount=0.5),
         parametrizations.weight_norm(nn.Linear(16, 16)),
         Mine(16, 16),
-        nn.Conv2d(4, 4, 1, groups=2),
+        nn.Conv2d(4, 4, 3, groups=4),
         nn.Linear(16, 16),
     )
     kinds = [type(m) for m in model]
@@ -699,8 +702,8 @@ def test_pruned_and_subclassed_layers_are_left_alone():
 
 def test_skipped_layers_are_logged_with_the_reason(caplog):
     caplog.set_level("INFO", logger="adlrns_models")
-    wrap_model_with_adaptive(nn.Sequential(nn.Conv2d(4, 4, 1, groups=2), nn.Linear(4, 4)))
-    assert "0 stays as it is: groups=2" in caplog.text
+    wrap_model_with_adaptive(nn.Sequential(nn.Conv2d(4, 4, 3, groups=4), nn.Linear(4, 4)))
+    assert "0 stays as it is: each of its 4 groups is a 1 x 9 matrix (depthwise)" in caplog.text
 
 
 def test_a_layer_alone_is_returned_wrapped():

@@ -2,6 +2,7 @@
 
 from importlib.metadata import version
 
+from adlrns_models._attention import OpenAttention
 from adlrns_models._batch_rows import agreement, margin
 from adlrns_models._callbacks import Callback, ProgressBar
 from adlrns_models._callbacks_hf import hf_callback
@@ -25,6 +26,7 @@ from adlrns_models._gate import Decision, Gate
 from adlrns_models._gate_block import BlockGate
 from adlrns_models._gate_learned import LearnedGate
 from adlrns_models._gate_spectral import SpectralGate
+from adlrns_models._grouped_conv import AdaptiveGroupedConv2d
 from adlrns_models._identity import IdentityBlock
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._linear import AdaptiveLinear
@@ -54,6 +56,7 @@ __all__ = [
     "ADLRNSTrainer",
     "AdaptConfig",
     "AdaptiveConv2d",
+    "AdaptiveGroupedConv2d",
     "AdaptiveLayer",
     "AdaptiveLinear",
     "BlockGate",
@@ -75,6 +78,7 @@ __all__ = [
     "LayerProfile",
     "LearnedGate",
     "LossBounds",
+    "OpenAttention",
     "RankCascade",
     "agreement",
     "ProgressBar",

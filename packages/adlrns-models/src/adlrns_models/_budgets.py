@@ -44,12 +44,12 @@ def costs_of(
     elastic: "ElasticModel", name: str, cost: str, form: str, ranks: list[int]
 ) -> list[float]:
     """Returns the cost of a layer at each of ``ranks``."""
-    size = elastic.profiles[name].size
+    profile = elastic.profiles[name]
     if cost in SHARES:
-        return [layer_cost(cost, size, r, form) for r in ranks]
+        return [layer_cost(cost, profile.size, r, form, groups=profile.groups) for r in ranks]
     if cost == "memory_bytes":
         each = elastic.layers()[name].down.element_size()
-        return [each * layer_cost("parameters", size, r, form) for r in ranks]
+        return [each * weights for weights in costs_of(elastic, name, "parameters", form, ranks)]
     seconds = measured_of(elastic, cost).layer_s(name, ranks)
     return [_per_second(elastic, cost) * s for s in seconds]
 

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from adlrns_models._patches import Window
+from adlrns_models._plain import Plain, sizes_of
 from adlrns_models._two_sided import OutputSensitivity, sketched_sensitivity
 from adlrns_models._watch import make_sketch
 from fd_sketch import CovarianceSketch, FrequentDirections
@@ -130,7 +131,7 @@ class OutputProbe:
 
 def calibrate(
     model: nn.Module,
-    layers: Mapping[str, nn.Linear | nn.Conv2d],
+    layers: Mapping[str, Plain],
     batches: Iterable[Any],
     *,
     sketch_size: int,
@@ -147,10 +148,7 @@ def calibrate(
     Raises:
         ValueError: if there is no batch.
     """
-    seen = {
-        name: Observed(make_sketch(layer.weight[0].numel(), sketch_size), _no_gradients(layer))
-        for name, layer in layers.items()
-    }
+    seen = {name: _nothing(layer, sketch_size) for name, layer in layers.items()}
     stream = Stream()
     with still(model), _hooked(layers, seen, watch_inputs):
         for batch in stream.pass_on(batches):
@@ -191,7 +189,7 @@ def still(model: nn.Module) -> Iterator[None]:
 
 @contextmanager
 def _hooked(
-    layers: Mapping[str, nn.Linear | nn.Conv2d], seen: Mapping[str, Observed], watch_inputs: bool
+    layers: Mapping[str, Plain], seen: Mapping[str, Observed], watch_inputs: bool
 ) -> Iterator[None]:
     handles = [
         layer.register_forward_hook(_hook(seen[name], watch_inputs), with_kwargs=True)
@@ -208,7 +206,7 @@ def _hook(seen: Observed, watch_inputs: bool) -> Callable[..., Tensor]:
     def watch(
         layer: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any], output: Tensor
     ) -> Tensor:
-        x = args[0] if args else kwargs["input"]
+        (x,) = (*args, *kwargs.values())  # named input or x
         seen.rows += _feed(layer, x.detach(), seen.sketch if watch_inputs else None)
         if not output.requires_grad:  # nothing before it can train: start the graph here
             with torch.enable_grad():  # a model may run parts of itself without
@@ -232,11 +230,15 @@ def _weigh(gradient: Tensor, seen: Observed) -> None:
     seen.gradient_rows += g.shape[0]
 
 
-def _no_gradients(layer: nn.Linear | nn.Conv2d) -> Tensor | CovarianceSketch:
-    m = layer.weight.shape[0]
+def _nothing(layer: Plain, sketch_size: int) -> Observed:
+    sizes = sizes_of(layer)
+    m, n = sizes.outputs * sizes.groups, sizes.inputs * sizes.groups
+    gradients: Tensor | CovarianceSketch
     if m > MATRIX_UP_TO:
-        return FrequentDirections(m, GRADIENT_ROWS)
-    return torch.zeros((m, m), dtype=torch.float64, device=layer.weight.device)
+        gradients = FrequentDirections(m, GRADIENT_ROWS)
+    else:
+        gradients = torch.zeros((m, m), dtype=torch.float64, device=layer.weight.device)
+    return Observed(make_sketch(n, sketch_size), gradients)
 
 
 def _feed(layer: nn.Module, x: Tensor, sketch: CovarianceSketch | None) -> int:

@@ -52,15 +52,22 @@ class AdaptiveConv2d(AdaptiveLayer):
         sketch: CovarianceSketch | None = None,
         factors: Factorization | None = None,
     ):
-        check_kind("conv", conv, nn.Conv2d)
-        if conv.groups != 1:
-            raise ValueError(f"conv must have groups=1, got groups={conv.groups}")
+        self._check(conv)
         config = config or AdaptConfig()
         factors = factors or factorize_weight(conv, config, sketch)
         super().__init__(factors, tuple(conv.weight.shape), config)
         self.window = Window.of(conv)
         self.conv_arguments = conv_arguments(conv)
         self._take_flags(conv)
+
+    @staticmethod
+    def _check(conv: nn.Conv2d) -> None:
+        check_kind("conv", conv, nn.Conv2d)
+        if conv.groups != 1:
+            groups = conv.groups
+            raise ValueError(
+                f"conv must have groups=1, got groups={groups}: use AdaptiveGroupedConv2d"
+            )
 
     def _product(self, x: Tensor, rank: int | Tensor) -> Tensor:
         return lowrank_conv2d(
@@ -82,7 +89,7 @@ class AdaptiveConv2d(AdaptiveLayer):
         return lambda x: F.conv2d(self.window.pad(x), weight, bias, **options)
 
     def _takes(self, x: Tensor) -> bool:
-        fits = x.ndim in (3, 4) and x.shape[-3] == self.weight_shape[1]
+        fits = x.ndim in (3, 4) and x.shape[-3] == self.weight_shape[1] * self.groups
         return fits and self.window.fits(x)
 
     def _row_count(self, x: Tensor) -> int:

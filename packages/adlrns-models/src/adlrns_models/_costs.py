@@ -34,11 +34,15 @@ def rank_choices(size: LayerSize, multiple_of: int, form: str) -> list[int]:
     return [*(cheaper or []), size.max_rank]
 
 
-def layer_cost(cost: str, size: LayerSize, rank: int, form: str = "factored") -> float:
+def layer_cost(
+    cost: str, size: LayerSize, rank: int, form: str = "factored", *, groups: int = 1
+) -> float:
     """Returns the FLOPs per sample or the weights of a layer; full rank is the dense weight.
 
-    One multiply and one add are two FLOPs. Biases are not counted: every form has the same.
+    ``size`` is that of one of ``groups``. One multiply and one add are two FLOPs. Biases are not
+    counted: every form has the same.
     """
     m, n = size.outputs, size.inputs
     weights = m * n if rank >= size.max_rank else weight_count(form, m, n, rank)
+    weights *= groups
     return 2.0 * weights * size.rows if cost == "flops" else float(weights)

@@ -29,9 +29,10 @@ from adlrns_models._checks import check_bool, check_budget, check_int, check_kin
 from adlrns_models._elastic_file import load_parts, save_elastic
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._measured import Measured, evaluating, measure
+from adlrns_models._open import opened, replace_modules
 from adlrns_models._profile import LayerProfile, elastic_layer
 from adlrns_models._serving import rank_here, ranks_here
-from adlrns_models._wrap import find_targets, replace_modules
+from adlrns_models._targets import find_targets
 from rank_sched import EnergyMeter, Frontier, OperatingPoint
 
 Budget = float | Mapping[str, float]
@@ -405,6 +406,7 @@ def make_elastic(
     if multiple_of is not None:
         check_int("multiple_of", multiple_of, 1)
     report = progress or (lambda stage, done, total: None)
+    model = opened(model)
     targets = find_targets(model, include_conv=include_conv)
     if not targets.layers:
         raise ValueError(f"model must have an elastic layer, got none; skipped: {targets.skipped}")
@@ -427,7 +429,7 @@ def make_elastic(
         if seen[name].gradient_rows == 0:
             skipped[name] = "no gradient of the model's output reaches it (torch.no_grad?)"
             continue
-        mine = copied.get_submodule(name) if name else copied
+        mine: Any = copied.get_submodule(name) if name else copied
         new[mine], profiles[name] = elastic_layer(
             mine, seen[name], stream.samples, two_sided=two_sided
         )

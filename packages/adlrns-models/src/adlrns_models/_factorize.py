@@ -48,7 +48,11 @@ class Factorization:
     @property
     def max_rank(self) -> int:
         """The number of nested directions, ``R``."""
-        return self.down.shape[0]
+        return self.down.shape[-2]
+
+    def of_columns(self, columns: slice) -> "Factorization":
+        """Returns the same factorisation for a weight that reads only these of its inputs."""
+        return replace(self, down=self.down[:, columns].clone())
 
     def to(self, device: torch.device) -> "Factorization":
         """Returns the same factorisation on ``device``."""

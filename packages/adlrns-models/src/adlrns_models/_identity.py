@@ -3,10 +3,11 @@
 import torch
 from torch import Tensor, nn
 
+from adlrns_models._composed import ReadsAsDense, stacked_outputs
 from lowrank_kernels import identity_block
 
 
-class IdentityBlock(nn.Module):
+class IdentityBlock(ReadsAsDense):
     """Returns ``[h, tail(h)]`` for ``h = head(x)``, its features put back into their order.
 
     Of the ``m`` outputs of a rank-``r`` layer some ``r`` determine the others. ``head`` computes
@@ -34,6 +35,9 @@ class IdentityBlock(nn.Module):
         h = self.head(x)
         return torch.cat([h, self.tail(h)], self.dim).index_select(self.dim, self.order)
 
+    def _dense(self) -> tuple[Tensor, Tensor]:
+        return stacked_outputs(self.head, self.tail, self.order)
+
 
 def identity_factors(
     down: Tensor, up: Tensor, inner_bias: Tensor, bias: Tensor
@@ -52,3 +56,18 @@ def identity_factors(
     assert block.head_bias is not None
     assert block.tail_bias is not None
     return block.head, block.head_bias, block.tail, block.tail_bias, block.order
+
+
+def grouped_order(orders: list[Tensor], rank: int) -> Tensor:
+    """Returns where each output is found when heads of all groups come before all tails.
+
+    Args:
+        orders: of each group, ``[m]``: the numbers below ``rank`` are of its head.
+        rank: of each group.
+    """
+    rest = orders[0].shape[0] - rank
+    places = []
+    for g, order in enumerate(orders):
+        tails = (len(orders) - 1) * rank + g * rest + order
+        places.append(torch.where(order < rank, g * rank + order, tails))
+    return torch.cat(places)

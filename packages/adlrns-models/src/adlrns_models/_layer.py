@@ -45,10 +45,12 @@ class AdaptiveLayer(nn.Module):
         super().__init__()
         self.config = config
         self.weight_shape = weight_shape
+        self.groups = factors.down.shape[0] if factors.down.ndim == 3 else 1
         self.max_rank = factors.max_rank
         tail = weight_shape[1:]  # [in] or [in, kh, kw]
         with torch.inference_mode(False):  # parameters outlive the mode they are made in
-            self.down = nn.Parameter(factors.down.reshape(self.max_rank, *tail).clone())
+            lead = factors.down.shape[:-1]  # [R], or [groups, R]
+            self.down = nn.Parameter(factors.down.reshape(*lead, *tail).clone())
             self.up = nn.Parameter(factors.up.clone(memory_format=torch.contiguous_format))
             self.inner_bias = nn.Parameter(factors.inner_bias.clone())
             self.outer_bias = nn.Parameter(factors.bias.clone())
@@ -74,8 +76,8 @@ class AdaptiveLayer(nn.Module):
     def _make_watch(self, config: AdaptConfig) -> InputWatch:
         m, n = self.sizes
         return InputWatch(
-            n,
-            m,
+            n * self.groups,
+            m * self.groups,
             self.max_rank,
             sketch_size=config.sketch_size,
             stride=config.sample_stride,
@@ -147,8 +149,10 @@ class AdaptiveLayer(nn.Module):
         Raises:
             ValueError, TypeError: if ``rank`` is not an integer in ``0..max_rank``.
         """
-        check_int("rank", rank, 0, self.max_rank)
-        self._announce(self._assign(rank))
+        self._announce(self._assign(self._check_rank(rank)))
+
+    def _check_rank(self, rank: int) -> int:
+        return check_int("rank", rank, 0, self.max_rank)
 
     def _assign(self, rank: int) -> int:
         own, old = self.__dict__, self._rank  # a module's own assignment takes five times as long
@@ -169,12 +173,12 @@ class AdaptiveLayer(nn.Module):
 
     @property
     def sizes(self) -> tuple[int, int]:
-        """Rows and columns ``(m, n)`` of the weight as a matrix."""
-        return self.weight_shape[0], math.prod(self.weight_shape[1:])
+        """Rows and columns ``(m, n)`` of the weight as a matrix, or of that of one group."""
+        return self.weight_shape[0] // self.groups, math.prod(self.weight_shape[1:])
 
     def effective_weight(self, rank: int | None = None) -> tuple[Tensor, Tensor]:
         """Returns the dense weight, in the layer's own shape, and bias that ``rank`` stands for."""
-        r = self._rank if rank is None else check_int("rank", rank, 0, self.max_rank)
+        r = self._rank if rank is None else self._check_rank(rank)
         weight = (self.up[:, :r] @ self.down[:r].flatten(1)).reshape(self.weight_shape)
         return weight, self.outer_bias + self.up[:, :r] @ self.inner_bias[:r]
 
@@ -298,8 +302,9 @@ class AdaptiveLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Returns sizes and rank for ``print(layer)``."""
-        m, n = self.sizes
-        return f"{n} -> {m}, rank={self._rank}, max_rank={self.max_rank}, eps={self.config.eps}"
+        m, n = (size * self.groups for size in self.sizes)
+        text = f"{n} -> {m}, rank={self._rank}, max_rank={self.max_rank}, eps={self.config.eps}"
+        return text if self.groups == 1 else f"{text}, groups={self.groups}"
 
 
 class _Graph:

@@ -9,7 +9,8 @@ from torch import Tensor, nn
 
 from adlrns_models._checks import check_kind
 from adlrns_models._config import AdaptConfig
-from adlrns_models._factorize import Factorization, factorize
+from adlrns_models._factorize import Factorization
+from adlrns_models._groups import factorize_layer, stacked
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._linalg import on_backend
 from fd_sketch import CovarianceSketch
@@ -86,11 +87,10 @@ def factorize_weight(
     layer: nn.Linear | nn.Conv2d, config: AdaptConfig, sketch: CovarianceSketch | None
 ) -> Factorization:
     """Returns the factors of a layer's weight, rows of ``down`` flattened, on its own device."""
-    weight, bias = layer.weight.detach(), layer.bias
+    home = layer.weight.device
 
     def work(device: torch.device) -> Factorization:
-        there = None if bias is None else bias.detach().to(device)
-        flat = weight.flatten(1).to(device)
-        return factorize(flat, there, sketch, max_rank=config.r_max).to(weight.device)
+        found = factorize_layer(layer, sketch, max_rank=config.r_max, device=device)
+        return stacked(found).to(home)
 
-    return on_backend(config.svd_backend, weight.device, work)
+    return on_backend(config.svd_backend, home, work)

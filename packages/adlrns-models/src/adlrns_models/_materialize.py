@@ -8,10 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from adlrns_models._checks import check_kind
-from adlrns_models._identity import identity_factors
+from adlrns_models._groups import at_rank, parts
+from adlrns_models._identity import grouped_order, identity_factors
 from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._open import replace_modules
 from adlrns_models._parts import build, parts_of
-from adlrns_models._wrap import iter_adaptive_layers, replace_modules
+from adlrns_models._wrap import iter_adaptive_layers
 
 FORMS = ("auto", "dense", "factored", "identity")
 
@@ -23,8 +25,9 @@ WORTH = 0.05
 def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
     """Returns a copy of ``model`` with every adaptive layer fixed at its current rank.
 
-    The copy holds plain layers only (``nn.Linear``, ``nn.Conv2d``, and :class:`IdentityBlock`
-    made of them): it scripts, exports and trains like any other model. ``model`` is untouched.
+    The copy holds plain layers only (``nn.Linear``, ``nn.Conv2d``, and pairs and
+    :class:`IdentityBlock` made of them): it scripts, exports and trains like any other model.
+    ``model`` is untouched.
 
     Args:
         model: a model with adaptive layers (an :class:`ElasticModel` gives its inner model).
@@ -100,17 +103,17 @@ def _fill_dense(layer: AdaptiveLayer, module: Any, rank: int) -> None:
 
 
 def _fill_factored(layer: AdaptiveLayer, module: Any, rank: int) -> None:
-    _set(module[0], layer.down[:rank], layer.inner_bias[:rank])
-    _set(module[1], layer.up[:, :rank], layer.outer_bias)
+    down, up, inner = zip(*(at_rank(part, rank) for part in parts(layer)), strict=True)
+    _set(module[0], torch.cat(down), torch.cat(inner))
+    _set(module[1], torch.cat(up), layer.outer_bias)
 
 
 def _fill_identity(layer: AdaptiveLayer, module: Any, rank: int) -> None:
-    head, head_bias, tail, tail_bias, order = identity_factors(
-        layer.down[:rank].flatten(1), layer.up[:, :rank], layer.inner_bias[:rank], layer.outer_bias
-    )
-    _set(module.head, head, head_bias)
-    _set(module.tail, tail, tail_bias)
-    module.order.copy_(order)
+    blocks = [identity_factors(*at_rank(p, rank), p.outer_bias) for p in parts(layer)]
+    head, head_bias, tail, tail_bias, orders = zip(*blocks, strict=True)
+    _set(module.head, torch.cat(head), torch.cat(head_bias))
+    _set(module.tail, torch.cat(tail), torch.cat(tail_bias))
+    module.order.copy_(grouped_order(list(orders), rank))
 
 
 def _set(module: Any, weight: Tensor, bias: Tensor) -> None:

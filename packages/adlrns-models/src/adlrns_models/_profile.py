@@ -3,13 +3,15 @@
 from dataclasses import dataclass
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adlrns_models._calibrate import Observed
 from adlrns_models._config import AdaptConfig
 from adlrns_models._costs import LayerSize
-from adlrns_models._factorize import Factorization, factorize
+from adlrns_models._factorize import Factorization
+from adlrns_models._groups import factorize_layer, stacked
 from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._plain import Plain, sizes_of
 from adlrns_models._wrap import make_adaptive
 
 # ranks at which the certificate's upper end is computed; it holds for all ranks after each
@@ -21,38 +23,39 @@ class LayerProfile:
     """What a budget needs to know of one layer.
 
     Attributes:
-        size: what its cost depends on.
+        size: what its cost depends on; of one group, for a convolution of several.
         loss: ``[full rank + 1]``, predicted squared change of the model's objective per sample.
         lower: ``[full rank + 1]``, the part of it that the sketch proves.
         upper: ``[full rank + 1]``, what the sketch proves it not to exceed; lower and upper are
             about the layer's own error on the rows sketched, weighed by its mean gradient.
+        groups: how many there are; all run at one rank, and their losses add up.
     """
 
     size: LayerSize
     loss: tuple[float, ...]
     lower: tuple[float, ...]
     upper: tuple[float, ...]
+    groups: int = 1
 
 
 def elastic_layer(
-    layer: nn.Module, seen: Observed, samples: int, *, two_sided: bool = True
+    layer: Plain, seen: Observed, samples: int, *, two_sided: bool = True
 ) -> tuple[AdaptiveLayer, LayerProfile]:
     """Returns the layer at full rank, factorised for the inputs seen, and its profile."""
-    assert isinstance(layer, nn.Linear | nn.Conv2d)
-    weight = layer.weight.detach().flatten(1)
     sensitivity = seen.sensitivity if two_sided else seen.even_sensitivity
-    factors = factorize(weight, layer.bias, seen.sketch, sensitivity=sensitivity)
-    m, n = weight.shape
-    config = AdaptConfig(r_min=0, r_max=min(m, n))
+    found = factorize_layer(layer, seen.sketch, sensitivity=sensitivity)
+    sizes, factors = sizes_of(layer), stacked(found)
+    config = AdaptConfig(r_min=0, r_max=sizes.max_rank)
     elastic = make_adaptive(layer, config, factors=factors)
     elastic.enable_adaptation(False)
     # mean loss per row, times rows per sample; none where nothing depends on the layer
     scale = seen.heard * seen.rows / (seen.sketch.n_samples_seen * samples)
     profile = LayerProfile(
-        size=LayerSize(m, n, seen.rows / samples),
+        size=LayerSize(sizes.outputs, sizes.inputs, seen.rows / samples),
         loss=_scaled(factors.loss, scale),
         lower=_scaled(factors.lower, scale),
-        upper=_scaled(certified_upper(factors), scale),
+        upper=_scaled(torch.stack([certified_upper(each) for each in found]).sum(0), scale),
+        groups=sizes.groups,
     )
     return elastic, profile
 

@@ -1,12 +1,15 @@
 """Re-fitting a layer's factors to the inputs it has seen, in place and without changing it."""
 
+from functools import partial
 from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
 
 from adlrns_models._factorize import factorize
+from adlrns_models._groups import NAMES, Part, among_columns, parts
 from adlrns_models._linalg import on_backend
+from fd_sketch import CovarianceSketch
 
 if TYPE_CHECKING:
     from adlrns_models._layer import AdaptiveLayer
@@ -19,27 +22,31 @@ def realign(layer: "AdaptiveLayer") -> None:
     ``T @ down`` ``[R, n]`` is factorised instead of the large one: ``O(R^2 (m + n) + R n l)``.
     A gradient that waits in ``.grad`` is carried into the new coordinates.
     """
-    new = on_backend(layer.config.svd_backend, layer.down.device, lambda d: _refit(layer, d))
-    with torch.no_grad():
-        for name, value in new.items():
-            mine = getattr(layer, name)
-            mine.copy_(value.reshape(mine.shape))
+    sketch, place = layer.sketch, layer.down.device
+    for part in parts(layer):
+        new = on_backend(layer.config.svd_backend, place, partial(_refit, part, sketch))
+        with torch.no_grad():
+            for name, value in new.items():
+                mine = getattr(part, name)
+                mine.copy_(value.reshape(mine.shape))
 
 
-def _refit(layer: "AdaptiveLayer", device: torch.device) -> dict[str, Tensor]:
+def _refit(part: Part, sketch: CovarianceSketch, device: torch.device) -> dict[str, Tensor]:
     down, up, inner, bias = (
-        t.detach().to(device).double()
-        for t in (layer.down, layer.up, layer.inner_bias, layer.outer_bias)
+        t.to(device).double() for t in (part.down, part.up, part.inner_bias, part.outer_bias)
     )
     outer, small = torch.linalg.qr(up)
     # Q y is an isometry: the best factors of T @ down, moved by Q, are the best of up @ down
-    factors = factorize(small @ down.flatten(1), small @ inner, layer.sketch)
+    weight = among_columns(small @ down.flatten(1), part.columns, sketch)
+    factors = factorize(weight, small @ inner, sketch)
+    if part.columns is not None:
+        factors = factors.of_columns(part.columns)
     turn = factors.up.T @ small  # new inner coordinates = turn @ old ones
     new_inner, new_bias = factors.inner_bias, bias + outer @ factors.bias
-    if layer.up.grad is not None and layer.outer_bias.grad is None:
+    if part.gradients["up"] is not None and part.gradients["outer_bias"] is None:
         # a gradient waits, and what it would be about another centre is not known
         new_inner, new_bias = turn @ inner, bias
-    _carry_gradients(layer, turn.to(layer.down), (new_inner - turn @ inner).to(layer.down))
+    _carry_gradients(part, turn.to(part.down), (new_inner - turn @ inner).to(part.down))
     return {
         "down": factors.down,
         "up": outer @ factors.up,
@@ -48,11 +55,9 @@ def _refit(layer: "AdaptiveLayer", device: torch.device) -> dict[str, Tensor]:
     }
 
 
-def _carry_gradients(layer: "AdaptiveLayer", turn: Tensor, shift: Tensor) -> None:
+def _carry_gradients(part: Part, turn: Tensor, shift: Tensor) -> None:
     """Rewrites waiting gradients for ``h' = turn @ h + shift``, ``up' = up @ turn^-1``."""
-    down, up, inner, bias = (
-        p.grad for p in (layer.down, layer.up, layer.inner_bias, layer.outer_bias)
-    )
+    down, up, inner, bias = (part.gradients[name] for name in NAMES)
     if up is not None:
         up.copy_(up @ turn.T if bias is None else up @ turn.T + torch.outer(bias, shift))
     for gradient in (down, inner):

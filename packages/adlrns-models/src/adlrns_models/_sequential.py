@@ -22,6 +22,7 @@ from adlrns_models._checks import check_bool, check_kind, check_positive
 from adlrns_models._cross_moments import CrossMoments
 from adlrns_models._elastic import ElasticModel
 from adlrns_models._factorize import factorize
+from adlrns_models._grouped_conv import AdaptiveGroupedConv2d
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._order import Order, calls_of, order_of
 from adlrns_models._points import (
@@ -56,8 +57,9 @@ def refit(
     from ``z`` to its old output, ``min sum (W x - A z)' G (W x - A z)``: with ``C = sum z z'`` and
     ``A* = (sum W x z') C^-1``, the best of all ranks, the truncation of ``A*`` for inputs ``z`` as
     :func:`factorize` does it. Factors stay nested. Layers that share their input (queries, keys,
-    values) are done together; one such group's moments are in memory at a time,
-    ``n^2 + sum m n`` numbers. No training, no labels.
+    values) are done together; the moments of one such set are in memory at a time,
+    ``n^2 + sum m n`` numbers. Convolutions of several groups stay as they are. No training, no
+    labels.
 
     Loss curves, and with them the ranks of every budget, stay: they say what layers lose on
     their own. The full rank of a corrected model is no longer the model that was given, and the
@@ -126,7 +128,9 @@ class _Refit:
         ridge: float | None,
     ):
         self.elastic, self.teacher, self.batches, self.points = elastic, teacher, batches, points
-        self.forward, self.ridge, self.new = forward, ridge, elastic.layers()
+        self.forward, self.ridge = forward, ridge
+        layers = elastic.layers().items()
+        self.new = {n: mine for n, mine in layers if not isinstance(mine, AdaptiveGroupedConv2d)}
         self.old = {name: _part(teacher, name) for name in self.new}
 
     def run(self, objective: Objective, report: Callable[[int, int], None]) -> None:

@@ -9,10 +9,13 @@ import torch
 from torch import nn
 
 from adlrns_models._checks import check_kind
+from adlrns_models._elastic_file import open_like
 from adlrns_models._files import field, fill, read, write
 from adlrns_models._identity import IdentityBlock
+from adlrns_models._open import open_names, opened, replace_modules
 from adlrns_models._parts import build, parts_of
-from adlrns_models._wrap import find_targets, replace_modules
+from adlrns_models._plain import sizes_of
+from adlrns_models._targets import find_targets
 
 NAME = "model.safetensors"
 
@@ -30,12 +33,13 @@ def save_materialized(model: nn.Module, directory: str | PathLike[str], *, like:
     """
     check_kind("model", model, nn.Module)
     check_kind("like", like, nn.Module)
-    layers = {}
-    for name, original in find_targets(like).layers.items():
+    layers, names = {}, open_names(model)
+    for name, original in find_targets(opened(like, names)).layers.items():
         module = _find(model, name)
         if type(module) is not type(original) or (module.bias is None) != (original.bias is None):
-            layers[name] = _describe(name, module)
-    write(Path(directory) / NAME, "materialized", model, {"layers": layers})
+            layers[name] = _describe(name, module, sizes_of(original).groups)
+    header = {"layers": layers, "open": names}
+    write(Path(directory) / NAME, "materialized", model, header)
 
 
 @torch.inference_mode(False)  # what is loaded here may train elsewhere
@@ -54,15 +58,16 @@ def load_materialized(directory: str | PathLike[str], model: nn.Module) -> nn.Mo
     check_kind("model", model, nn.Module)
     path = Path(directory) / NAME
     header, tensors = read(path, "materialized")
-    network = copy.deepcopy(model)
+    network = open_like(path, header, copy.deepcopy(model))
     targets = find_targets(network).layers
     new: dict[nn.Module, nn.Module] = {}
     for name, entry in field(path, header, "layers", dict).items():
         if name not in targets:
             raise ValueError(f"{path}: field layers: model has no linear or conv layer {name!r}")
         layer = targets[name]
-        form, rank = _read_form(path, name, entry, layer.weight)
-        module = build(parts_of(layer), form, layer.weight.shape[0], rank)
+        sizes = sizes_of(layer)
+        form, rank = _read_form(path, name, entry, sizes.max_rank)
+        module = build(parts_of(layer), form, sizes.outputs, rank)
         new[layer] = module.train(layer.training)
     network = replace_modules(network, new)
     fill(path, network, tensors)
@@ -77,11 +82,11 @@ def _find(model: nn.Module, name: str) -> nn.Module:
         raise ValueError(message) from None
 
 
-def _describe(name: str, module: nn.Module) -> list[Any]:
+def _describe(name: str, module: nn.Module, groups: int) -> list[Any]:
     if isinstance(module, IdentityBlock):
-        return ["identity", _outputs(module.head)]
+        return ["identity", _outputs(module.head) // groups]
     if isinstance(module, nn.Sequential) and len(module) == 2:
-        return ["factored", _outputs(module[0])]
+        return ["factored", _outputs(module[0]) // groups]
     if type(module) in (nn.Linear, nn.Conv2d):
         return ["dense", 0]
     raise ValueError(f"model must be materialised, got a {type(module).__name__} at {name!r}")
@@ -91,8 +96,7 @@ def _outputs(module: Any) -> int:
     return int(module.weight.shape[0])
 
 
-def _read_form(path: Path, name: str, entry: Any, weight: torch.Tensor) -> tuple[str, int]:
-    limit = min(weight.shape[0], weight[0].numel())
+def _read_form(path: Path, name: str, entry: Any, limit: int) -> tuple[str, int]:
     try:
         form, rank = entry[0], int(entry[1])
     except (TypeError, ValueError, IndexError, KeyError) as error:

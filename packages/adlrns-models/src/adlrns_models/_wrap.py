@@ -1,57 +1,34 @@
 """Replacing a model's layers by adaptive ones, all or none."""
 
 import logging
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator
+from typing import Any
 
 from torch import nn
 
 from adlrns_models._checks import check_kind
 from adlrns_models._config import AdaptConfig
 from adlrns_models._conv import AdaptiveConv2d
+from adlrns_models._conv1d import as_linear
+from adlrns_models._grouped_conv import AdaptiveGroupedConv2d
 from adlrns_models._layer import AdaptiveLayer, RankChange
 from adlrns_models._linear import AdaptiveLinear
+from adlrns_models._open import opening, replace_modules
+from adlrns_models._plain import Plain
+from adlrns_models._targets import find_targets
 
 logger = logging.getLogger(__name__)
-
-# these read their children's weights instead of calling them
-_READERS = (nn.MultiheadAttention, nn.TransformerEncoderLayer)
-
-
-class Targets(NamedTuple):
-    """The layers of a model that can be made adaptive, and why the others cannot.
-
-    Attributes:
-        layers: name to layer; a shared layer stands once, under its first name.
-        skipped: name to reason, for linear and convolution layers left alone.
-    """
-
-    layers: dict[str, nn.Linear | nn.Conv2d]
-    skipped: dict[str, str]
-
-
-def find_targets(model: nn.Module, *, include_conv: bool = True) -> Targets:
-    """Returns the linear and convolution layers of ``model`` that can be made adaptive."""
-    owners = _parameter_owners(model)
-    found = Targets({}, {})
-    for name, module in model.named_modules():
-        if not isinstance(module, nn.Linear | nn.Conv2d):
-            continue
-        reason = _reason_to_skip(model, name, module, owners, include_conv)
-        if reason:
-            found.skipped[name] = reason
-        else:
-            found.layers[name] = module
-    return found
 
 
 def wrap_model_with_adaptive(model: nn.Module, **kwargs: Any) -> nn.Module:
     """Returns ``model`` with its linear and convolution layers made adaptive, in place.
 
-    Every ``nn.Linear`` and, with ``include_conv``, every ``nn.Conv2d`` of one group becomes an
-    :class:`AdaptiveLinear` or :class:`AdaptiveConv2d` that computes the same (exactly so where
-    ``r_max`` allows full rank). Layers that cannot be replaced are logged with the reason. If
-    anything fails the model is as it was. Parameters are new: make the optimizer afterwards.
+    Every ``nn.Linear`` and, with ``include_conv``, every ``nn.Conv2d`` becomes an
+    :class:`AdaptiveLinear`, :class:`AdaptiveConv2d` or :class:`AdaptiveGroupedConv2d` that computes
+    the same (exactly so where ``r_max`` allows full rank). So do the ``Conv1D`` of the transformers
+    library and the projections of ``nn.MultiheadAttention``, which becomes an
+    :class:`OpenAttention`. Layers that cannot be replaced are logged with the reason. If anything
+    fails the model is as it was. Parameters are new: make the optimizer afterwards.
 
     Args:
         model: any module; if it is itself such a layer, the new layer is returned.
@@ -74,36 +51,29 @@ def wrap_model_with_adaptive(model: nn.Module, **kwargs: Any) -> nn.Module:
     """
     check_kind("model", model, nn.Module)
     config = _config(kwargs)
-    targets = find_targets(model, include_conv=config.include_conv)
-    if not targets.layers:
-        raise ValueError(f"model must have a layer to wrap, got none; skipped: {targets.skipped}")
-    new = {name: make_adaptive(layer, config) for name, layer in targets.layers.items()}
-    for name, reason in targets.skipped.items():
+    with opening(model) as inside:
+        layers, skipped = find_targets(inside, include_conv=config.include_conv)
+        if not layers:
+            raise ValueError(f"model must have a layer to wrap, got none; skipped: {skipped}")
+        new = {layer: make_adaptive(layer, config) for layer in layers.values()}
+    for name, reason in skipped.items():
         logger.info("%s stays as it is: %s", name, reason)
-    return replace_modules(model, {targets.layers[name]: layer for name, layer in new.items()})
+    return replace_modules(inside, new)
 
 
-def make_adaptive(
-    layer: nn.Linear | nn.Conv2d, config: AdaptConfig, **kwargs: Any
-) -> AdaptiveLayer:
+def make_adaptive(layer: Plain, config: AdaptConfig, **kwargs: Any) -> AdaptiveLayer:
     """Returns the adaptive layer that computes what ``layer`` does."""
-    kind = AdaptiveLinear if isinstance(layer, nn.Linear) else AdaptiveConv2d
-    new: AdaptiveLayer = kind(layer, config, **kwargs)  # type: ignore[arg-type]
+    new: AdaptiveLayer
+    if isinstance(layer, nn.Conv2d):
+        kind = AdaptiveConv2d if layer.groups == 1 else AdaptiveGroupedConv2d
+        new = kind(layer, config, **kwargs)
+    else:
+        linear = layer if isinstance(layer, nn.Linear) else as_linear(layer)
+        new = AdaptiveLinear(linear, config, **kwargs)
     for name, hooks in vars(layer).items():
         if "_hooks" in name:  # the same dictionaries: handles that users hold go on working
             setattr(new, name, hooks)
     return new
-
-
-def replace_modules(model: nn.Module, new: Mapping[Any, nn.Module]) -> nn.Module:
-    """Puts ``new[old]`` wherever ``old`` is in ``model``; returns the model (or its stand-in)."""
-    if model in new:
-        return new[model]
-    for parent in list(model.modules()):
-        for name, child in list(parent._modules.items()):
-            if child is not None and child in new:
-                parent._modules[name] = new[child]
-    return model
 
 
 def iter_adaptive_layers(model: nn.Module) -> Iterator[AdaptiveLayer]:
@@ -136,42 +106,3 @@ def _config(kwargs: dict[str, Any]) -> AdaptConfig:
         known = ", ".join(AdaptConfig.__dataclass_fields__)
         raise TypeError(f"unknown keyword {', '.join(unknown)}; known are {known}")
     return AdaptConfig(**kwargs)
-
-
-def _reason_to_skip(
-    model: nn.Module,
-    name: str,
-    module: nn.Linear | nn.Conv2d,
-    owners: dict[int, set[int]],
-    include_conv: bool,
-) -> str | None:
-    if isinstance(module, nn.Conv2d) and not include_conv:
-        return "include_conv is False"
-    if type(module) not in (nn.Linear, nn.Conv2d):
-        return f"{type(module).__name__} is a subclass that may compute something else"
-    if isinstance(module, nn.Conv2d) and module.groups != 1:
-        return f"groups={module.groups}"
-    for part in ("weight", "bias"):
-        if getattr(module, part) is not None and module._parameters.get(part) is None:
-            return f"its {part} is computed (pruned, normalised), not a parameter"
-    if not module.weight.is_floating_point():
-        return f"its weight is {module.weight.dtype}"
-    if module.weight.is_meta:
-        return "its weight has no values (meta)"
-    if min(module.weight.shape[0], module.weight[0].numel()) == 0:
-        return "its weight is empty"
-    if len(owners[id(module.weight)]) > 1:
-        return "its weight is tied to another module's"
-    parent = model.get_submodule(name.rpartition(".")[0]) if name else None
-    if isinstance(parent, _READERS):
-        return f"{type(parent).__name__} reads its weight instead of calling it"
-    return None
-
-
-def _parameter_owners(model: nn.Module) -> dict[int, set[int]]:
-    owners: dict[int, set[int]] = {}
-    for module in model.modules():
-        for parameter in module._parameters.values():
-            if parameter is not None:
-                owners.setdefault(id(parameter), set()).add(id(module))
-    return owners
