@@ -1,5 +1,6 @@
 """`Conv1D` of the transformers library: a linear layer whose weight lies the other way round."""
 
+import math
 from typing import TypeGuard
 
 import torch
@@ -25,7 +26,7 @@ def named_conv1d(module: nn.Module) -> bool:
 def is_conv1d(module: nn.Module) -> TypeGuard[Conv1D]:
     """Returns whether ``module`` calls itself ``Conv1D`` and computes ``x @ weight + bias``.
 
-    It has to do so on two rows, so that another class of that name is not taken for it.
+    It has to do so on some rows, so that another class of that name is not taken for it.
     """
     if not named_conv1d(module) or module._parameters.keys() != {"weight", "bias"}:
         return False
@@ -40,7 +41,10 @@ def is_conv1d(module: nn.Module) -> TypeGuard[Conv1D]:
 @torch.no_grad()
 def _agrees(module: nn.Module, weight: Tensor, bias: Tensor) -> bool:
     steps = torch.arange(2.0 * weight.shape[0], device=weight.device)
-    rows = torch.sin(1.0 + steps).to(weight.dtype).reshape(2, -1)
+    rows = torch.sin(1.0 + steps).reshape(2, -1).to(weight.dtype)
+    # both signs, beyond what the bias can hide: half of a line is no line
+    reach, held = float((rows @ weight).abs().max()), float(bias.abs().max())
+    rows = torch.cat([rows, -rows]) * (1.0 + 2.0 * held / reach if 0.0 < reach < math.inf else 1.0)
     with torch.autocast(weight.device.type, enabled=False):
         try:
             y = type(module).forward(module, rows)
