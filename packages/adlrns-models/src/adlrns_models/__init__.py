@@ -18,7 +18,7 @@ from adlrns_models._dynamic import DynamicLayer
 from adlrns_models._dynamic_conv import DynamicConv2d
 from adlrns_models._dynamic_linear import DynamicLinear, DynamicLowRankLayer
 from adlrns_models._dynamic_scope import iter_dynamic_layers, rank_budget
-from adlrns_models._elastic import ElasticModel, make_elastic
+from adlrns_models._elastic import ElasticModel
 from adlrns_models._event_linear import EventLinear
 from adlrns_models._event_refactor import Drift, RefactorTrigger
 from adlrns_models._factorize import Factorization, factorize
@@ -31,6 +31,7 @@ from adlrns_models._identity import IdentityBlock
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._linear import AdaptiveLinear
 from adlrns_models._loggers import CSVLogger, JSONLLogger, TensorBoardLogger
+from adlrns_models._make_elastic import make_elastic
 from adlrns_models._materialize import materialize_model
 from adlrns_models._nets_mlp import adlrns_mlp
 from adlrns_models._nets_resnet import adlrns_resnet
