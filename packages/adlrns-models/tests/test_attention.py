@@ -339,7 +339,6 @@ def test_an_open_attention_compiles_into_one_graph_for_all_ranks():
     assert len(graphs) == 1
 
 
-@pytest.mark.filterwarnings("ignore:.*jit:DeprecationWarning")
 @pytest.mark.parametrize("form", ["dense", "factored", "identity"])
 def test_a_settled_attention_exports(form):
     model, batches = reading()
@@ -348,3 +347,15 @@ def test_a_settled_attention_exports(form):
     settled = materialize_model(elastic, form).eval()
     exported = torch.export.export(settled, (), dict(batches[0])).module()
     torch.testing.assert_close(exported(**batches[0]), settled(**batches[0]))
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.filterwarnings("ignore:.*is deprecated:DeprecationWarning")
+@pytest.mark.parametrize("options", KINDS[:5])
+def test_an_open_attention_scripts(options):
+    opened, x = OpenAttention(attention(**options)), inputs(options)
+    scripted = torch.jit.script(opened)
+    for mask, padding in itertools.product(*masks(3)):
+        for weights in (True, False):
+            asked = {"attn_mask": mask, "key_padding_mask": padding, "need_weights": weights}
+            torch.testing.assert_close(scripted(*x, **asked), opened(*x, **asked))

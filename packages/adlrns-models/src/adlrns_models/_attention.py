@@ -89,11 +89,11 @@ class OpenAttention(nn.Module):
             raise ValueError("attn_mask must be given with is_causal, got None")
         hinted = is_causal and key_padding_mask is None and not need_weights
         k, v, added = self._add_keys(k, v)
-        mask = None
+        mask: Tensor | None = None
         if not hinted:
             mask = _merged(attn_mask, key_padding_mask, q, k.size(-2) - added, added)
         dropout = self.dropout if self.training else 0.0
-        weights = None
+        weights: Tensor | None = None
         if need_weights:
             scores = (q * math.sqrt(1.0 / self.head_dim)) @ k.transpose(-2, -1)
             weights = (scores if mask is None else scores + mask).softmax(-1)
@@ -151,25 +151,26 @@ def _merged(
     attn_mask: Tensor | None, padding: Tensor | None, q: Tensor, sources: int, added: int
 ) -> Tensor | None:
     """Returns what is added to scores ``[N, heads, L, sources + added]``; added keys are seen."""
-    n, heads, targets = q.shape[:3]
-    parts = []
+    n, heads, targets = q.size(0), q.size(1), q.size(2)
+    parts: list[Tensor] = []  # no tuples of several lengths here: TorchScript has none
     if attn_mask is not None:
-        shape = (targets, sources) if attn_mask.dim() == 2 else (n * heads, targets, sources)
-        _check_mask("attn_mask", attn_mask, shape)
+        flat = attn_mask.dim() == 2
+        places = [targets, sources]
+        _check_mask("attn_mask", attn_mask, places if flat else [n * heads, targets, sources])
         mask = _additive(attn_mask, q)
-        parts.append(mask if mask.dim() == 2 else mask.unflatten(0, (n, heads)))
+        parts.append(mask if flat else mask.unflatten(0, [n, heads]))
     if padding is not None:
         rows = padding.unsqueeze(0) if padding.dim() == 1 else padding
-        _check_mask("key_padding_mask", rows, (n, sources))
+        _check_mask("key_padding_mask", rows, [n, sources])
         parts.append(_additive(rows, q)[:, None, None])
-    if not parts:
+    if len(parts) == 0:
         return None
-    return F.pad(parts[0] if len(parts) == 1 else parts[0] + parts[1], (0, added))
+    return F.pad(parts[0] if len(parts) == 1 else parts[0] + parts[1], [0, added])
 
 
-def _check_mask(name: str, mask: Tensor, shape: tuple[int, ...]) -> None:
-    if tuple(mask.shape) != shape:
-        raise ValueError(f"{name} must have shape {list(shape)}, got {list(mask.shape)}")
+def _check_mask(name: str, mask: Tensor, shape: list[int]) -> None:
+    if list(mask.shape) != shape:
+        raise ValueError(f"{name} must have shape {shape}, got {list(mask.shape)}")
     if mask.dtype != torch.bool and not mask.is_floating_point():
         raise TypeError(f"{name} must be bool or floating point, got {mask.dtype}")
 
