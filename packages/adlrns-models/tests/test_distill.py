@@ -227,3 +227,19 @@ def test_a_balanced_layer_is_the_same_at_every_rank(made):
         torch.testing.assert_close(layer.effective_weight(rank)[1], bias, rtol=1e-9, atol=1e-12)
     kept = torch.arange(40) != 5
     torch.testing.assert_close(layer.up.norm(dim=0)[kept], layer.down.norm(dim=1)[kept])
+
+
+def test_convolutions_of_several_groups_are_balanced_group_by_group():
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Conv2d(8, 16, 3, groups=2), nn.ReLU(), nn.Conv2d(16, 4, 1))
+    x = torch.randn(32, 8, 6, 6)
+    elastic = make_elastic(model, [x])
+    with torch.no_grad():
+        wanted = elastic(x)
+    for layer in elastic.layers().values():
+        with torch.no_grad():
+            balance(layer)
+    with torch.no_grad():
+        torch.testing.assert_close(elastic(x), wanted, atol=1e-4, rtol=1e-4)
+    done = distill(elastic, [x], steps=10, shares=[0.5])
+    assert done.losses[-1] < done.losses[0]

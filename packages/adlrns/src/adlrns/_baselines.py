@@ -3,14 +3,15 @@
 import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from torch import Tensor, nn
+from torch import nn
 
 from adlrns_models import (
+    AdaptiveLayer,
     ElasticModel,
     LayerProfile,
-    factorize,
     iter_adaptive_layers,
     materialize_model,
     wrap_model_with_adaptive,
@@ -43,7 +44,7 @@ def tables(profiles: Mapping[str, LayerProfile], curves: Mapping[str, np.ndarray
         ranks = np.array([*(r for r in range(1, full) if r * (m + n) < m * n), full])
         weights = np.append(ranks[:-1] * (m + n), m * n)  # full rank runs as the dense weight
         found.losses[name], found.ranks[name] = np.asarray(curves[name])[ranks], ranks
-        found.costs[name] = 2.0 * rows * weights
+        found.costs[name] = 2.0 * rows * profile.groups * weights
     return found
 
 
@@ -60,7 +61,8 @@ class PlainSvd:
         self.network = wrap_model_with_adaptive(copy.deepcopy(model), r_min=0, r_max=largest).eval()
         for layer in iter_adaptive_layers(self.network):
             layer.enable_adaptation(False)
-        curves = {name: _singular_tail(model, name) for name in profiles}
+        layers: dict[str, Any] = dict(self.network.named_modules())  # attention is open here
+        curves = {name: _singular_tail(layers[name]) for name in profiles}
         self.tables = tables(profiles, curves)
 
     def at(self, point: OperatingPoint) -> nn.Module:
@@ -71,9 +73,11 @@ class PlainSvd:
         return materialize_model(network, "factored")
 
 
-def _singular_tail(model: nn.Module, name: str) -> np.ndarray:
-    weight: Tensor = model.get_submodule(name).weight.detach()  # type: ignore[operator]
-    return factorize(weight.flatten(1)).loss.numpy()
+def _singular_tail(layer: AdaptiveLayer) -> np.ndarray:
+    """Returns the energy of the directions beyond each rank, of a layer fresh from its weight."""
+    down = layer.down.detach().double().reshape(layer.groups, layer.max_rank, -1)
+    energy = down.square().sum((0, 2))  # rows of down: singular vectors times singular values
+    return np.append(energy.flip(0).cumsum(0).flip(0).numpy(), 0.0)
 
 
 def data_aware(elastic: ElasticModel) -> Tables:

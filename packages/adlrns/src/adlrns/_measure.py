@@ -37,7 +37,8 @@ def parameters_in_use(model: nn.Module) -> int:
 
 def _used(layer: AdaptiveLayer) -> int:
     (m, n), rank = layer.sizes, layer.current_rank()
-    return m * n + m if rank > layer.break_even else rank * (m + n + 1) + m
+    one = m * n + m if rank > layer.break_even else rank * (m + n + 1) + m
+    return layer.groups * one
 
 
 def weight_bytes(model: nn.Module) -> int:

@@ -43,6 +43,7 @@ def elastic_cost(elastic: ElasticModel, ranks: Mapping[str, int], cost: str, for
         # one factor of the identity form holds the identity, which is not stored
         saved = rank if form == "identity" else 0
         weights = m * n if rank >= profile.size.max_rank else rank * (m + n - saved)
+        weights *= profile.groups
         total += 2.0 * weights * rows if cost == "flops" else weights
     return total
 
