@@ -72,3 +72,14 @@ def test_one_graph_serves_every_rank():
         model[3].set_rank(rank)
         run(x)
     assert counter.frame_count == 1
+
+
+def test_calls_there_are_measured_and_budgeted_in_seconds():
+    x = torch.randn(256, 512, device="cuda")
+    model = nn.Sequential(nn.Linear(512, 1024), nn.ReLU(), nn.Linear(1024, 512)).cuda()
+    elastic = make_elastic(model, [x])
+    found = elastic.measure(x, repeats=3)
+    assert found.machine["device"] == torch.cuda.get_device_name()
+    assert all(t > 0 for times in found.seconds.values() for t in times)
+    elastic.set_budget(latency_s=elastic.full_cost("latency_s"))
+    assert elastic.ranks() == {"0": 512, "2": 512}

@@ -66,7 +66,7 @@ def _move(layer: "AdaptiveLayer", *, changed_at: int | None) -> None:
     if not bool(loss.isfinite().all()):
         return
     controller = layer.config.controller(layer.max_rank)
-    rank = layer.current_rank()
+    rank = layer._rank
     state = controller.update(
         controller.init(max(rank, controller.r_min))._replace(changed_at=changed_at),
         layer._steps,

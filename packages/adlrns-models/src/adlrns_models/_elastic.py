@@ -1,7 +1,7 @@
 """One network for every budget."""
 
 import threading
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
 from typing import Any
@@ -24,7 +24,8 @@ from adlrns_models._calibrate import (
 from adlrns_models._checks import check_budget, check_int
 from adlrns_models._elastic_file import load_parts, save_elastic
 from adlrns_models._layer import AdaptiveLayer
-from adlrns_models._measured import Measured, evaluating, measure
+from adlrns_models._measure import evaluating, measure
+from adlrns_models._measured import Measured
 from adlrns_models._profile import LayerProfile
 from adlrns_models._serving import rank_here, ranks_here
 from rank_sched import EnergyMeter, Frontier, OperatingPoint
@@ -67,16 +68,18 @@ class ElasticModel(nn.Module):
         for layer in self._layers.values():
             layer._serve()
         self._lock = threading.Lock()
+        self._compiled: Callable[..., Any] | None = None
         self._frontiers: dict[tuple[str, str], Frontier] = {}
         self._point: OperatingPoint | None = None
         found = self.info.get("measured")
-        self.measured = None if found is None else Measured.from_dict(found)
+        self.measured = None if found is None else Measured.from_dict(found, self.profiles)
 
     def forward(self, *args: Any, budget: Budget | None = None, **kwargs: Any) -> Any:
         """Returns the network's output at the ranks in force, or within ``budget``.
 
         A call sees the ranks of one operating point, though other threads may change them while it
-        runs. In compiled graphs the ranks in force count alone.
+        runs. A graph of ``torch.compile(elastic)`` knows the ranks of :meth:`at` around it, and
+        otherwise asks each layer in turn; one of :meth:`compile` is as good as no graph.
 
         Args:
             *args: the network's.
@@ -86,10 +89,11 @@ class ElasticModel(nn.Module):
         """
         if torch.compiler.is_compiling():
             if budget is not None:
-                raise RuntimeError("budget must be None in a compiled call: use set_budget")
+                raise RuntimeError("budget must be None in a compiled call: use at() around it")
             return self.network(*args, **kwargs)
         with ranks_here(self._ranks_now() if budget is None else self._ranks_at(budget)):
-            return self.network(*args, **kwargs)
+            run = self.network if self._compiled is None else self._compiled
+            return run(*args, **kwargs)
 
     @contextmanager
     def at(
@@ -169,9 +173,10 @@ class ElasticModel(nn.Module):
     ) -> Measured:
         """Measures what calls on inputs like ``batch`` take here, for budgets in such units.
 
-        Every elastic layer is timed at some ranks on the inputs that it gets, calls taking turns;
-        the whole network at full rank and at its cheapest. :meth:`save` keeps the result; another
-        machine, or other thread counts, need their own.
+        Every elastic layer is timed at some ranks where it runs, inside calls of the whole network;
+        operating points take turns. :meth:`save` keeps the result; another machine, or other thread
+        counts, need their own. Calls of compiled graphs are not what is measured. Meanwhile a layer
+        holds a copy of the active part of ``up`` for each of these ranks, and one dense weight.
 
         Args:
             batch: one batch, as for :func:`make_elastic`. Times are those of its size.
@@ -182,7 +187,7 @@ class ElasticModel(nn.Module):
         Example:
             >>> import torch
             >>> from adlrns_models import make_elastic
-            >>> x = torch.randn(64, 256)
+            >>> x = torch.randn(1024, 256)
             >>> elastic = make_elastic(torch.nn.Linear(256, 512), [x])
             >>> measured = elastic.measure(x, repeats=3)
             >>> point = elastic.set_budget(latency_s=1.0)
@@ -190,7 +195,7 @@ class ElasticModel(nn.Module):
             {'': 256}
         """
         check_int("repeats", repeats, 1)
-        with evaluating(self):
+        with evaluating(self), torch.compiler.set_stance("force_eager"):
             self.measured = measure(self, batch, forward=forward, repeats=repeats, meter=meter)
         self.info["measured"] = self.measured.to_dict()
         for cost in MEASURED:
@@ -244,10 +249,7 @@ class ElasticModel(nn.Module):
             loss=loss,
             form=form,
         )
-        try:
-            self.set_ranks(point.ranks)
-        finally:
-            self._point = point
+        self._run_at(self._check_ranks(point.ranks), point)
         return point
 
     def point_for(self, *, form: str = "factored", **budget: Any) -> OperatingPoint:
@@ -273,10 +275,12 @@ class ElasticModel(nn.Module):
         Raises:
             ValueError: for an unknown layer or a rank outside ``0..max_rank``.
         """
-        chosen = self._check_ranks(ranks)
+        self._run_at(self._check_ranks(ranks), None)
+
+    def _run_at(self, ranks: Mapping[AdaptiveLayer, int], point: OperatingPoint | None) -> None:
         with self._lock:  # a call that begins now sees all of them or none
-            old = {layer: layer._assign(rank) for layer, rank in chosen.items()}
-            self._point = None
+            old = {layer: layer._assign(rank) for layer, rank in ranks.items()}
+            self._point = point
         for layer, rank in old.items():  # a callback may fail: by now all ranks are set
             layer._announce(rank)
 
@@ -301,12 +305,27 @@ class ElasticModel(nn.Module):
         """The point that the last budget chose; None before the first, or after ``set_ranks``."""
         return self._point
 
+    def compile(self, *args: Any, **kwargs: Any) -> None:
+        """Runs calls of this model by a compiled network; arguments are those of ``torch.compile``.
+
+        Budgets are chosen outside its one graph, by the call too: ``elastic(x, budget=0.3)``. The
+        network itself stays as it is, and copies of the model are not compiled.
+        """
+        # no submodule: its parameters are the network's, and names must stay
+        self.__dict__["_compiled"] = torch.compile(self.network, *args, **kwargs)
+
+    def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+        """Returns the state, of one operating point though budgets move meanwhile."""
+        with ranks_here(self._ranks_now()):
+            return super().state_dict(*args, **kwargs)
+
     def save(self, directory: str | PathLike[str]) -> None:
         """Writes ``directory/elastic.safetensors``: weights of every rank, and how to use them.
 
         The file appears whole or not at all; an older one is replaced.
         """
-        save_elastic(self, directory)
+        with ranks_here(self._ranks_now()):  # of one point, though budgets move meanwhile
+            save_elastic(self, directory)
 
     @classmethod
     def load(cls, directory: str | PathLike[str], model: nn.Module) -> "ElasticModel":
@@ -325,7 +344,7 @@ class ElasticModel(nn.Module):
         return cls(network, profiles, multiple_of=multiple_of, info=info)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None}
+        return {**self.__dict__, "_lock": None, "_compiled": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         super().__setstate__(state)  # type: ignore[no-untyped-call]

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+from collections.abc import Iterable
 from dataclasses import asdict
 from os import PathLike
 from pathlib import Path
@@ -15,6 +16,7 @@ from adlrns_models._config import AdaptConfig
 from adlrns_models._costs import LayerSize
 from adlrns_models._factorize import Factorization
 from adlrns_models._files import field, fill, read, write
+from adlrns_models._measured import Measured
 from adlrns_models._open import open_names, opening, replace_modules
 from adlrns_models._plain import Plain, sizes_of
 from adlrns_models._profile import LayerProfile
@@ -50,6 +52,8 @@ def load_parts(
     described, info = field(path, header, "layers", dict), field(path, header, "info", dict)
     step = None if header.get("multiple_of", 0) is None else field(path, header, "multiple_of", int)
     profiles = {name: _profile(path, name, entry) for name, entry in described.items()}
+    if "measured" in info:
+        _check_measured(path, info["measured"], profiles)
     network = open_like(path, header, copy.deepcopy(model))
     targets = find_targets(network).layers
     new: dict[nn.Module, nn.Module] = {}
@@ -67,6 +71,13 @@ def load_parts(
     network = replace_modules(network, new)
     fill(path, network, tensors)
     return network, profiles, step, info
+
+
+def _check_measured(path: Path, values: Any, names: Iterable[str]) -> None:
+    try:
+        Measured.from_dict(values, names)
+    except ValueError as error:
+        raise ValueError(f"{path}: field info.measured: {error}") from error
 
 
 def _profile(path: Path, name: str, entry: Any) -> LayerProfile:

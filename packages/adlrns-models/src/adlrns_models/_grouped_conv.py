@@ -10,6 +10,7 @@ from adlrns_models._checks import check_kind
 from adlrns_models._conv import AdaptiveConv2d
 from adlrns_models._groups import parts
 from adlrns_models._prefix_loss import prefix_loss
+from adlrns_models._serving import rank_here
 from lowrank_kernels import lowrank_conv2d
 
 
@@ -68,7 +69,7 @@ class AdaptiveGroupedConv2d(AdaptiveConv2d):
 
     def effective_weight(self, rank: int | None = None) -> tuple[Tensor, Tensor]:
         """Returns the dense weight ``[out, in / groups, kh, kw]`` and bias of ``rank``."""
-        r = self._rank if rank is None else self._check_rank(rank)
+        r = rank_here(self) if rank is None else self._check_rank(rank)
         up, down = self.up[:, :, :r], self.down[:, :r].flatten(2)
         weight = (up @ down).reshape(self.weight_shape)
         inner = (up @ self.inner_bias[:, :r, None]).flatten()

@@ -16,7 +16,7 @@ from adlrns_models._config import AdaptConfig
 from adlrns_models._factorize import Factorization
 from adlrns_models._kept import Kept, kept_product
 from adlrns_models._prefix_loss import prefix_loss
-from adlrns_models._serving import rank_here
+from adlrns_models._serving import decided, rank_here, rank_in_graph
 from adlrns_models._watch import InputWatch
 from fd_sketch import CovarianceSketch
 
@@ -89,7 +89,7 @@ class AdaptiveLayer(nn.Module):
         if torch.compiler.is_compiling():
             if self._is_watching():
                 _observe.observe(input.detach(), self.rank, self._key)
-            return self._product(input, self.rank)
+            return self._product(input, rank_in_graph(self))
         if _observe.transformed() or torch._C._get_tracing_state():
             return self._product(input, rank_here(self))
         if self._is_watching() and not _observe.recomputing():
@@ -140,8 +140,8 @@ class AdaptiveLayer(nn.Module):
     # rank
 
     def current_rank(self) -> int:
-        """Returns the rank in force."""
-        return self._rank
+        """Returns the rank in force, or inside :meth:`ElasticModel.at` the rank there."""
+        return rank_here(self)
 
     def set_rank(self, rank: int) -> None:
         """Runs the layer at ``rank`` from now on; no parameter is touched.
@@ -178,7 +178,7 @@ class AdaptiveLayer(nn.Module):
 
     def effective_weight(self, rank: int | None = None) -> tuple[Tensor, Tensor]:
         """Returns the dense weight, in the layer's own shape, and bias that ``rank`` stands for."""
-        r = self._rank if rank is None else self._check_rank(rank)
+        r = rank_here(self) if rank is None else self._check_rank(rank)
         weight = (self.up[:, :r] @ self.down[:r].flatten(1)).reshape(self.weight_shape)
         return weight, self.outer_bias + self.up[:, :r] @ self.inner_bias[:r]
 
@@ -271,9 +271,13 @@ class AdaptiveLayer(nn.Module):
         """Restores what :meth:`get_extra_state` returned."""
         _layer_state.unpack(self, state)
 
-    def _save_to_state_dict(self, *args: Any) -> None:
+    def _save_to_state_dict(
+        self, destination: dict[str, Any], prefix: str, keep_vars: bool
+    ) -> None:
         self.rank.fill_(self._rank)  # whatever others have written to it
-        super()._save_to_state_dict(*args)
+        super()._save_to_state_dict(destination, prefix, keep_vars)
+        if decided(self):  # a number of this call; the buffer may move on
+            destination[prefix + "rank"] = torch.tensor(rank_here(self))
 
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *rest: Any) -> None:
         rank = state_dict.get(prefix + "rank")
@@ -302,8 +306,9 @@ class AdaptiveLayer(nn.Module):
 
     def extra_repr(self) -> str:
         """Returns sizes and rank for ``print(layer)``."""
+        rank = rank_here(self)
         m, n = (size * self.groups for size in self.sizes)
-        text = f"{n} -> {m}, rank={self._rank}, max_rank={self.max_rank}, eps={self.config.eps}"
+        text = f"{n} -> {m}, rank={rank}, max_rank={self.max_rank}, eps={self.config.eps}"
         return text if self.groups == 1 else f"{text}, groups={self.groups}"
 
 

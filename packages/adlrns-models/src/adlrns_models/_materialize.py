@@ -52,13 +52,15 @@ def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
     if form not in FORMS:
         raise ValueError(f"form must be one of {FORMS}, got {form!r}")
     settled = copy.deepcopy(inner_model(model))
-    new = {layer: settle(layer, form) for layer in iter_adaptive_layers(settled)}
+    ranks = [layer.current_rank() for layer in iter_adaptive_layers(inner_model(model))]
+    pairs = zip(iter_adaptive_layers(settled), ranks, strict=True)
+    new = {layer: settle(layer, form, rank) for layer, rank in pairs}
     return replace_modules(settled, new)
 
 
-def settle(layer: AdaptiveLayer, form: str) -> nn.Module:
-    """Returns the plain module that computes what ``layer`` does at its current rank."""
-    (m, n), rank = layer.sizes, layer.current_rank()
+def settle(layer: AdaptiveLayer, form: str, rank: int) -> nn.Module:
+    """Returns the plain module that computes what ``layer`` does at ``rank``."""
+    m, n = layer.sizes
     form = effective_form(choose_form(m, n, rank) if form == "auto" else form, m, n, rank)
     module = build(parts_of(layer), form, m, rank)
     exact = torch.autocast(layer.down.device.type, enabled=False)

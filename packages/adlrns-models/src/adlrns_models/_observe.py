@@ -27,14 +27,19 @@ def register(layer: "AdaptiveLayer") -> Tensor:
     return torch.tensor(key)
 
 
+def layer_of(key: Tensor) -> "AdaptiveLayer":
+    """Returns the layer registered under ``key``."""
+    return _layers[int(key)]
+
+
 # the op says that it writes the rank: that keeps it alive and in order before the product
 @torch.library.custom_op("adlrns_models::observe", mutates_args={"rank"})
 def observe(x: Tensor, rank: Tensor, key: Tensor) -> None:
     """Lets the layer registered under ``key`` see its input and move its ``rank``."""
-    layer = _layers[int(key)]
+    layer = layer_of(key)
     layer._observe(x, compiled=True)
     # the compiler may hand in a copy of the buffer and write it back afterwards
-    rank.fill_(layer.current_rank())
+    rank.fill_(layer._rank)
 
 
 @observe.register_fake

@@ -5,6 +5,11 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import TYPE_CHECKING
 
+import torch
+from torch import Tensor
+
+from adlrns_models import _observe
+
 if TYPE_CHECKING:
     from adlrns_models._layer import AdaptiveLayer
 
@@ -26,6 +31,14 @@ def decided(layer: "AdaptiveLayer") -> bool:
     return ranks is not None and layer in ranks
 
 
+def rank_in_graph(layer: "AdaptiveLayer") -> Tensor:
+    """Returns :func:`rank_here` as a tensor that a compiled graph asks for anew at every call."""
+    if not layer._serving or torch.compiler.is_exporting():
+        return layer.rank  # a program that leaves this process has no calls of its own here
+    rank: Tensor = torch.ops.adlrns_models.rank_here(layer.rank, layer._key)
+    return rank
+
+
 @contextmanager
 def ranks_here(ranks: Ranks) -> Iterator[None]:
     """Runs layers at ``ranks`` inside, in this thread or task alone; a call inside may say more."""
@@ -34,3 +47,21 @@ def ranks_here(ranks: Ranks) -> Iterator[None]:
         yield
     finally:
         _here.reset(token)
+
+
+def _rank_here(rank: Tensor, key: Tensor) -> Tensor:
+    ranks, layer = _here.get(), _observe.layer_of(key)
+    # the buffer may have been written by others, such as a broadcast, but never by a call
+    return torch.tensor(ranks[layer]) if ranks and layer in ranks else rank.clone()
+
+
+# not a custom_op, whose calls take longer: a graph has one of these for every layer
+_library = torch.library.Library("adlrns_models", "FRAGMENT")
+_library.define("rank_here(Tensor rank, Tensor key) -> Tensor")
+_library.impl("rank_here", _rank_here, "CPU")
+
+
+@torch.library.register_fake("adlrns_models::rank_here")
+def _(rank: Tensor, key: Tensor) -> Tensor:
+    del key
+    return torch.empty_like(rank)
