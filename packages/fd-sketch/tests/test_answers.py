@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 import fd_sketch.testing
-from fd_sketch import ExactGram, FrequentDirections
+from fd_sketch import ExactGram, FrequentDirections, SketchBank
 
 METHODS = [
     pytest.param(lambda **options: FrequentDirections(5, 3, **options), id="fd"),
@@ -69,10 +69,26 @@ def test_exact_moment_has_no_more_rows_than_it_saw(kind):
     assert exact.sketch().shape == (4, 50)
 
 
-def test_merging_with_itself_doubles(kind):
+@pytest.mark.parametrize(
+    "sketch, what",
+    [
+        (FrequentDirections(5, 3).partial_fit(ROWS), "another sketch, got the sketch itself"),
+        (ExactGram(5), "another sketch, got the sketch itself"),
+        (SketchBank(2, 5, 3), "another bank, got the bank itself"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_merging_with_itself_is_refused_and_changes_nothing(sketch, what):
+    saved = sketch.to_bytes()
+    with pytest.raises(ValueError, match=f"other must be {what}"):
+        sketch.merge(sketch)
+    assert sketch.to_bytes() == saved
+
+
+def test_merging_with_a_copy_doubles(kind):
     sketch = FrequentDirections(5, 3, center=True).partial_fit(kind.array(ROWS))
     before = sketch.copy()
-    sketch.merge(sketch)
+    sketch.merge(before)
     assert sketch.total_mass() == 2 * before.total_mass()
     assert sketch.n_samples_seen == 2 * before.n_samples_seen
     assert np.allclose(np.asarray(sketch.mean), np.asarray(before.mean))

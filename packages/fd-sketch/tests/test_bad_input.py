@@ -43,6 +43,7 @@ def test_arguments_are_checked(arguments, options, error, message):
         (X.tolist(), TypeError, "X must be an array .*, got list"),
         (None, TypeError, "X must be an array .*, got NoneType"),
         (1.0, TypeError, "X must be an array .*, got float"),
+        (np.float32, TypeError, "X must be an array, got the type float32"),
         (np.float64(1.0), TypeError, "X must be an array .*, got float64"),
         (np.ma.masked_invalid(X), TypeError, "X must be an array .*, got MaskedArray"),
         (X + 1j, TypeError, "X must hold real numbers, got dtype complex128"),
@@ -69,11 +70,11 @@ def test_rows_are_checked_and_errors_change_nothing(make, rows, error, message):
 @pytest.mark.parametrize(
     "weights, error, message",
     [
-        (-np.ones(20), ValueError, "sample_weight must be finite and not negative"),
-        (np.full(20, np.nan), ValueError, "sample_weight must be finite and not negative"),
+        (-np.ones(20), ValueError, "sample_weight must be finite and not negative, got -1.0"),
+        (np.full(20, np.nan), ValueError, "sample_weight must be finite and not negative, got nan"),
         (np.full(20, np.inf), ValueError, "sample_weight must be finite and not negative"),
-        (np.full(20, 1e308), ValueError, "sample_weight must be finite and not negative"),
-        (-1.0, ValueError, "sample_weight must be finite and not negative"),
+        (np.full(20, 1e308), ValueError, "sample_weight must .*, got a sum of inf"),
+        (-1.0, ValueError, "sample_weight must be finite and not negative, got -1.0"),
         (np.ones(19), ValueError, r"sample_weight must have shape \[20\], got \[19\]"),
         (np.ones((20, 1)), ValueError, r"sample_weight must have shape \[20\], got \[20, 1\]"),
         (np.ones(20) * 1j, TypeError, "sample_weight must hold real numbers, got dtype complex128"),

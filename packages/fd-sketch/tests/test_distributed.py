@@ -143,6 +143,32 @@ def test_a_chain_of_4_and_a_tree_of_8_keep_the_theorem_of_the_smallest(sizes, se
     assert tree.error_bound() >= lost * (1.0 - 1e-9)
 
 
-def test_merging_nothing_is_refused():
-    with pytest.raises(ValueError, match="sketches must be at least one, got none"):
-        merge_tree([])
+@pytest.mark.parametrize("make", [lambda: FrequentDirections(10, 4), lambda: ExactGram(10)])
+@pytest.mark.parametrize("n", [1, 2, 3, 5])
+def test_a_tree_leaves_its_sketches_as_they_were_and_shares_nothing_with_them(make, n):
+    X = np.random.default_rng(0).standard_normal((n, 40, 10))
+    shards = [make(), *(make().partial_fit(rows) for rows in X)]
+    saved = [shard.to_bytes() for shard in shards]
+    tree = merge_tree(iter(shards))
+    assert tree.n_samples_seen == 40 * n
+    tree.partial_fit(X[0])
+    assert [shard.to_bytes() for shard in shards] == saved
+
+
+SKETCH = FrequentDirections(10, 4)
+
+
+@pytest.mark.parametrize(
+    "sketches, error, what",
+    [
+        ([], ValueError, "sketches must be at least one, got none"),
+        (SKETCH, TypeError, "sketches must be a list of sketches, got FrequentDirections"),
+        (None, TypeError, "sketches must be a list of sketches, got NoneType"),
+        ([SKETCH, None], TypeError, "sketches must hold nothing but sketches, got NoneType at 1"),
+        ([SKETCH, ExactGram(10)], TypeError, "other must be a FrequentDirections, got ExactGram"),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_no_list_of_sketches_is_named(sketches, error, what):
+    with pytest.raises(error, match=what):
+        merge_tree(sketches)

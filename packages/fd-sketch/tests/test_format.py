@@ -141,6 +141,8 @@ def test_only_bytes_are_read(data):
         FrequentDirections.from_bytes(data)
     with pytest.raises(TypeError, match="like must be an array"):
         FrequentDirections.from_bytes(golden_fd().to_bytes(), like="torch")
+    with pytest.raises(TypeError, match="like must be an array, got the type float32"):
+        FrequentDirections.from_bytes(golden_fd().to_bytes(), like=np.float32)
 
 
 def test_claimed_room_is_not_taken_before_it_is_needed():

@@ -156,18 +156,63 @@ def test_a_state_is_left_as_it_was(kind):
     assert fd_sketch(state).dtype == X.dtype
 
 
-def test_bad_rows_and_weights_become_nothing_and_are_counted(kind):
-    X, w = VALUES[:30].copy(), np.ones(30)
+def test_bad_rows_become_nothing_and_are_counted(kind):
+    X = VALUES[:30].copy()
     X[3, 0], X[7, 1], X[8] = np.nan, np.inf, 1e30 if kind.dtype == "float32" else 1e150
-    w[11], w[12] = -1.0, np.nan
-    good = [i for i in range(30) if i not in (3, 7, 8, 11, 12)]
-    weights = w if kind.library == "numpy" else torch.from_numpy(w)
-    state = fd_update(fd_init(20, 40, like=kind.array(X)), kind.array(X), sample_weight=weights)
+    good = [i for i in range(30) if i not in (3, 7, 8)]
+    state = fd_update(fd_init(20, 40, like=kind.array(X)), kind.array(X))
     B = np.asarray(fd_sketch(state), dtype=np.float64)
     C = exact_moments([kind.array(VALUES[good])])[0]
     assert np.abs(B.T @ B - C).max() <= 100 * kind.eps * np.trace(C)
-    assert (int(state.n_seen), int(state.n_skipped)) == (25, 5)
+    assert (int(state.n_seen), int(state.n_skipped)) == (27, 3)
     assert np.allclose(np.asarray(state.diagonal), np.diag(C), rtol=1e-12)
+
+
+def test_bad_weights_of_a_graph_make_nothing_of_their_rows_and_are_counted():
+    X, w = torch.from_numpy(VALUES[:30]), torch.ones(30, dtype=torch.float64)
+    w[11], w[12], w[13] = -1.0, np.nan, np.inf
+    update = torch.compile(fd_update, backend="eager", fullgraph=True)
+    state = update(fd_init(20, 40, like=X), X, sample_weight=w)
+    good = [i for i in range(30) if i not in (11, 12, 13)]
+    assert (int(state.n_seen), int(state.n_skipped)) == (27, 3)
+    assert np.allclose(state.diagonal, (VALUES[good] ** 2).sum(0), rtol=1e-12)
+
+
+@pytest.mark.parametrize("bad", [-1.0, np.nan, np.inf])
+def test_bad_weights_that_are_known_are_refused(kind, bad):
+    X, w = kind.array(VALUES[:30]), np.ones(30)
+    w[11] = bad
+    weights = w if kind.library == "numpy" else torch.from_numpy(w)
+    for bad_weight in (weights, bad):
+        with pytest.raises(ValueError, match=f"sample_weight must be finite .*, got {bad}"):
+            fd_update(fd_init(20, 4, like=X), X, sample_weight=bad_weight)
+
+
+@pytest.mark.parametrize("weight", [3, 0.25, 0.0, np.float32(2.0)])
+def test_one_weight_weighs_all_rows(kind, weight):
+    X = kind.array(VALUES[:30])
+    weights = np.full(30, float(weight))
+    weights = weights if kind.library == "numpy" else torch.from_numpy(weights)
+    one, many = (fd_update(fd_init(20, 4, like=X), X, sample_weight=w) for w in (weight, weights))
+    assert all(np.array_equal(np.asarray(A), np.asarray(B)) for A, B in zip(one, many, strict=True))
+
+
+@pytest.mark.parametrize("decay", [0.0, -0.5, 1.5, 2, np.nan, np.float32(1.5)])
+def test_a_decay_that_is_none_is_refused(kind, decay):
+    X = kind.array(VALUES[:30])
+    with pytest.raises(ValueError, match=r"decay must be in \(0, 1\], got "):
+        fd_update(fd_init(20, 4, like=X), X, decay=decay)
+
+
+def test_numbers_for_decay_and_weight_compile():
+    X = torch.from_numpy(VALUES)
+    update = torch.compile(fd_update, backend="eager", fullgraph=True)
+    state = fd_update(fd_init(20, 4, like=X), X[:20])
+    for decay, weight in ((0.9, 2.0), (0.8, 0.5), (1, 3)):
+        ours = update(state, X[:10], decay=decay, sample_weight=weight)
+        theirs = fd_update(state, X[:10], decay=decay, sample_weight=weight)
+        assert torch.equal(fd_sketch(ours), fd_sketch(theirs))
+        assert fd_error_bound(ours) == fd_error_bound(theirs)
 
 
 @pytest.mark.parametrize("exponent", [-80, 80])
@@ -220,7 +265,22 @@ def test_autograd_ends_here():
         (lambda s: fd_init(4, 4, buffer_size=0), ValueError, "buffer_size must be at least 1"),
         (lambda s: fd_init(4, 4, like=np.arange(3)), TypeError, "like must be of float32 or"),
         (lambda s: fd_update(s, [[1.0]]), TypeError, "X must be an array, got list"),
-        (lambda s: fd_update(s, torch.ones(2, 20)), TypeError, "X must be an array like those"),
+        (
+            lambda s: fd_update(s, torch.ones(2, 20)),
+            TypeError,
+            "X must be of numpy like the arrays of the state, got torch",
+        ),
+        (
+            lambda s: fd_update(np.ones((2, 20)), s),
+            TypeError,
+            "state must be an FDState, got ndarray",
+        ),
+        (lambda s: fd_sketch(None), TypeError, "state must be an FDState, got NoneType"),
+        (lambda s: fd_error_bound(s.kept), TypeError, "state must be an FDState, got ndarray"),
+        (lambda s: fd_merge(s.kept, s), TypeError, "a must be an FDState, got ndarray"),
+        (lambda s: fd_merge(s, 3), TypeError, "b must be an FDState, got int"),
+        (lambda s: fd_update(s, np.ones((2, 20)), decay="0.9"), TypeError, "decay must be a num"),
+        (lambda s: fd_init(4, 4, like=np.float32), TypeError, "like must be an array, got type"),
         (lambda s: fd_update(s, np.ones((2, 21))), ValueError, r"X must have shape \[N, 20\]"),
         (lambda s: fd_update(s, np.ones(20)), ValueError, r"X must have shape \[N, 20\]"),
         (
@@ -234,7 +294,11 @@ def test_autograd_ends_here():
             "sample_weight must be an array like X, got Tensor",
         ),
         (lambda s: fd_merge(s, fd_init(21, 4)), ValueError, "b must have shape"),
-        (lambda s: fd_merge(s, fd_init(20, 4, like=torch.ones(1))), TypeError, "b must be an arr"),
+        (
+            lambda s: fd_merge(s, fd_init(20, 4, like=torch.ones(1))),
+            TypeError,
+            "b must be of numpy",
+        ),
     ],
 )
 def test_what_does_not_fit_is_named(call, error, what):

@@ -1,7 +1,12 @@
 import numpy as np
 import pytest
 
-from fd_sketch import CovarianceSketch, ExactGram, FrequentDirections
+from fd_sketch import (
+    CovarianceSketch,
+    ExactGram,
+    FrequentDirections,
+    SlidingFrequentDirections,
+)
 from fd_sketch.testing import (
     check_all,
     check_bounds,
@@ -112,3 +117,33 @@ def test_laws_find_who_breaks_them(fraud, law, what):
     X = np.random.default_rng(0).standard_normal((50, 9))
     with pytest.raises(AssertionError, match=what):
         law(lambda: fraud(9, 4), X)
+
+
+@pytest.mark.parametrize(
+    "make, options, error, what",
+    [
+        (FrequentDirections(9, 4), {}, TypeError, "make_sketch must be a function .*, got Freq"),
+        (lambda: None, {}, TypeError, "make_sketch must return a CovarianceSketch, got NoneType"),
+        (
+            lambda: SlidingFrequentDirections(9, 4, 20),
+            {},
+            TypeError,
+            "got SlidingFrequentDirections; check_window is for windows",
+        ),
+        (
+            lambda: FrequentDirections(9, 4, center=True),
+            {},
+            ValueError,
+            "center must be that of the sketches made, True, got False",
+        ),
+        (
+            lambda: ExactGram(9, decay=0.5),
+            {"decay": 0.8},
+            ValueError,
+            "decay must be that of the sketches made, 0.5, got 0.8",
+        ),
+    ],
+)
+def test_laws_refuse_sketches_that_are_others_than_they_are_told(make, options, error, what):
+    with pytest.raises(error, match=what):
+        check_all(make, np.ones((5, 9)), **options)

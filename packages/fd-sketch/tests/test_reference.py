@@ -34,3 +34,15 @@ def test_takes_any_number_of_rows(shape):
     B, Delta = frequent_directions_reference(X, 2)
     assert np.allclose(B.T @ B, X.T @ X)
     assert Delta == pytest.approx(0.0, abs=1e-12)
+
+
+@pytest.mark.parametrize(
+    "X, error, what",
+    [
+        (np.ones(4), ValueError, r"X must have shape \[N, d\], got \[4\]"),
+        ([[1.0]], TypeError, "X must be a numpy array, got list"),
+    ],
+)
+def test_rows_are_checked(X, error, what):
+    with pytest.raises(error, match=what):
+        frequent_directions_reference(X, 2)

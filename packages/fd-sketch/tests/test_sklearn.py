@@ -1,6 +1,7 @@
 """The face of scikit-learn: its own checks, and the truth about the variances."""
 
 import pickle
+import re
 
 import numpy as np
 import pytest
@@ -163,3 +164,10 @@ def test_a_sketch_keeps_its_size_from_batch_to_batch(changes):
     assert pca.fit(X).n_samples_seen_ == 300
     pca.set_params(n_components=3, sketch_size=pca.sketch_.sketch_size)
     assert pca.partial_fit(X).transform(X).shape == (300, 3)
+
+
+@pytest.mark.parametrize("shape", [(4, 2), (4, 6), ()])
+def test_coordinates_are_checked(shape):
+    pca = FrequentDirectionsPCA(n_components=3).fit(np.random.default_rng(0).random((30, 6)))
+    with pytest.raises(ValueError, match=re.escape(f"must have shape [N, 3], got {list(shape)}")):
+        pca.inverse_transform(np.ones(shape))

@@ -36,6 +36,8 @@ def home_of(X: Array, name: str = "X") -> Home:
     Raises:
         TypeError: `X` is no dense array.
     """
+    if isinstance(X, type):
+        raise TypeError(f"{name} must be an array, got the type {X.__name__}")
     if isinstance(X, np.ndarray) and not isinstance(X, np.ma.MaskedArray):
         return NUMPY
     if compat.is_torch_array(X) and not is_dense(X):

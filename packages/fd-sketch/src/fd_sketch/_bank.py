@@ -19,7 +19,7 @@ from fd_sketch._arrays import (
 )
 from fd_sketch._bank_format import BankRecord, pack_bank, unpack_bank
 from fd_sketch._batch import read_weights
-from fd_sketch._checks import check_count, check_decay
+from fd_sketch._checks import check_another, check_count, check_decay
 from fd_sketch._places import check_place
 from fd_sketch._torch import plain_arithmetic
 from fd_sketch.functional import FDState, fd_error_bound, fd_init, fd_merge, fd_sketch, fd_update
@@ -148,8 +148,10 @@ class SketchBank:
 
         Raises:
             TypeError: `other` is no bank, or holds arrays of another library.
-            ValueError: the numbers of sketches or of features differ.
+            ValueError: the numbers of sketches or of features differ, or `other` is the bank
+                itself.
         """
+        check_another(other, self, "bank")
         if not isinstance(other, SketchBank):
             raise TypeError(f"other must be a SketchBank, got {type(other).__name__}")
         for name in ("n_sketches", "n_features"):

@@ -15,7 +15,13 @@ from fd_sketch._arrays import (
     to_state,
 )
 from fd_sketch._batch import read_batch
-from fd_sketch._checks import check_count, check_decay, check_flag, check_policy
+from fd_sketch._checks import (
+    check_another,
+    check_count,
+    check_decay,
+    check_flag,
+    check_policy,
+)
 from fd_sketch._components import Components
 from fd_sketch._format import Record, pack, unpack
 from fd_sketch._rows import between
@@ -110,13 +116,14 @@ class BaseSketch(Components[S], ABC):
 
         The result stands for `C_self + C_other` (centred sketches: for the scatter about the
         common mean), with an error bound of at least the sum of both. `other` is left as it was.
-        Decay and policy stay those of `self`.
+        Decay and policy stay those of `self`, whatever those of `other` are.
 
         Raises:
             TypeError: `other` is a sketch of another method, or holds arrays of another library.
             ValueError: the numbers of features, the centring, the shares `alpha` or the devices
-                differ.
+                differ, or `other` is the sketch itself.
         """
+        check_another(other, self, "sketch")
         if type(other) is not type(self):
             raise TypeError(f"other must be a {type(self).__name__}, got {type(other).__name__}")
         for name in self._common:

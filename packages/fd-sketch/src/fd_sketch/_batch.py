@@ -128,8 +128,10 @@ def read_weights(sample_weight: Any, leading: tuple[int, ...], X: Array) -> Arra
         raise ValueError(f"sample_weight must have shape {list(leading)}, got {list(w.shape)}")
     w = np.broadcast_to(w.astype(np.float64), leading).reshape(-1)
     with np.errstate(over="ignore", invalid="ignore"):
-        fine = np.all(w >= 0.0) and np.isfinite(np.sum(w))
-    if not fine:
-        raise ValueError("sample_weight must be finite and not negative")
+        total, fine = float(np.sum(w)), (w >= 0.0) & np.isfinite(w)
+    if not np.all(fine):
+        raise ValueError(f"sample_weight must be finite and not negative, got {w[~fine][0]}")
+    if not np.isfinite(total):
+        raise ValueError(f"sample_weight must be finite and not negative, got a sum of {total}")
     xp = namespace(X)
     return xp.asarray(w, device=place(X), copy=True)  # what was broadcast is not writable

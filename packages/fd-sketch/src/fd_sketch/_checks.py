@@ -3,6 +3,8 @@
 import operator
 from typing import Any
 
+import numpy as np
+
 
 def check_count(value: Any, name: str) -> int:
     """Return `value` as an int of at least 1."""
@@ -34,6 +36,17 @@ def check_decay(value: Any) -> float:
     return decay
 
 
+def check_factor(value: Any, name: str) -> Any:
+    """Return `value`, in (0, 1] if it is a number; an array is left to the caller."""
+    if isinstance(value, int | float | np.number):
+        # compared and not converted, which a compiler would not follow
+        if not 0.0 < value <= 1.0:
+            raise ValueError(f"{name} must be in (0, 1], got {value}")
+    elif not hasattr(value, "dtype"):
+        raise TypeError(f"{name} must be a number or an array, got {type(value).__name__}")
+    return value
+
+
 def check_fraction(value: Any, name: str) -> float:
     """Return `value` as a float in [0, 1]."""
     fraction = _real(value, name)
@@ -47,6 +60,14 @@ def check_flag(value: Any, name: str) -> bool:
     if not isinstance(value, bool):
         raise TypeError(f"{name} must be a bool, got {type(value).__name__}")
     return value
+
+
+def check_another(other: Any, this: Any, what: str) -> None:
+    """Refuse to merge something into itself, whose rows would count twice."""
+    if other is this:
+        raise ValueError(
+            f"other must be another {what}, got the {what} itself; merge(copy()) doubles its rows"
+        )
 
 
 def check_policy(value: Any) -> str:

@@ -34,6 +34,27 @@ def exact_moments(
     return (w * Y.T) @ Y, mean, total
 
 
+def check_made(make_sketch: MakeSketch, *, center: bool, decay: float) -> None:
+    """Check that sketches are made, and as the laws are told.
+
+    Raises:
+        TypeError: `make_sketch` cannot be called, or returns something else than a sketch.
+        ValueError: it returns a sketch of another `center` or `decay`.
+    """
+    if not callable(make_sketch):
+        kind = type(make_sketch).__name__
+        raise TypeError(f"make_sketch must be a function that returns a sketch, got {kind}")
+    sketch = make_sketch()
+    if not isinstance(sketch, CovarianceSketch):
+        kind = type(sketch).__name__
+        window = "; check_window is for windows" if hasattr(sketch, "excess_bound") else ""
+        raise TypeError(f"make_sketch must return a CovarianceSketch, got {kind}{window}")
+    for name, told in (("center", center), ("decay", decay)):
+        got = getattr(sketch, name, told)  # the protocol has no decay
+        if got != told:
+            raise ValueError(f"{name} must be that of the sketches made, {got}, got {told}")
+
+
 def rounding(X: Array, mass: float) -> float:
     """Return the error that rounding may cause in a sketch of rows like `X` of a total mass."""
     narrow = to_numpy(X).dtype.itemsize <= 4

@@ -23,7 +23,7 @@ def library(A: Array, name: str = "X") -> Any:
         import array_api_compat.torch as torch_namespace
 
         return torch_namespace
-    if not compat.is_array_api_obj(A):
+    if isinstance(A, type) or not compat.is_array_api_obj(A):
         raise TypeError(f"{name} must be an array, got {type(A).__name__}")
     if compat.is_jax_array(A) and not sys.modules["jax"].config.jax_enable_x64:
         raise ValueError(f"{name} must come with jax_enable_x64: a bound is a sum in float64")

@@ -1,5 +1,6 @@
 """Rows on their way into a functional state: checked, weighed, and zero where they are bad."""
 
+import math
 from contextlib import nullcontext
 from typing import Any
 
@@ -17,13 +18,21 @@ def rows_of(X: Array, like: Array, name: str = "X") -> Array:
         TypeError: `X` is no array, or of another library.
         ValueError: its features or its leading dimensions are others.
     """
-    if library(X, name) is not library(like):
-        raise TypeError(f"{name} must be an array like those of the state, got {type(X).__name__}")
+    ours, theirs = library(like), library(X, name)
+    if theirs is not ours:
+        raise TypeError(
+            f"{name} must be of {_named(ours)} like the arrays of the state, got {_named(theirs)}"
+        )
     lead, d = tuple(like.shape[:-2]), like.shape[-1]
     if X.ndim != like.ndim or tuple(X.shape[:-2]) != lead or X.shape[-1] != d:
         shape = ", ".join([*map(str, lead), "N", str(d)])
         raise ValueError(f"{name} must have shape [{shape}], got {list(X.shape)}")
     return X.detach() if hasattr(X, "detach") else X
+
+
+def _named(xp: Any) -> str:
+    """Return the name of the library that a namespace stands for."""
+    return str(xp.__name__).rpartition("array_api_compat.")[2]
 
 
 def weighed(X: Array, sample_weight: Any, dtype: Any) -> tuple[Array, Array, Array]:
@@ -56,8 +65,15 @@ def _weighed(X: Array, sample_weight: Any, dtype: Any) -> tuple[Array, Array, Ar
 
 
 def _weights(sample_weight: Any, like: Array) -> Array:
-    """Return weights as float64 in the shape of `like`, whose library they have to be of."""
+    """Return weights as float64 in the shape of `like`, whose library they have to be of.
+
+    One number weighs all rows. Values are checked where they are known.
+    """
     xp = library(like)
+    if isinstance(sample_weight, int | float | np.number):
+        if not 0.0 <= sample_weight < math.inf:
+            raise _bad_weight(sample_weight)
+        return xp.astype(like, xp.float64) * 0.0 + sample_weight
     if library(sample_weight, "sample_weight") is not xp:
         raise TypeError(
             f"sample_weight must be an array like X, got {type(sample_weight).__name__}"
@@ -68,4 +84,13 @@ def _weights(sample_weight: Any, like: Array) -> Array:
         )
     if hasattr(sample_weight, "detach"):
         sample_weight = sample_weight.detach()
-    return xp.astype(sample_weight, xp.float64)
+    w = xp.astype(sample_weight, xp.float64)
+    if is_known(w):
+        fine = (w >= 0.0) & (w < math.inf)
+        if not xp.all(fine):
+            raise _bad_weight(float(w[~fine][0]))
+    return w
+
+
+def _bad_weight(value: Any) -> ValueError:
+    return ValueError(f"sample_weight must be finite and not negative, got {value}")

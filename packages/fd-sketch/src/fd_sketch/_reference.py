@@ -18,6 +18,10 @@ def frequent_directions_reference(
         buffer_size: Number of further rows; `sketch_size` if not given, as in Liberty's
             algorithm with its 2 l rows, and 1 for the variant that shrinks at every row.
 
+    Raises:
+        TypeError: `X` is no numpy array.
+        ValueError: `X` is not of two dimensions.
+
     Example:
         >>> import numpy as np
         >>> B, Delta = frequent_directions_reference(np.eye(3), 2)
@@ -27,6 +31,10 @@ def frequent_directions_reference(
     Reference:
         Liberty, "Simple and Deterministic Matrix Sketching", KDD 2013, Algorithm 1.
     """
+    if not isinstance(X, np.ndarray):
+        raise TypeError(f"X must be a numpy array, got {type(X).__name__}")
+    if X.ndim != 2:
+        raise ValueError(f"X must have shape [N, d], got {list(X.shape)}")
     extra = sketch_size if buffer_size is None else buffer_size
     Z = np.zeros((sketch_size + extra, X.shape[1]), dtype=X.dtype)
     used, Delta = 0, 0.0

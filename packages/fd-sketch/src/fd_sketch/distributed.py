@@ -3,6 +3,7 @@
 A module of its own because it imports torch, which the package itself never does.
 """
 
+from collections.abc import Iterable
 from typing import Any, TypeVar
 
 import numpy as np
@@ -57,18 +58,20 @@ def all_reduce(sketch: SketchT, group: Any = None, *, like: Array | None = None)
         if blob[:1] != FINE:
             raise ValueError(f"worker {rank} has brought no sketch: {blob[1:].decode()}")
     sketches = [_read(method, blob, rank) for rank, blob in enumerate(blobs)]
-    merged = merge_tree(sketches)
+    merged = _merged(_rowless_last(sketches))
     return method.from_bytes(merged.to_bytes(), like=sketch.mean if like is None else like)
 
 
-def merge_tree(sketches: list[SketchT]) -> SketchT:
-    """Return all sketches merged in pairs, and the pairs in pairs; they are used up.
+def merge_tree(sketches: Iterable[SketchT]) -> SketchT:
+    """Return a new sketch, all sketches merged in pairs, and the pairs in pairs.
 
-    Each row is shrunk in `log2` of their number of merges only, while a chain shrinks the rows of
-    the first sketch with every further one.
+    The sketches are left as they were: every other one is copied, and merged into. Each row
+    is shrunk in `log2` of their number of merges only, while a chain shrinks the rows of the first
+    sketch with every further one.
 
     Raises:
-        TypeError: the sketches are of different methods.
+        TypeError: `sketches` is one sketch and no list, holds something else than sketches, or
+            they are of different methods.
         ValueError: there is none, or their numbers of features or centring differ.
 
     Example:
@@ -79,13 +82,31 @@ def merge_tree(sketches: list[SketchT]) -> SketchT:
         >>> merged.n_samples_seen
         400
     """
-    if not sketches:
+    given = _rowless_last(_checked(sketches))
+    # `merge` writes into the first of each pair only
+    return _merged([s.copy() if i % 2 == 0 else s for i, s in enumerate(given)])
+
+
+def _checked(sketches: Any) -> list[Any]:
+    if isinstance(sketches, CovarianceSketch) or not isinstance(sketches, Iterable):
+        raise TypeError(f"sketches must be a list of sketches, got {type(sketches).__name__}")
+    given = list(sketches)
+    if not given:
         raise ValueError("sketches must be at least one, got none")
-    for sketch in sketches:
+    for i, sketch in enumerate(given):
         if not isinstance(sketch, CovarianceSketch):
-            raise TypeError(f"sketches must be sketches, got {type(sketch).__name__}")
+            kind = type(sketch).__name__
+            raise TypeError(f"sketches must hold nothing but sketches, got {kind} at {i}")
+    return given
+
+
+def _rowless_last(sketches: list[SketchT]) -> list[SketchT]:
     # the size of one that has seen nothing limits nobody
-    sketches = sorted(sketches, key=lambda sketch: sketch.n_samples_seen == 0)
+    return sorted(sketches, key=lambda sketch: sketch.n_samples_seen == 0)
+
+
+def _merged(sketches: list[SketchT]) -> SketchT:
+    """Return all sketches merged, in the first of each pair."""
     while len(sketches) > 1:
         pairs = [sketches[i : i + 2] for i in range(0, len(sketches), 2)]
         sketches = [pair[0].merge(pair[1]) if len(pair) == 2 else pair[0] for pair in pairs]

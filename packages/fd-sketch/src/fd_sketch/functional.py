@@ -7,8 +7,9 @@ and one batched eigendecomposition.
 
 The laws are those of `FrequentDirections`, whose rows are shrunk at the same moments. What it has
 beyond them - centring, checks of the values, extreme masses, other precisions later on, files - is
-left to it. Rows that are not finite, whose squared norm leaves no room, or whose weight is negative
-or not finite, become rows of zeros and are counted.
+left to it. Rows that are not finite, or whose squared norm leaves no room, become rows of zeros and
+are counted. A weight that is negative or not finite is refused where its value is known; inside a
+compiled graph it is not, and its row is counted among those.
 
 Under autocast, TF32 or jax without `jax_enable_x64` products are less than exact, and the bound
 is: switch them off around the calls, as `FrequentDirections` and `SketchBank` do by themselves.
@@ -31,7 +32,7 @@ import numpy as np
 
 from fd_sketch._arrays import Array
 from fd_sketch._buffer import FOLD_BELOW
-from fd_sketch._checks import check_count
+from fd_sketch._checks import check_count, check_factor
 from fd_sketch._pure import library, shrunk, taken, zeros
 from fd_sketch._pure_rows import rows_of, weighed
 
@@ -110,14 +111,17 @@ def fd_update(
         state: The state before.
         X: Rows, [..., N, d], with the leading dimensions of the state, in its library and on its
             device. They are taken in its dtype; autograd ends here.
-        sample_weight: Weights of at least 0, [..., N].
-        decay: Factor in (0, 1] on all earlier weights, a number or an array of no dimensions.
+        sample_weight: Weights of at least 0, [..., N], or one number for all rows.
+        decay: Factor in (0, 1] on all earlier weights, a number or an array of no dimensions,
+            whose value is not checked.
 
     Raises:
-        TypeError: `X` or the weights are arrays of another library than the state, or none.
-        ValueError: the shapes do not fit.
+        TypeError: `state` is no `FDState`, `X` or the weights are arrays of another library than
+            it, or none, or `decay` is neither a number nor an array.
+        ValueError: the shapes do not fit, a number `decay` is outside of (0, 1], or a weight whose
+            value is known is negative or not finite.
     """
-    X = rows_of(X, state.kept)
+    X, decay = rows_of(X, _known(state).kept), check_factor(decay, "decay")
     state = _decayed(state, decay)
     X, squares, good = weighed(X, sample_weight, state.kept.dtype)
     xp = library(X)
@@ -134,10 +138,10 @@ def fd_merge(a: FDState, b: FDState) -> FDState:
     """Return the state of `C_a + C_b`, of the smaller sketch size and the buffer size of `a`.
 
     Raises:
-        TypeError: the states are of two libraries.
+        TypeError: the states are of two libraries, or one is no `FDState`.
         ValueError: their numbers of features or their leading dimensions differ.
     """
-    rows = rows_of(_all(b), a.kept, "b")
+    rows = rows_of(_all(_known(b, "b")), _known(a, "a").kept, "b")
     xp = library(rows)
     size = min(a.kept.shape[-2], b.kept.shape[-2])
     merged = a._replace(
@@ -155,15 +159,22 @@ def fd_merge(a: FDState, b: FDState) -> FDState:
 
 def fd_sketch(state: FDState) -> Array:
     """Return B, [..., l, d], orthogonal rows by falling norm, the last of them perhaps zero."""
-    xp = library(state.kept)
+    xp = library(_known(state).kept)
     B, _ = shrunk(_all(state), state.kept.shape[-2])
     return xp.astype(B * state.scale, B.dtype)
 
 
 def fd_error_bound(state: FDState) -> Array:
     """Return Delta, [...], float64, with `0 <= C - B'B <= Delta I` for B = `fd_sketch(state)`."""
-    _, delta = shrunk(_all(state), state.kept.shape[-2])
+    _, delta = shrunk(_all(_known(state)), state.kept.shape[-2])
     return state.delta + delta * state.scale**2
+
+
+def _known(state: Any, name: str = "state") -> FDState:
+    """Return `state`, which is one."""
+    if not isinstance(state, FDState):
+        raise TypeError(f"{name} must be an FDState, got {type(state).__name__}")
+    return state
 
 
 def _all(state: FDState) -> Array:
@@ -190,10 +201,10 @@ def _decayed(state: FDState, decay: Any) -> FDState:
 
 def _widened(decay: Any) -> Any:
     """Return a decay in float64, without its autograd: its rounded root would drift from it."""
-    if not hasattr(decay, "dtype"):
-        return decay
     if isinstance(decay, np.generic):
         return float(decay)
+    if isinstance(decay, int | float):
+        return decay
     decay = decay.detach() if hasattr(decay, "detach") else decay
     return library(decay, "decay").astype(decay, library(decay).float64)
 

@@ -120,9 +120,16 @@ class FrequentDirectionsPCA(ClassNamePrefixFeaturesOutMixin, TransformerMixin, B
         return (X - self.mean_.astype(X.dtype)) @ self.components_.T.astype(X.dtype)
 
     def inverse_transform(self, X: Any) -> np.ndarray:
-        """Return the rows of given coordinates, [N, n_features_in_]."""
+        """Return the rows of given coordinates, [N, n_features_in_].
+
+        Raises:
+            ValueError: the last dimension of X is not `n_components_`.
+        """
         check_is_fitted(self)
         X = np.asarray(X)
+        if X.ndim < 1 or X.shape[-1] != self.n_components_:
+            shape = f"[N, {self.n_components_}]"
+            raise ValueError(f"X must have shape {shape}, got {list(X.shape)}")
         return X @ self.components_ + self.mean_
 
     @contextmanager

@@ -14,7 +14,7 @@ Example:
 """
 
 from fd_sketch._arrays import Array
-from fd_sketch._expect import MakeSketch, exact_moments, rounding, split
+from fd_sketch._expect import MakeSketch, check_made, exact_moments, rounding, split
 from fd_sketch._laws_of_bounds import (
     check_bounds,
     check_energy_rank,
@@ -70,7 +70,22 @@ __all__ = [
 def check_all(
     make_sketch: MakeSketch, X: Array, *, center: bool = False, decay: float = 1.0
 ) -> None:
-    """Check every law of `CovarianceSketch`."""
+    """Check every law of `CovarianceSketch`.
+
+    The law of sliding windows, which are none, is `check_window`.
+
+    Args:
+        make_sketch: Returns a new empty sketch at every call.
+        X: Rows, [N, d], of the library and dtype to check with.
+        center: Whether the sketches that are made are centred.
+        decay: Their decay.
+
+    Raises:
+        TypeError: `make_sketch` cannot be called, or returns something else than a sketch.
+        ValueError: it returns a sketch of another `center` or `decay`.
+        AssertionError: a law is broken; the message says by how much.
+    """
+    check_made(make_sketch, center=center, decay=decay)
     for law in (
         check_bounds,
         check_statistics,
