@@ -88,11 +88,11 @@ ones = torch.ones
 
 @pytest.mark.parametrize("change, kind, message", [
     ({"x": ones(3)}, ValueError, r"x must be \[L, ..., in\], got \[3\]"),
-    ({"x": ones(2, 4, 5)}, ValueError, "the first axis of x must be as long as that of down, 3"),
-    ({"x": ones(3, 4, 6)}, ValueError, "the last axis of x must be as long as that of down, 5"),
+    ({"x": ones(2, 4, 5)}, ValueError, r"x must be \[L, \.\.\., in\] with L = 3, as down"),
+    ({"x": ones(3, 4, 6)}, ValueError, r"x must be \[L, \.\.\., in\] with in = 5, as down"),
     ({"down": ones(6, 5)}, ValueError, r"down must be \[L, R, in\], got \[6, 5\]"),
-    ({"up": ones(3, 2, 7)}, ValueError, "the last axis of up must be as long as the second"),
-    ({"up": ones(2, 2, 6)}, ValueError, "the first axis of up must be as long as that of down"),
+    ({"up": ones(3, 2, 7)}, ValueError, r"up must be \[L, out, R\] with R = 6, as down"),
+    ({"up": ones(2, 2, 6)}, ValueError, r"up must be \[L, out, R\] with L = 3, as down"),
     ({"up": ones(3, 2, 6).half()}, TypeError, "up must have the dtype of x"),
     ({"bias": ones(2)}, ValueError, r"bias must be \[3, 2\], got \[2\]"),
     ({"inner_bias": ones(3, 2)}, ValueError, r"inner_bias must be \[3, 6\], got \[3, 2\]"),

@@ -242,6 +242,8 @@ def test_the_file_can_be_read_by_its_owner(folder):
 def test_names_what_is_wrong():
     with pytest.raises(ValueError, match="in_features must be at least 1, got 0"):
         calibrate(0, 4)
+    with pytest.raises(TypeError, match=r"in_features must be an int, got a tensor \[24, 48\]"):
+        calibrate(torch.ones(24, 48), torch.ones(32, 24))
     with pytest.raises(TypeError, match="out_features must be an int, got float"):
         calibrate(4, 4.0)
     with pytest.raises(ValueError, match="max_rank must be at least 1, got 0"):

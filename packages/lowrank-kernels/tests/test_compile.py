@@ -179,5 +179,5 @@ def test_a_rank_out_of_range_is_refused_when_the_graph_runs():
 def test_a_wrong_shape_is_named_while_tracing():
     layer = Layer()
     fast, _ = compiled(layer, "eager")
-    with pytest.raises(Exception, match="the last axis of x must be as long as"):
+    with pytest.raises(Exception, match=r"x must be \[\.\.\., in\] with in = "):
         fast(torch.randn(5, 7))

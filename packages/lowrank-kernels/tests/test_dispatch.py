@@ -189,6 +189,23 @@ def test_a_copy_answers_to_its_own_factors(form):
     assert not product(x).any()
 
 
+@pytest.mark.parametrize("form", FORMS)
+def test_frozen_factors_get_no_gradients_in_any_form(form):
+    x, *rest = factors()
+    leaves = [t.requires_grad_() for t in rest]
+    product = dispatch(*leaves, 3, frozen=True, dispatcher=planted(*leaves[:2], form))
+    assert not product(x).requires_grad
+    want = product(x)
+    with torch.no_grad():
+        leaves[2].add_(0)
+        leaves[0].add_(0)  # a promise broken in word only
+    x = x.clone().requires_grad_()
+    product(x).sum().backward()
+    assert torch.equal(product(x), want)
+    assert x.grad is not None
+    assert [t.grad for t in leaves] == [None] * 3
+
+
 @pytest.mark.parametrize("frozen", [False, True])
 @pytest.mark.parametrize("form", FORMS)
 def test_one_graph_serves_every_batch(form, frozen):
@@ -274,12 +291,21 @@ def test_names_what_is_wrong():
         dispatch(down, up, batch=3.0)
     with pytest.raises(TypeError, match="batch must be an int, got str '3'"):
         dispatch(down, up, batch=["3"])
+    with pytest.raises(TypeError, match="dispatcher must be a Dispatcher or None, got int"):
+        dispatch(down, up, dispatcher=0)
+    with pytest.raises(TypeError, match="frozen must be True or False, got int 1"):
+        dispatch(down, up, frozen=1)
+    with pytest.raises(TypeError, match="copies must be True or False, got str 'no'"):
+        dispatch(down, up, copies="no")
     product = dispatch(down, up, bias, 3, dispatcher=Dispatcher(cache=False))
     product(x)
     for wrong in (torch.ones(2, 7), torch.ones(3, 7), torch.ones(7), torch.ones(3, 1, 7)):
-        with pytest.raises(ValueError, match="the last axis of x must be as long as"):
+        with pytest.raises(ValueError, match=r"x must be \[\.\.\., in\] with in = 6"):
             product(wrong)
     with pytest.raises(TypeError, match="down must have the dtype of x"):
         product(x.double())
     with pytest.raises(TypeError, match="x must be a tensor, got list"):
         product([1.0])
+    for asked in (product.form, product.explain):
+        with pytest.raises(TypeError, match=r"batch must be an int, got a tensor \[3, 6\]"):
+            asked(x)

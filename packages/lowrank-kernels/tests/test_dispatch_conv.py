@@ -210,10 +210,14 @@ def test_names_what_is_wrong():
         dispatch_conv2d(down, up, stride=0)
     with pytest.raises(ValueError, match=r"down must be \[groups, R"):
         dispatch_conv2d(down, up, groups=2)
+    with pytest.raises(TypeError, match="dispatcher must be a Dispatcher or None, got str"):
+        dispatch_conv2d(down, up, dispatcher="fast")
+    with pytest.raises(TypeError, match="frozen must be True or False, got int 1"):
+        dispatch_conv2d(down, up, frozen=1)
     product = dispatch_conv2d(down, up, bias, 3, dispatcher=COUNTED)
     assert repr(product) == "DispatchedConv2d(rank=3 of 5, in_channels=4, out_channels=6)"
     product(x)
-    with pytest.raises(ValueError, match="the channels of x must be as long as"):
+    with pytest.raises(ValueError, match=r"x must be .* with in = 4, as down"):
         product(torch.ones(2, 3, 7, 6))
     with pytest.raises(ValueError, match="x must be as large as the kernel"):
         product(torch.ones(2, 4, 2, 6))
@@ -221,6 +225,23 @@ def test_names_what_is_wrong():
         product([1.0])
     with pytest.raises(ValueError, match=r"shape must be \[N, in, H, W\]"):
         product.explain((4, 7))
+    for asked in (product.form, product.explain):
+        with pytest.raises(TypeError, match=r"shape must be ints, as x\.shape is, got a tensor"):
+            asked(x)
+        with pytest.raises(TypeError, match=r"shape must be ints, as x\.shape is, got int 3"):
+            asked(3)
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("rank", [0, 3])
+def test_frozen_factors_get_no_gradients_in_any_form(form, rank):
+    x, *rest = factors()
+    leaves = [t.requires_grad_() for t in rest]
+    bias, inner = leaves[2:4]
+    options = {"inner_bias": inner, "frozen": True, "dispatcher": Planted(form)}
+    product = dispatch_conv2d(*leaves[:2], bias, rank, **options)
+    assert not product(x).requires_grad
+    assert torch.equal(product(x.clone().requires_grad_()), product(x))
 
 
 @pytest.mark.parametrize(
@@ -230,7 +251,11 @@ def test_names_what_is_wrong():
         ((4, 4.0, 3, 8), TypeError, "out_channels must be an int, got float"),
         ((4, 4, 0, 8), ValueError, "kernel_size must be at least 1, got 0"),
         ((4, 4, 3, "8"), TypeError, "size must be an int or two ints, got '8'"),
-        ((4, 4, 3, 2), ValueError, r"size must be as large as the kernel, got an output of \[0, 0"),
+        (
+            (4, 4, 3, 2),
+            ValueError,
+            r"size must be as large as the kernel, 3x3, got an image of 2x2",
+        ),
         ((4, 4, 3, 8, 0), ValueError, "max_rank must be at least 1, got 0"),
     ],
 )

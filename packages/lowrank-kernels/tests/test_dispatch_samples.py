@@ -137,6 +137,15 @@ def test_names_what_is_wrong():
         product(x, [1] * 9)
     with pytest.raises(TypeError, match="x must be a tensor, got list"):
         product([1.0], torch.arange(9))
+    with pytest.raises(TypeError, match="dispatcher must be a Dispatcher or None, got dict"):
+        dispatch_per_sample(down, up, dispatcher={})
+    for asked in (product.form, product.explain):
+        with pytest.raises(TypeError, match="ranks must be an integer tensor, got int"):
+            asked(3)
+        with pytest.raises(TypeError, match=r"ranks must be an integer tensor, got torch\.float32"):
+            asked(x)
+        with pytest.raises(TypeError, match="rows must be an int, got str '1'"):
+            asked(torch.arange(9), rows="1")
     for form in (*FORMS, None):
         refusing = dispatch_per_sample(down, up, form=form, dispatcher=COUNTED)
         with pytest.raises(ValueError, match=r"ranks must be in 0\.\.8, got 9"):

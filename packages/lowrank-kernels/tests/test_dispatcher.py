@@ -136,3 +136,22 @@ def test_a_dispatcher_names_what_is_wrong():
         dispatcher.choose(*pair(16, 16, 8), 9, batch=1)
     with pytest.raises(ValueError, match="batch must be at least 0, got -1"):
         dispatcher.explain(*pair(16, 16, 8), 8, batch=-1)
+    with pytest.raises(ValueError, match=r"down must be \[R, in\], got \[8, 4, 3, 3\]"):
+        dispatcher.explain(torch.ones(8, 4, 3, 3), torch.ones(6, 8), batch=1)
+    with pytest.raises(TypeError, match="down must be a tensor, got int"):
+        dispatcher.choose(16, 16, batch=1)
+
+
+@pytest.mark.parametrize(
+    "given, message",
+    [
+        ({"calibrations": table(4, 4, 2, ranks=(1,))}, r"calibrations must be several, such as \["),
+        ({"calibrations": 1}, r"calibrations must be several, such as \[table\], got int"),
+        ({"calibrations": [1]}, "calibrations must be Calibrations, got int"),
+        ({"calibrate": 1}, "calibrate must be True or False, got int 1"),
+        ({"cache": "x"}, "cache must be True or False, got str 'x'"),
+    ],
+)
+def test_a_dispatcher_made_of_what_is_wrong_names_it(given, message):
+    with pytest.raises(TypeError, match=message):
+        Dispatcher(**given)

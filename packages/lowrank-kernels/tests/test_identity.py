@@ -219,12 +219,12 @@ ERRORS = [
     ({"x": [1.0]}, TypeError, "x must be a tensor, got list"),
     ({"x": torch.ones(())}, ValueError, r"x must be \[\.\.\., in\], got a 0-dim tensor"),
     ({"x": torch.ones(3, 5)}, ValueError,
-     "the last axis of x must be as long as the columns of head, 4, got 5"),
+     r"x must be \[\.\.\., in\] with in = 4, as head \[2, 4\] has it, got \[3, 5\]"),
     ({"x": torch.ones(3, 4).long()}, TypeError, "x must be float64, float32, float16"),
     ({"x": torch.ones(3, 4).double()}, TypeError, "head must have the dtype of x"),
     ({"head": torch.ones(2, 4, 1)}, ValueError, r"head must be \[r, in\], got \[2, 4, 1\]"),
     ({"head": torch.ones(3, 4)}, ValueError,
-     "the columns of tail must be as long as the rows of head, 3, got 2"),
+     r"tail must be \[out - r, r\] with r = 3, as head \[3, 4\] has it, got \[5, 2\]"),
     ({"tail": torch.ones(2)}, ValueError, r"tail must be \[out - r, r\], got \[2\]"),
     ({"tail": torch.ones(5, 2, device="meta")}, ValueError, "tail must be on the device of x"),
     ({"head_bias": torch.ones(1)}, ValueError, r"head_bias must be \[2\], got \[1\]"),
@@ -252,8 +252,9 @@ CONV_ERRORS = [
     ({"head": torch.ones(2, 4)}, ValueError, r"head must be \[r, in, kh, kw\], got \[2, 4\]"),
     ({"x": torch.ones(3, 4)}, ValueError, r"x must be \[N, in, H, W\] or \[in, H, W\]"),
     ({"x": torch.ones(3, 5, 5, 5)}, ValueError,
-     "the channels of x must be as long as in of head, 4, got 5"),
-    ({"x": torch.ones(3, 4, 2, 5)}, ValueError, "x must be as large as the kernel"),
+     r"x must be .* with in = 4, as head \[2, 4, 3, 2\] has it, got \[3, 5, 5, 5\]"),
+    ({"x": torch.ones(3, 4, 2, 5)}, ValueError,
+     "x must be as large as the kernel, 3x2, got an image of 2x5"),
     ({"stride": 0}, ValueError, "stride must be at least 1, got 0"),
     ({"padding": "full"}, ValueError, "padding must be 'same', 'valid' or ints, got 'full'"),
     ({"head": torch.ones(0, 4, 3, 2), "tail": torch.ones(7, 0), "head_bias": None,
@@ -279,9 +280,9 @@ def test_a_block_names_what_is_wrong():
         identity_block(down, up, bound=1)
     with pytest.raises(ValueError, match=r"rank must be in 0\.\.3, got 4"):
         identity_block(down, up, rank=4)
-    with pytest.raises(ValueError, match="up must be finite"):
+    with pytest.raises(ValueError, match="up must be finite, got nan"):
         identity_block(down, torch.full((5, 3), torch.nan))
-    with pytest.raises(ValueError, match="the columns of up must be as long as the rows of down"):
+    with pytest.raises(ValueError, match=r"up must be \[out, R\] with R = 3"):
         identity_block(down, torch.ones(5, 4))
     with pytest.raises(TypeError, match="down must be float64"):
         identity_block(down.long(), up.long())

@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -66,7 +68,62 @@ def test_names_what_is_wrong_with_the_input():
     _, down, up, bias = factors()
     product = prefix(down, up, bias, 3)
     for x in (torch.ones(2, 7), torch.ones(7), torch.ones(1, 2, 7)):
-        with pytest.raises(ValueError, match="the last axis of x must be as long as"):
+        with pytest.raises(ValueError, match=r"x must be \[\.\.\., in\] with in = 6, as down"):
             product(x)
     with pytest.raises(TypeError, match="x must be a tensor, got list"):
         product([1.0])
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("packed", [False, True])
+def test_gradients_reach_the_factors_of_one_that_was_made_without(off, packed):
+    x, *rest = factors()
+    leaves = [torch.nn.Parameter(t) for t in (*rest, torch.ones(5))]
+    down, up, bias, inner = leaves
+    with off():
+        product = prefix(down, up, bias, 3, inner_bias=inner, packed=packed)
+        assert not product(x).requires_grad
+    for _ in range(2):
+        got = torch.autograd.grad(product(x).sum(), leaves)
+        want = lowrank_linear(x, down, up, bias, 3, inner_bias=inner).sum()
+        for g, w in zip(got, torch.autograd.grad(want, leaves), strict=True):
+            assert_close("gradient", g, w)
+        with torch.no_grad():  # a packed copy follows these alone
+            down.mul_(2)
+            inner.mul_(3)
+
+
+@pytest.mark.parametrize("off", [torch.no_grad, torch.inference_mode])
+def test_one_that_was_made_without_gradients_follows_changes(off):
+    x, *rest = factors()
+    down, up, bias = leaves = [torch.nn.Parameter(t) for t in rest]
+    with off():
+        product = prefix(*leaves, 3)
+    torch.optim.SGD(leaves, lr=0.1).zero_grad()
+    with torch.no_grad():
+        down.mul_(2)
+        up.add_(1)
+    assert_close("y", product(x), lowrank_linear(x, down, up, bias, 3))
+    product(x).sum().backward()
+    assert all(t.grad is not None for t in leaves)
+    with off():
+        assert_close("y", product(x), lowrank_linear(x, down, up, bias, 3))
+
+
+@pytest.mark.parametrize("grad", [True, False])
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_deep_copy_has_factors_of_its_own(grad, packed):
+    x, *rest = factors()
+    model = torch.nn.Module()
+    model.down, model.up, model.bias = (torch.nn.Parameter(t) for t in rest)
+    with torch.set_grad_enabled(grad):
+        model.product = prefix(model.down, model.up, model.bias, 3, packed=packed)
+    twin = copy.deepcopy(model)
+    assert torch.equal(twin.product(x), model.product(x))
+    with torch.no_grad():
+        twin.down.zero_()
+    assert torch.equal(twin.product(x), twin.bias.expand(3, 4))
+    assert not torch.equal(model.product(x), twin.product(x))
+    twin.product(x).sum().backward()
+    assert twin.up.grad is not None
+    assert model.up.grad is None

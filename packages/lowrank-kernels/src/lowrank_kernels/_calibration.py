@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from lowrank_kernels import _checks
 from lowrank_kernels._forms import DENSE, FACTORED, FORMS, FUSED, MASKED, PACKED, STAIRCASE
 from lowrank_kernels._geometry import Images
 from lowrank_kernels._machine import device_name
@@ -37,7 +38,8 @@ class Key(NamedTuple):
 
     @classmethod
     def of(cls, down: Tensor, up: Tensor) -> "Key":
-        """Return the key of a pair of factors."""
+        """Return the key of a pair of factors; raise for what is none."""
+        _checks.check_factors(down, up, None)
         (R, n), m = down.shape, up.shape[0]
         return cls(n, m, R, down.dtype, device_name(down.device))
 

@@ -61,8 +61,8 @@ def check_linear(x: object, down: object, up: object, bias: object, inner: objec
     _dims("up", up, "[out, R]", 2)
     if x.dim() < 1:
         raise ValueError("x must be [..., in], got a 0-dim tensor")
-    _length("the last axis of x", x.shape[-1], "the columns of down", down.shape[1])
-    _length("the columns of up", up.shape[1], "the rows of down", down.shape[0])
+    fits("x", x, "[..., in]", -1, in_=("down", down, 1))
+    fits("up", up, "[out, R]", 1, R=("down", down, 0))
     _bias("bias", bias, (up.shape[0],))
     _bias("inner_bias", inner, (down.shape[0],))
 
@@ -83,10 +83,10 @@ def check_batched(x: object, down: object, up: object, bias: object, inner: obje
     _dims("up", up, "[L, out, R]", 3)
     if x.dim() < 2:
         raise ValueError(f"x must be [L, ..., in], got {_shape(x)}")
-    _length("the first axis of x", x.shape[0], "that of down", down.shape[0])
-    _length("the first axis of up", up.shape[0], "that of down", down.shape[0])
-    _length("the last axis of x", x.shape[-1], "that of down", down.shape[2])
-    _length("the last axis of up", up.shape[2], "the second of down", down.shape[1])
+    fits("x", x, "[L, ..., in]", 0, L=("down", down, 0))
+    fits("up", up, "[L, out, R]", 0, L=("down", down, 0))
+    fits("x", x, "[L, ..., in]", -1, in_=("down", down, 2))
+    fits("up", up, "[L, out, R]", 2, R=("down", down, 1))
     _bias("bias", bias, tuple(up.shape[:2]))
     _bias("inner_bias", inner, tuple(down.shape[:2]))
 
@@ -116,13 +116,14 @@ def check_conv2d(
     if g > 1:
         _dims("down", down, "[groups, R, in/groups, kh, kw] with groups > 1", 5)
         _dims("up", up, "[groups, out/groups, R] with groups > 1", 3)
-        _length("the first axis of down", down.shape[0], "groups", g)
-        _length("the first axis of up", up.shape[0], "groups", g)
+        _groups("down", down, "[groups, R, in/groups, kh, kw]", g)
+        _groups("up", up, "[groups, out/groups, R]", g)
     else:
         _dims("down", down, "[R, in, kh, kw] with groups=1", 4)
         _dims("up", up, "[out, R] with groups=1", 2)
-    _length("the channels of x", x.shape[-3], "groups times in of down", g * down.shape[-3])
-    _length("the columns of up", up.shape[-1], "R of down", down.shape[-4])
+    fits("x", x, "[N, in, H, W] or [in, H, W]", -3, in_=("down", down, -3), times=g)
+    layout = "[out, R]" if g == 1 else "[groups, out/groups, R]"
+    fits("up", up, layout, -1, R=("down", down, -4))
     _bias("bias", bias, (g * up.shape[-2],))
     _bias("inner_bias", inner, tuple(down.shape[:-3]))
 
@@ -142,12 +143,21 @@ def pair(name: str, value: object, *, least: int) -> tuple[int, int]:
 
 def whole(name: str, value: object, least: int) -> int:
     """Return `value` as an int >= least; raise naming the argument otherwise."""
+    if isinstance(value, Tensor) and (value.dim() or value.dtype not in INTEGERS):
+        raise TypeError(f"{name} must be an int, got a tensor {_shape(value)} of {value.dtype}")
     if isinstance(value, bool) or not hasattr(value, "__index__"):
         raise TypeError(f"{name} must be an int, got {type(value).__name__} {value!r}")
     number = operator.index(value)
     if number < least:
         raise ValueError(f"{name} must be at least {least}, got {number}")
     return number
+
+
+def flag(name: str, value: object) -> bool:
+    """Return `value`, True or False; raise naming the argument otherwise."""
+    if not isinstance(value, bool):
+        raise TypeError(f"{name} must be True or False, got {type(value).__name__} {value!r}")
+    return value
 
 
 def number(name: str, value: object, *, above: float) -> float:
@@ -183,7 +193,10 @@ def check_tensors(named: dict[str, object]) -> None:
     """Raise unless all are floating tensors of the dtype and device of the first."""
     for name, value in named.items():
         if not isinstance(value, Tensor):
-            raise TypeError(f"{name} must be a tensor, got {type(value).__name__}")
+            kind = type(value).__name__
+            if name == "bias" and type(value) is int:
+                raise TypeError(f"bias must be a tensor or None, got int {value}; a rank is rank=")
+            raise TypeError(f"{name} must be a tensor, got {kind}")
         if value.dtype not in FLOATS:
             raise TypeError(
                 f"{name} must be float64, float32, float16 or bfloat16, got {value.dtype}"
@@ -206,9 +219,28 @@ def _dims(name: str, tensor: Tensor, layout: str, dims: int) -> None:
         raise ValueError(f"{name} must be {layout}, got {_shape(tensor)}")
 
 
-def _length(name: str, got: int, rule: str, want: int) -> None:
-    if got != want:
-        raise ValueError(f"{name} must be as long as {rule}, {want}, got {got}")
+def fits(
+    name: str,
+    tensor: Tensor,
+    layout: str,
+    axis: int,
+    times: int = 1,
+    **size: tuple[str, Tensor, int],
+) -> None:
+    """Raise unless an axis, named by its letter, is as long as that of another tensor says."""
+    ((letter, (of, other, its)),) = size.items()
+    want = times * other.shape[its]
+    if tensor.shape[axis] != want:
+        groups = "" if times == 1 else f" for {times} groups"
+        raise ValueError(
+            f"{name} must be {layout} with {letter.rstrip('_')} = {want}, "
+            f"as {of} {_shape(other)} has it{groups}, got {_shape(tensor)}"
+        )
+
+
+def _groups(name: str, tensor: Tensor, layout: str, groups: int) -> None:
+    if tensor.shape[0] != groups:
+        raise ValueError(f"{name} must be {layout} with groups = {groups}, got {_shape(tensor)}")
 
 
 def _bias(name: str, bias: Tensor | None, shape: tuple[int, ...]) -> None:

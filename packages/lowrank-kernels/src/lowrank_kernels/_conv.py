@@ -185,5 +185,4 @@ def refuse(
     _checks.check_conv2d(x, down, up, bias, groups, inner)
     _checks.rank_value(rank, down.shape[-4])
     geometry = Geometry.of(stride, padding, dilation, groups, down.shape[-2:])
-    if min(size := geometry.output(x.shape[-2:])) < 1:
-        raise ValueError(f"x must be as large as the kernel, got an output of {list(size)}")
+    geometry.check_image("x", x.shape[-2:])

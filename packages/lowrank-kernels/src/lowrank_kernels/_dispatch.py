@@ -5,7 +5,7 @@ from collections.abc import Iterable
 import torch
 from torch import Tensor
 
-from lowrank_kernels._checks import check_factors, check_linear, rank_value, whole
+from lowrank_kernels._checks import check_factors, check_linear, flag, rank_value, whole
 from lowrank_kernels._dispatcher import Dispatcher
 from lowrank_kernels._execute import Factors, Product, Rows, any_axes, keeps_none, product_of
 from lowrank_kernels._explanation import Explanation
@@ -93,7 +93,8 @@ def dispatch(
             is formed the first time that a batch wants it.
         batch: rows to prepare for at once, an int or several.
         frozen: promise that factors and biases neither change nor need gradients: copies are used
-            where gradients are enabled too (those of `x` are right), and never looked after.
+            where gradients are enabled too, and never looked after. Gradients reach `x` alone,
+            in every form and in graphs, whatever collects them.
         copies: False forms no weight and packs nothing: only views and `weight` are used.
         dispatcher: chooses; None is one that reads the calibrations kept on disk.
 
@@ -115,10 +116,20 @@ def dispatch(
     if weight is not None:
         check_weight(weight, (up.shape[0], down.shape[1]), down)
     factors = Factors(down, up, bias, inner_bias, r, weight)
-    product = Dispatched(factors, dispatcher or DISPATCHER, frozen=frozen, copies=copies)
+    kept = {"frozen": flag("frozen", frozen), "copies": flag("copies", copies)}
+    product = Dispatched(factors, chooser(dispatcher), **kept)
     for rows in several(batch):
         product._prepared(product.form(rows))
     return product
+
+
+def chooser(dispatcher: object) -> Dispatcher:
+    """Return the dispatcher, the common one for None."""
+    if dispatcher is None:
+        return DISPATCHER
+    if not isinstance(dispatcher, Dispatcher):
+        raise TypeError(f"dispatcher must be a Dispatcher or None, got {type(dispatcher).__name__}")
+    return dispatcher
 
 
 def several(batch: object) -> list[int]:

@@ -10,7 +10,7 @@ from lowrank_kernels import _checks
 from lowrank_kernels._calibrate import computing, measure
 from lowrank_kernels._calibration import Calibration, Key
 from lowrank_kernels._conv import refuse
-from lowrank_kernels._dispatch import DISPATCHER, check_weight
+from lowrank_kernels._dispatch import check_weight, chooser
 from lowrank_kernels._dispatcher import Dispatcher
 from lowrank_kernels._execute import Product, Rows
 from lowrank_kernels._execute_conv import ConvFactors, conv_keeps_none, conv_product_of
@@ -43,7 +43,7 @@ class DispatchedConv2d(Kept):
         return why._replace(chosen=self.form(shape))
 
     def _asked(self, shape: Iterable[int]) -> tuple[Key, torch.device, int, int]:
-        f, sizes = self._factors, tuple(shape)
+        f, sizes = self._factors, _sizes(shape)
         if len(sizes) not in (3, 4):
             raise ValueError(f"shape must be [N, in, H, W] or [in, H, W], got {list(sizes)}")
         images = (1, *sizes)[-4]
@@ -74,6 +74,14 @@ class DispatchedConv2d(Kept):
         f = self._factors
         R, channels, m = f.up.shape[-1], f.down.shape[-3] * f.groups, f.up.shape[-2] * f.groups
         return f"DispatchedConv2d(rank={f.rank} of {R}, in_channels={channels}, out_channels={m})"
+
+
+def _sizes(shape: object) -> tuple[int, ...]:
+    if isinstance(shape, Tensor):
+        raise TypeError(f"shape must be ints, as x.shape is, got a tensor {list(shape.shape)}")
+    if not isinstance(shape, Iterable) or isinstance(shape, str):
+        raise TypeError(f"shape must be ints, as x.shape is, got {type(shape).__name__} {shape!r}")
+    return tuple(_checks.whole("shape", size, 0) for size in shape)
 
 
 def dispatch_conv2d(
@@ -114,7 +122,8 @@ def dispatch_conv2d(
         groups: how many groups of channels are convolved apart.
         weight: the dense kernel `[m, c/groups, kh, kw]` if there is one already, yours to keep
             true; else it is formed the first time that images want it.
-        frozen: promise that factors and biases neither change nor need gradients.
+        frozen: promise that factors and biases neither change nor need gradients; those reach
+            `x` alone.
         copies: False forms no kernel and copies nothing: only views and `weight` are used.
         dispatcher: chooses; None is one that reads the calibrations kept on disk.
 
@@ -145,7 +154,8 @@ def dispatch_conv2d(
         check_weight(weight, (groups * up.shape[-2], *down.shape[-3:]), down)
     options = (weight, stride, padding, dilation, groups)
     factors = ConvFactors(down, up, bias, inner_bias, r, *options)
-    return DispatchedConv2d(factors, dispatcher or DISPATCHER, frozen=frozen, copies=copies)
+    kept = {"frozen": _checks.flag("frozen", frozen), "copies": _checks.flag("copies", copies)}
+    return DispatchedConv2d(factors, chooser(dispatcher), **kept)
 
 
 def calibrate_conv2d(
@@ -205,8 +215,7 @@ def calibrate_conv2d(
     kernel = _checks.pair("kernel_size", kernel_size, least=1)
     height, width = _checks.pair("size", size, least=1)
     geometry = Geometry.of(stride, padding, dilation, g, kernel)
-    if min(out := geometry.output((height, width))) < 1:
-        raise ValueError(f"size must be as large as the kernel, got an output of {list(out)}")
+    geometry.check_image("size", (height, width))
     n, o = c // g * prod(kernel), m // g
     R = _checks.whole("max_rank", min(n, o) if max_rank is None else max_rank, 1)
     place = computing(device)

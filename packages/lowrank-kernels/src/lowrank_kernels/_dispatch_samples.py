@@ -9,7 +9,7 @@ from torch.compiler import is_compiling
 from lowrank_kernels import _checks
 from lowrank_kernels._bands import CALLS
 from lowrank_kernels._calibration import Key
-from lowrank_kernels._dispatch import DISPATCHER
+from lowrank_kernels._dispatch import chooser
 from lowrank_kernels._dispatcher import Dispatcher
 from lowrank_kernels._explanation import Explanation
 from lowrank_kernels._forms import MASKED, STAIRCASE
@@ -52,7 +52,7 @@ class DispatchedPerSample:
 
     def form(self, ranks: Tensor, *, rows: int = 1) -> str:
         """Return the form for such ranks, each of so many rows: `"staircase"` or `"masked"`."""
-        table, batch = self._table, ranks.numel() * rows
+        table, batch = self._table, _rows(ranks, rows)
         if self._form is not None:
             return self._form
         if table is None or not batch or not table.covers(batch):
@@ -62,7 +62,7 @@ class DispatchedPerSample:
 
     def explain(self, ranks: Tensor, *, rows: int = 1) -> Explanation:
         """Return why: print it, or read its fields."""
-        key, table, batch = self._key, self._table, ranks.numel() * rows
+        key, table, batch = self._key, self._table, _rows(ranks, rows)
         mean, top = _mean_and_largest(ranks) if batch else (0.0, 0)
         if table is None or not table.covers(batch):
             at, costs = None, _counted(ranks.flatten(), key.R, key.n + key.m)
@@ -78,6 +78,15 @@ class DispatchedPerSample:
     def __repr__(self) -> str:
         n, m, R, *_ = self._key
         return f"DispatchedPerSample(max_rank={R}, in_features={n}, out_features={m})"
+
+
+def _rows(ranks: object, each: object) -> int:
+    """Return how many rows there are, for ranks that are some."""
+    if not isinstance(ranks, Tensor):
+        raise TypeError(f"ranks must be an integer tensor, got {type(ranks).__name__}")
+    if ranks.dtype not in _checks.INTEGERS:
+        raise TypeError(f"ranks must be an integer tensor, got {ranks.dtype}")
+    return ranks.numel() * _checks.whole("rows", each, 0)
 
 
 def _mean_and_largest(ranks: Tensor) -> tuple[float, int]:
@@ -147,4 +156,4 @@ def dispatch_per_sample(
     _checks.check_factors(down, up, bias, inner_bias)
     if form not in (None, STAIRCASE, MASKED):
         raise ValueError(f"form must be 'staircase', 'masked' or None, got {form!r}")
-    return DispatchedPerSample((down, up, bias), inner_bias, form, dispatcher or DISPATCHER)
+    return DispatchedPerSample((down, up, bias), inner_bias, form, chooser(dispatcher))

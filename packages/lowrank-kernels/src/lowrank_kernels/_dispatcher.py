@@ -47,8 +47,9 @@ class Dispatcher:
         calibrate: bool = False,
         cache: bool = True,
     ) -> None:
-        self._given = {table.key: table for table in calibrations}
-        self._measures, self._cache = calibrate, cache
+        self._given = {table.key: table for table in _tables(calibrations)}
+        self._measures = _checks.flag("calibrate", calibrate)
+        self._cache = _checks.flag("cache", cache)
         self._read: dict[Key, tuple[object, Calibration | None]] = {}
 
     def calibration(self, down: Tensor, up: Tensor) -> Calibration | None:
@@ -57,8 +58,8 @@ class Dispatcher:
 
     def order(self, down: Tensor, up: Tensor, rank: Rank = None, *, batch: int) -> tuple[str, ...]:
         """Return the forms from best to worst, as `choose` does the best."""
-        r = _checks.rank_value(rank, down.shape[0])
-        return self._order(Key.of(down, up), down.device, r, batch)
+        key = Key.of(down, up)
+        return self._order(key, down.device, _checks.rank_value(rank, key.R), batch)
 
     def choose(self, down: Tensor, up: Tensor, rank: Rank = None, *, batch: int) -> str:
         """Return the best form.
@@ -87,8 +88,8 @@ class Dispatcher:
               packed           144 multiplications a row    0.50 of dense
               dense            288 multiplications a row    1.00 of dense
         """
-        r = _checks.rank_value(rank, down.shape[0])
-        return self._explain(Key.of(down, up), down.device, r, batch)
+        key = Key.of(down, up)
+        return self._explain(key, down.device, _checks.rank_value(rank, key.R), batch)
 
     def _order(self, key: Key, device: torch.device, r: int, batch: int) -> tuple[str, ...]:
         rows = _checks.whole("batch", batch, 0)
@@ -125,3 +126,14 @@ class Dispatcher:
         if known is None or known[0] != state:
             known = self._read[key] = (state, load(key, device))
         return known[1]
+
+
+def _tables(calibrations: object) -> list[Calibration]:
+    kind = type(calibrations).__name__
+    if isinstance(calibrations, (Calibration, str)) or not isinstance(calibrations, Iterable):
+        raise TypeError(f"calibrations must be several, such as [table], got {kind}")
+    tables = list(calibrations)
+    for table in tables:
+        if not isinstance(table, Calibration):
+            raise TypeError(f"calibrations must be Calibrations, got {type(table).__name__}")
+    return tables

@@ -34,11 +34,8 @@ def check_embedding(
     for name, tensor, layout in (("table", table, "[V, R]"), ("up", up, "[out, R]")):
         if tensor.dim() != 2:
             raise ValueError(f"{name} must be {layout}, got {list(tensor.shape)}")
-    (V, R), width = table.shape, up.shape[1]
-    if width != R:
-        raise ValueError(
-            f"the columns of up must be as long as the columns of table, {R}, got {width}"
-        )
+    V, R = table.shape
+    _checks.fits("up", up, "[out, R]", 1, R=("table", table, 1))
     if indices.device != table.device:
         raise ValueError(
             f"indices must be on the device of table, {table.device}, got {indices.device}"

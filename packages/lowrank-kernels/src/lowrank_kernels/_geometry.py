@@ -54,6 +54,17 @@ class Geometry(NamedTuple):
         )
         return h, w
 
+    def check_image(self, name: str, size: Sequence[int]) -> None:
+        """Raise for an image on which the kernel has no place."""
+        if min(self.output(size)) < 1:
+            k, d, (p, q) = self.kernel, self.dilation, self.before
+            spread = "" if d == (1, 1) else f" with dilation {_x(d)}"
+            padded = "" if (p, q) == (0, 0) else f" with padding {_x((p, q))}"
+            raise ValueError(
+                f"{name} must be as large as the kernel, {_x(k)}{spread}, "
+                f"got an image of {size[0]}x{size[1]}{padded}"
+            )
+
     @property
     def padding(self) -> tuple[int, int] | Literal["same"]:
         """The argument of a convolution that pads like this."""

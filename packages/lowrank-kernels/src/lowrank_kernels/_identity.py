@@ -84,8 +84,8 @@ def identity_block(
         raise ValueError("up must have values, got a tensor on meta")
     with torch.no_grad():
         U = up[:, :r].double()
-        if not U.isfinite().all():
-            raise ValueError("up must be finite")
+        if not (finite := U.isfinite()).all():
+            raise ValueError(f"up must be finite, got {U[~finite][0].item()}")
         chosen, others, tail = dominant_rows(U, bound)
         head = (U[chosen] @ flat[:r].double()).reshape(r, *down.shape[1:])
         biases = _biases(U[chosen], tail, chosen, others, bias, inner_bias)

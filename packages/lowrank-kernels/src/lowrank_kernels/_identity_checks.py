@@ -39,11 +39,7 @@ def check_identity(
     x, head = _common(x, head, tail, order, head_bias, tail_bias, 2, "[r, in]")
     if x.dim() < 1:
         raise ValueError("x must be [..., in], got a 0-dim tensor")
-    if x.shape[-1] != head.shape[1]:
-        raise ValueError(
-            f"the last axis of x must be as long as the columns of head, {head.shape[1]}, "
-            f"got {x.shape[-1]}"
-        )
+    _checks.fits("x", x, "[..., in]", -1, in_=("head", head, 1))
 
 
 def check_identity_conv2d(
@@ -63,13 +59,9 @@ def check_identity_conv2d(
         raise ValueError("head must have a row: torch has no convolution into no channel")
     if x.dim() not in (3, 4):
         raise ValueError(f"x must be [N, in, H, W] or [in, H, W], got {list(x.shape)}")
-    if x.shape[-3] != head.shape[1]:
-        raise ValueError(
-            f"the channels of x must be as long as in of head, {head.shape[1]}, got {x.shape[-3]}"
-        )
+    _checks.fits("x", x, "[N, in, H, W] or [in, H, W]", -3, in_=("head", head, 1))
     geometry = Geometry.of(stride, padding, dilation, 1, head.shape[-2:])
-    if min(size := geometry.output(x.shape[-2:])) < 1:
-        raise ValueError(f"x must be as large as the kernel, got an output of {list(size)}")
+    geometry.check_image("x", x.shape[-2:])
 
 
 def _common(
@@ -93,11 +85,8 @@ def _common(
         raise ValueError(f"head must be {layout}, got {list(head.shape)}")
     if tail.dim() != 2:
         raise ValueError(f"tail must be [out - r, r], got {list(tail.shape)}")
-    r, (rest, width) = head.shape[0], tail.shape
-    if width != r:
-        raise ValueError(
-            f"the columns of tail must be as long as the rows of head, {r}, got {width}"
-        )
+    _checks.fits("tail", tail, "[out - r, r]", 1, r=("head", head, 0))
+    rest, r = tail.shape
     for name, bias, size in (("head_bias", head_bias, r), ("tail_bias", tail_bias, rest)):
         if isinstance(bias, Tensor) and bias.shape != (size,):
             raise ValueError(f"{name} must be {[size]}, got {list(bias.shape)}")

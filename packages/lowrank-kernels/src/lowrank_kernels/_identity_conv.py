@@ -30,7 +30,8 @@ def lowrank_conv2d_identity(
         x: images `[N, c, H, W]` or `[c, H, W]`.
         head: `[r, c, kh, kw]`.
         tail: `[m - r, r]`.
-        order: `[m]` int64, where each channel is found in `[h, tail h]`; None leaves them so.
+        order: `[m]` int64, where each channel is found in `[h, tail h]`; None leaves them so. A
+            permutation: that none is missing is not checked, as it would take a sort a call.
         head_bias: `[r]` or None.
         tail_bias: `[m - r]` or None.
         stride: of the first convolution, one int or two.

@@ -28,7 +28,8 @@ def lowrank_linear_identity(
         x: inputs `[..., n]`, any leading axes; float64, float32, float16 or bfloat16.
         head: `[r, n]`, of the same dtype and device; any strides.
         tail: `[m - r, r]`, likewise.
-        order: `[m]` int64, where each output is found in `[h, tail h]`; None leaves them so.
+        order: `[m]` int64, where each output is found in `[h, tail h]`; None leaves them so. A
+            permutation: that none is missing is not checked, as it would take a sort a call.
         head_bias: `[r]` or None.
         tail_bias: `[m - r]` or None.
 

@@ -19,10 +19,11 @@ class Kept:
     A form is prepared when an input of a shape first asks for it, and kept from then on.
     """
 
-    __slots__ = ("_calls", "_copies", "_dispatcher", "_factors", "_frozen", "_products")
+    __slots__ = ("_calls", "_copies", "_dispatcher", "_factors", "_frozen", "_given", "_products")
 
     def __init__(self, factors: Any, dispatcher: Dispatcher, *, frozen: bool, copies: bool) -> None:
-        self._factors, self._dispatcher = factors, dispatcher
+        self._given, self._dispatcher = factors, dispatcher
+        self._factors = _detached(factors) if frozen else factors
         self._frozen, self._copies = frozen, copies
         self._products: dict[str, Product] = {}
         self._calls: dict[torch.Size, Rows] = {}
@@ -104,11 +105,18 @@ class Kept:
 
     def __reduce__(self) -> tuple[Any, ...]:
         # a copy prepares its own forms from its own factors
-        return _restored, (type(self), self._factors, self._dispatcher, self._frozen, self._copies)
+        return _restored, (type(self), self._given, self._dispatcher, self._frozen, self._copies)
 
 
 def _restored(kind: type[Kept], factors: Any, of: Dispatcher, frozen: bool, copies: bool) -> Kept:
     return kind(factors, of, frozen=frozen, copies=copies)
+
+
+def _detached(factors: Any) -> Any:
+    """Return the factors in the same memory, none of which collects gradients."""
+    given = factors._asdict()
+    trained = {k: t for k, t in given.items() if isinstance(t, Tensor) and t.requires_grad}
+    return factors._replace(**{name: t.detach() for name, t in trained.items()})
 
 
 def _is_symbolic(x: object) -> bool:

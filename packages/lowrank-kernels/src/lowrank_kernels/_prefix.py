@@ -1,5 +1,9 @@
 """A product at a rank that stays: its slices taken once."""
 
+from contextlib import nullcontext
+from typing import Any
+
+import torch
 import torch.nn.functional as F
 from torch import Tensor, addmm, is_grad_enabled, mm
 from torch.nn import Parameter
@@ -20,11 +24,19 @@ class Prefix:
         inner_bias: `[r]` or None.
     """
 
-    __slots__ = ("_D", "_U", "bias", "inner_bias")
+    __slots__ = ("_D", "_U", "_given", "bias", "inner_bias")
 
-    def __init__(self, D: Tensor, U: Tensor, bias: Tensor | None, inner: Tensor | None) -> None:
+    def __init__(
+        self,
+        D: Tensor,
+        U: Tensor,
+        bias: Tensor | None,
+        inner: Tensor | None,
+        given: tuple[Any, ...],
+    ) -> None:
         self._D, self._U = D, U  # transposed: [n, r], [r, m]
         self.bias, self.inner_bias = bias, inner
+        self._given = given
 
     @property
     def down(self) -> Tensor:
@@ -48,6 +60,10 @@ class Prefix:
             check_linear(x, self.down, self.up, self.bias, inner)
             raise
 
+    def __reduce__(self) -> tuple[Any, ...]:
+        # a copy slices its own factors: slices of tensors with gradients cannot be copied
+        return _restored, self._given
+
     def __repr__(self) -> str:
         (n, r), m = self._D.shape, self._U.shape[1]
         return f"Prefix(rank={r}, in_features={n}, out_features={m})"
@@ -66,7 +82,8 @@ def prefix(
 
     `prefix(down, up, bias, rank)(x)` equals `lowrank_linear(x, down, up, bias, rank)`. The slices
     are views: they follow the factors when these are changed in place, and gradients reach the
-    factors through them where they were taken with gradients enabled.
+    factors through them wherever a call is made with gradients enabled, even if the slices were
+    taken without. `copy.deepcopy` copies the factors and takes the slices anew.
 
     Args:
         down: first factor `[R, n]`.
@@ -76,7 +93,7 @@ def prefix(
         inner_bias: `[R]` or None, added between the factors.
         packed: copy the r columns of `up` together, column after column, unless they lie so
             already. Such a product reads memory in order, which pays for a single row; the copy
-            holds `m·r` numbers and does not follow later changes of `up`.
+            holds `m·r` numbers and does not follow later changes of `up`. A deep copy packs anew.
 
     Raises:
         ValueError: a shape, device or rank breaks the rules above.
@@ -92,9 +109,33 @@ def prefix(
     if not _agree(down, up, bias) or inner_bias is not None:
         check_linear(down, down, up, bias, inner_bias)
     r = rank_value(rank, down.shape[0])
+    if not is_grad_enabled() and _trained(down, up, inner_bias):
+        # or the views would have no gradients, and could not be used with any after a change
+        normal = torch.inference_mode(False) if torch.is_inference_mode_enabled() else nullcontext()
+        with normal, torch.enable_grad():
+            return _sliced(down, up, bias, r, inner_bias, packed)
+    return _sliced(down, up, bias, r, inner_bias, packed)
+
+
+def _sliced(
+    down: Tensor, up: Tensor, bias: Tensor | None, r: int, inner_bias: Tensor | None, packed: bool
+) -> Prefix:
     D, U = transposed(down, up, r)
     inner = None if inner_bias is None else inner_bias[:r]
-    return Prefix(D, U.contiguous() if packed else U, bias, inner)
+    given = (down, up, bias, r, inner_bias, packed)
+    return Prefix(D, U.contiguous() if packed else U, bias, inner, given)
+
+
+def _restored(
+    down: Tensor, up: Tensor, bias: Tensor | None, r: int, inner_bias: Tensor | None, packed: bool
+) -> Prefix:
+    return prefix(down, up, bias, r, inner_bias=inner_bias, packed=packed)
+
+
+def _trained(*tensors: Tensor | None) -> bool:
+    """Tell whether one of them collects gradients; those of inference mode cannot."""
+    there = [t for t in tensors if t is not None]
+    return any(t.requires_grad for t in there) and not any(t.is_inference() for t in there)
 
 
 def _agree(down: Tensor, up: Tensor, bias: Tensor | None) -> bool:
