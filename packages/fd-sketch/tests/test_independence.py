@@ -65,7 +65,7 @@ def test_sketches_without_rows_do_not_limit_a_tree():
 
 
 def test_a_tree_of_something_else_is_refused():
-    with pytest.raises(TypeError, match="sketches must be sketches, got int"):
+    with pytest.raises(TypeError, match="sketches must hold nothing but sketches, got int at 0"):
         merge_tree([3])
 
 
