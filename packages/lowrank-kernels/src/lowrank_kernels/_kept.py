@@ -1,5 +1,6 @@
 """A product whose forms are prepared when asked for, kept, and made anew after a change."""
 
+from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from lowrank_kernels._execute import Product, Rows
 _SHAPES = 1024  # of inputs, remembered at a time
 
 
-class Kept:
+class Kept(ABC):
     """What products at a fixed rank have in common, whatever they are products of.
 
     A form is prepared when an input of a shape first asks for it, and kept from then on.
@@ -28,21 +29,21 @@ class Kept:
         self._products: dict[str, Product] = {}
         self._calls: dict[torch.Size, Rows] = {}
 
+    @abstractmethod
     def _by_factors(self, x: Tensor) -> Tensor:
         """Return the product by the factors themselves."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _check(self, x: object) -> None:
         """Raise for an input that the product cannot take."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _made(self, form: str) -> Product:
         """Return the product in a form, made now."""
-        raise NotImplementedError
 
+    @abstractmethod
     def _call_for(self, shape: torch.Size) -> Rows:
         """Return what runs inputs of this shape."""
-        raise NotImplementedError
 
     def __call__(self, x: Tensor) -> Tensor:
         """Return the product at the rank, in the form that suits the shape of `x`."""
