@@ -1,0 +1,173 @@
+"""One look at a model while it runs: who is called, in which order, with what shapes."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.overrides import TorchFunctionMode
+
+from layer_importance._batch import Call, take
+from layer_importance._structure import outline, stream
+
+
+@dataclass(slots=True)
+class Seen:
+    """One call of one module.
+
+    Attributes:
+        order: place among all calls of watched modules, by when they began.
+        x: shape of the stream that goes in; ``None`` if there is none.
+        y: shape of the stream that comes out.
+        dtypes: dtypes of both.
+        x_id: identity of the tensor that goes in; ``y_id`` of the one that comes out.
+        writes_input: whether the call wrote into its input.
+        written_later: whether somebody wrote into its input or output afterwards.
+        output: the structure that came out, in words.
+    """
+
+    order: int
+    x: tuple[int, ...] | None = None
+    y: tuple[int, ...] | None = None
+    dtypes: tuple[torch.dtype | None, torch.dtype | None] = (None, None)
+    x_id: int = 0
+    y_id: int = 0
+    writes_input: bool = False
+    written_later: bool = False
+    output: str = ""
+
+    @property
+    def keeps_shape(self) -> bool:
+        """Whether what comes out has shape and dtype of what goes in."""
+        return self.x is not None and self.x == self.y and self.dtypes[0] == self.dtypes[1]
+
+
+@dataclass(slots=True)
+class Probe:
+    """What one run of a model showed: calls by path, in order."""
+
+    calls: dict[str, list[Seen]] = field(default_factory=dict)
+    skips: dict[str, list[frozenset[str]]] = field(default_factory=dict)
+    """Each time a module's own input was added to something: who inside it was running."""
+    open: list[tuple[str, int]] = field(default_factory=list)
+    # alive, so that identities stay unique, with their versions
+    kept: list[tuple[Tensor, int, Seen]] = field(default_factory=list)
+
+    def of(self, path: str) -> list[Seen]:
+        """Returns the calls of a module."""
+        return self.calls.get(path, [])
+
+    def adds_input(self, path: str, inner: frozenset[str]) -> bool:
+        """Whether the module adds its input to something while nothing in ``inner`` runs.
+
+        That is what a residual block does around its layers, and a stage of blocks does not.
+        """
+        return any(not running & inner for running in self.skips.get(path, ()))
+
+
+class _Additions(TorchFunctionMode):
+    """Notes whose input is an operand of each addition."""
+
+    _ADD = frozenset(
+        {
+            torch.add,
+            torch.Tensor.add,
+            torch.Tensor.add_,
+            torch.Tensor.__add__,
+            torch.Tensor.__radd__,
+            torch.Tensor.__iadd__,
+        }
+    )
+
+    def __init__(self, seen: Probe) -> None:
+        super().__init__()
+        self._seen = seen
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func in self._ADD:
+            operands = {id(arg) for arg in args if isinstance(arg, Tensor)}
+            for place, (path, x_id) in enumerate(self._seen.open):
+                if x_id in operands:
+                    inside = frozenset(inner for inner, _ in self._seen.open[place + 1 :])
+                    self._seen.skips.setdefault(path, []).append(inside)
+        return func(*args, **(kwargs or {}))
+
+
+def probe(model: nn.Module, call: Call, modules: Mapping[str, nn.Module]) -> Probe:
+    """Returns what a run of ``model`` shows of ``modules``."""
+    seen = Probe()
+    with watching(seen, modules), torch.no_grad(), _Additions(seen):
+        call.of(model)
+    for tensor, version, one in seen.kept:
+        one.written_later |= _version(tensor) != version
+    seen.kept.clear()
+    return seen
+
+
+@contextmanager
+def watching(seen: Probe, modules: Mapping[str, nn.Module]) -> Iterator[None]:
+    """Fills ``seen`` with every call of ``modules`` made inside."""
+    handles: list[Any] = []
+    order = 0
+
+    def watch(path: str, module: nn.Module) -> None:
+        open_calls: list[tuple[Seen, Tensor | None, int]] = []
+
+        def before(module: nn.Module, args: Any, kwargs: Any) -> None:
+            nonlocal order
+            x = stream((args, kwargs))
+            call = Seen(order)
+            order += 1
+            if x is not None:
+                call.x, call.x_id = tuple(x.shape), id(x)
+                seen.kept.append((x, _version(x), call))
+            seen.calls.setdefault(path, []).append(call)
+            open_calls.append((call, x, _version(x)))
+            seen.open.append((path, call.x_id))
+
+        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
+            call, x, version = open_calls.pop()
+            seen.open.pop()
+            y = stream(output, like=x)
+            call.output = outline(output)
+            call.dtypes = (x.dtype if x is not None else None, y.dtype if y is not None else None)
+            call.writes_input = _version(x) != version
+            if y is not None:
+                call.y, call.y_id = tuple(y.shape), id(y)
+                seen.kept.append((y, _version(y), call))
+
+        handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
+        handles.append(module.register_forward_hook(after, with_kwargs=True))
+
+    try:
+        for path, module in modules.items():
+            watch(path, module)
+        yield
+    finally:
+        for handle in handles:
+            handle.remove()
+
+
+def _version(tensor: Tensor | None) -> int:
+    return tensor._version if tensor is not None and not tensor.is_inference() else 0
+
+
+def sample_axis(small: tuple[int, ...], large: tuple[int, ...], samples: tuple[int, int]) -> int:
+    """Returns the dimension that grew with the number of samples; -1 if none did or several.
+
+    ``small`` and ``large`` are a tensor's shapes in runs with ``samples`` samples.
+    """
+    if len(small) != len(large):
+        return -1
+    changed = [i for i, (a, b) in enumerate(zip(small, large, strict=True)) if a != b]
+    if len(changed) != 1:
+        return -1
+    (axis,) = changed
+    return axis if small[axis] * samples[1] == large[axis] * samples[0] else -1
+
+
+def few(batch: Any, count: int) -> Any:
+    """Returns ``count`` copies of the first sample of a batch."""
+    return take(batch, [0] * count)

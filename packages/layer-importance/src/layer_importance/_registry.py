@@ -1,0 +1,76 @@
+"""Methods by name: those of the package, those registered, those of other packages."""
+
+import importlib.metadata
+import logging
+import os
+
+from layer_importance._method import Method
+from layer_importance._methods import BUILT_IN
+
+logger = logging.getLogger(__name__)
+GROUP = "layer_importance.methods"
+
+
+class Registry:
+    """Names and the methods behind them.
+
+    A name added by hand comes before the one of an entry point (group
+    ``layer_importance.methods``), that before a built-in one. An entry point is loaded when it is
+    first asked for; one that fails is left out with a warning and listed in ``broken``.
+    ``LAYER_IMPORTANCE_NO_PLUGINS=1`` leaves all of them out.
+    """
+
+    def __init__(self) -> None:
+        self._own: dict[str, type[Method]] = {}
+        self._built_in = {method.name: method for method in BUILT_IN}
+        self.broken: dict[str, str] = {}
+
+    def add_method(self, name: str, method: type[Method]) -> None:
+        """Makes ``method`` available under ``name``.
+
+        Raises:
+            TypeError: if it is no subclass of :class:`Method`.
+        """
+        if not (isinstance(method, type) and issubclass(method, Method)):
+            raise TypeError(f"method must be a subclass of Method, got {method!r}")
+        self._own[name] = method
+
+    def names(self) -> list[str]:
+        """Returns all names, built-in ones first."""
+        return list(dict.fromkeys([*self._built_in, *_entry_points(), *self._own]))
+
+    def get(self, name: str) -> type[Method]:
+        """Returns the method called ``name``.
+
+        Raises:
+            ValueError: if there is none, or its plugin cannot be loaded.
+        """
+        if name in self._own:
+            return self._own[name]
+        if (point := _entry_points().get(name)) and (loaded := self._load(name, point)):
+            return loaded
+        if name in self._built_in:
+            return self._built_in[name]
+        broken = f"; its plugin is broken: {self.broken[name]}" if name in self.broken else ""
+        raise ValueError(f"method must be one of {', '.join(self.names())}, got {name!r}{broken}")
+
+    def _load(self, name: str, point: importlib.metadata.EntryPoint) -> type[Method] | None:
+        try:
+            method = point.load()
+            if not (isinstance(method, type) and issubclass(method, Method)):
+                raise TypeError(f"{point.value} is no subclass of Method")
+        except Exception as error:  # whatever somebody else's module does
+            self.broken[name] = f"{type(error).__name__}: {error}"
+            logger.warning("method %s of %s is left out: %s", name, point.value, self.broken[name])
+            return None
+        return method
+
+
+def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
+    if os.environ.get("LAYER_IMPORTANCE_NO_PLUGINS"):
+        return {}
+    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
+
+
+registry = Registry()
+"""The registry that :func:`analyze` asks by default."""

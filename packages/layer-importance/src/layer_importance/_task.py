@@ -1,0 +1,82 @@
+"""What a model is for: how its answer to a batch is judged, sample by sample."""
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from layer_importance import _batch
+from layer_importance._structure import stream
+
+
+class Task:
+    """Inputs, loss, quality and sampled labels of one kind of problem.
+
+    A subclass gives ``loss`` and, where the model is a distribution over answers, ``sample``. Each
+    takes the model's output first and answers with one row per sample.
+
+    Args:
+        inputs: what the model is called with, from a batch, as a
+            :class:`~layer_importance.Call`; the usual forms if not given.
+        labels: what it should answer, from a batch; the usual forms if not given.
+    """
+
+    name = "task"
+    measure = "nats"
+    """Unit of measure of the loss."""
+
+    def __init__(
+        self,
+        *,
+        inputs: Callable[[Any], _batch.Call] | None = None,
+        labels: Callable[[Any], Any] | None = None,
+    ) -> None:
+        self.inputs = inputs or _batch.inputs
+        self.labels = labels or _batch.labels
+
+    def loss(self, output: Any, labels: Any, batch: Any) -> Tensor:
+        """Returns the loss of every sample, ``[N]``."""
+        raise NotImplementedError
+
+    def quality(self, output: Any, labels: Any, batch: Any) -> Tensor | None:
+        """Returns how good every answer is, ``[N]``, more is better; ``None`` if undefined."""
+        del output, labels, batch
+        return None
+
+    def sample(self, output: Any, batch: Any, generator: torch.Generator) -> Any:
+        """Returns labels drawn from the model's own distribution over answers.
+
+        Raises:
+            NotImplementedError: if the model is not a distribution.
+        """
+        raise NotImplementedError(f"task {self.name} has no distribution to draw labels from")
+
+    def enumerate(self, output: Any, batch: Any) -> list[tuple[Any, Tensor]]:
+        """Returns every possible answer: labels and the probability of each sample having them.
+
+        Raises:
+            NotImplementedError: if there are too many.
+        """
+        raise NotImplementedError(f"task {self.name} cannot list its answers")
+
+    def mask(self, batch: Any) -> Tensor | None:
+        """Returns which positions are real, ``[N, T]``; ``None`` if all are."""
+        mask = batch.get("attention_mask") if hasattr(batch, "get") else None
+        return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+
+
+def logits(output: Any) -> Tensor:
+    """Returns the logits of an output: ``output.logits``, ``output["logits"]`` or first tensor.
+
+    Raises:
+        TypeError: if there is no floating tensor.
+    """
+    found = getattr(output, "logits", None)
+    if found is None and isinstance(output, dict):
+        found = output.get("logits")
+    if found is None:
+        found = stream(output)
+    if not isinstance(found, Tensor):
+        raise TypeError(f"the model's output must hold a floating tensor, got {output!r:.80}")
+    return found
