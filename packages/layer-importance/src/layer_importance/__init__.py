@@ -4,13 +4,28 @@ from importlib.metadata import version
 
 from layer_importance._analyze import analyze
 from layer_importance._batch import Call
+from layer_importance._bridge import Bridge, BridgeMoments
 from layer_importance._discover import discover
-from layer_importance._events import BatchEvent, LeafEvent, UnitEvent
-from layer_importance._method import MeanMethod, Method, PassMethod, SweepMethod
+from layer_importance._elastic_depth import ElasticDepth
+from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, UnitEvent
+from layer_importance._execute.carry_out import carry_out
+from layer_importance._execute.compressed import Compressed
+from layer_importance._execute.files import load
+from layer_importance._heal_distill import Distilled, distill
+from layer_importance._heal_norms import reestimate_norms
+from layer_importance._method import (
+    ColumnsMethod,
+    MeanMethod,
+    Method,
+    ParameterMethod,
+    PassMethod,
+    SweepMethod,
+)
 from layer_importance._moments import Moments
+from layer_importance._parts import discover_parts
 from layer_importance._registry import Registry, registry
 from layer_importance._report import Report
-from layer_importance._scores import MethodScores, Score
+from layer_importance._scores import MethodScores, Score, Table
 from layer_importance._subject import Subject
 from layer_importance._task import Task
 from layer_importance._tasks.classification import Classification
@@ -23,6 +38,7 @@ __all__ = [
     "Report",
     # units
     "discover",
+    "discover_parts",
     "Unit",
     "Units",
     # what a model is for
@@ -32,15 +48,29 @@ __all__ = [
     # scores
     "Score",
     "MethodScores",
+    "Table",
     "Moments",
+    # carrying plans out
+    "carry_out",
+    "Compressed",
+    "load",
+    "Bridge",
+    "BridgeMoments",
+    "reestimate_norms",
+    "distill",
+    "Distilled",
+    "ElasticDepth",
     # methods
     "Method",
     "SweepMethod",
+    "ColumnsMethod",
     "MeanMethod",
+    "ParameterMethod",
     "PassMethod",
     "Subject",
     "UnitEvent",
-    "LeafEvent",
+    "ParameterEvent",
+    "InputEvent",
     "BatchEvent",
     "Registry",
     "registry",

@@ -68,7 +68,7 @@ def analyze(
     with preserved(model, gradients=True):
         sweep, seconds = _sweep(subject, runs, progress)
         found = {
-            m.name: _timed(m.scores(), seconds, sweep) for m in runs if isinstance(m, SweepMethod)
+            m.name: _swept(m.scores(), seconds, sweep) for m in runs if isinstance(m, SweepMethod)
         }
         for method in runs:
             if isinstance(method, PassMethod):
@@ -77,6 +77,7 @@ def analyze(
         units=subject.units,
         methods={method.name: found[method.name] for method in runs},
         reasons={name: why or "asked for" for name, why in reasons.items()},
+        notes=sweep.notes,
         samples=sweep.samples,
         batches=sweep.batches,
         passes=sweep.passes,
@@ -128,9 +129,21 @@ def _run(method: "PassMethod", subject: Subject, progress: Progress | None) -> A
     return replace(scores, seconds=time.perf_counter() - start)
 
 
-def _timed(scores: Any, seconds: float, sweep: Sweep) -> Any:
+def _swept(scores: Any, seconds: float, sweep: Sweep) -> Any:
     forwards, backwards = sweep.passes
-    return replace(scores, seconds=seconds, forwards=forwards, backwards=backwards, shared=True)
+    missing = {
+        unit.name: sweep.missing.get(unit.name, "no sample told anything about it")
+        for unit in sweep.subject.units
+        if unit.name not in scores and unit.name not in scores.missing
+    }
+    return replace(
+        scores,
+        missing={**scores.missing, **missing},
+        seconds=seconds,
+        forwards=forwards,
+        backwards=backwards,
+        shared=True,
+    )
 
 
 def _facts(subject: Subject) -> dict[str, Any]:

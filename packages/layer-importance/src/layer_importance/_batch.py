@@ -1,7 +1,8 @@
 """Batches: how many samples, some of them, on which device, and what the model is called with."""
 
+import copy
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -82,7 +83,10 @@ def size(batch: Any) -> int:
 
 
 def take(batch: Any, rows: list[int]) -> Any:
-    """Returns the samples ``rows`` of a batch: of every tensor as long as the batch.
+    """Returns the samples ``rows`` of a batch.
+
+    Of every tensor as long as the batch, and of every list that holds one thing a sample, as the
+    targets of a detector do.
 
     >>> import torch
     >>> [part.tolist() for part in take((torch.arange(3), torch.eye(2)), [0, 0, 2])]
@@ -95,7 +99,53 @@ def take(batch: Any, rows: list[int]) -> Any:
         fits = tensor.ndim > 0 and len(tensor) == count
         return tensor[index.to(tensor.device)] if fits else tensor
 
-    return mapped(batch, rows_of)
+    def part_of(key: int | str | None, value: Any) -> Any:
+        if key is not None and _one_a_sample(value, count):
+            return type(value)([value[row] for row in rows])
+        return mapped(value, rows_of)
+
+    return with_entries(batch, part_of)
+
+
+def _one_a_sample(value: Any, count: int) -> bool:
+    if type(value) not in (list, tuple) or len(value) != count:
+        return False
+    return not all(isinstance(item, Tensor) and item.ndim and len(item) == count for item in value)
+
+
+def with_entries(batch: Any, change: Callable[[int | str | None, Any], Any]) -> Any:
+    """Returns the batch with ``change(key, value)`` for each of its entries, of the same type.
+
+    Entries of a tuple or list have their position as key, those of a mapping their key; anything
+    else is one entry without a key.
+    """
+    if isinstance(batch, tuple | list):
+        items = [change(place, item) for place, item in enumerate(batch)]
+        return type(batch)(*items) if hasattr(batch, "_fields") else type(batch)(items)
+    if not isinstance(batch, Mapping):
+        return change(None, batch)
+    changed = {key: change(key, value) for key, value in batch.items()}
+    if type(batch) is dict:
+        return changed
+    twin: Any = copy.copy(batch)
+    for key, item in changed.items():
+        if item is not batch[key]:
+            twin[key] = item
+    return twin
+
+
+def entry(batch: Any, key: int | str | None) -> Any:
+    """Returns one entry of a batch, by the key that :func:`with_entries` gives it."""
+    return batch if key is None else batch[key]
+
+
+def input_keys(batch: Any) -> list[int | str | None]:
+    """Returns the keys of the entries that are no labels, in the usual forms of a batch."""
+    if isinstance(batch, Mapping):
+        return [key for key in batch if key not in LABELS]
+    if isinstance(batch, tuple | list):
+        return list(range(max(len(batch) - 1, 1)))
+    return [None]
 
 
 def to_device(batch: Any, device: torch.device) -> Any:
@@ -106,6 +156,14 @@ def to_device(batch: Any, device: torch.device) -> Any:
 def check_finite(batch: Any, index: int) -> None:
     """Raises a ``ValueError`` that names the batch if a floating input is NaN or infinite."""
     for tensor in tensors(batch):
-        if tensor.is_floating_point() and not bool(tensor.isfinite().all()):
-            bad = int((~tensor.isfinite()).sum())
+        values = _entries_of(tensor)
+        if tensor.is_floating_point() and not bool(values.isfinite().all()):
+            bad = int((~values.isfinite()).sum())
             raise ValueError(f"batch {index} must be finite, got {bad} NaN or infinite values")
+
+
+def _entries_of(tensor: Tensor) -> Tensor:
+    """The entries of a sparse tensor, as adjacency matrices are, or the tensor."""
+    if tensor.layout == torch.strided:
+        return tensor
+    return tensor.coalesce().values() if tensor.layout == torch.sparse_coo else tensor.values()

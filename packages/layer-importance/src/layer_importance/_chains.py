@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from torch import nn
 
+from layer_importance._hints import Hints
+
 _CONTAINERS = (nn.ModuleList, nn.Sequential, nn.ModuleDict)
 
 
@@ -22,8 +24,11 @@ class Run:
     paths: tuple[str, ...]
 
 
+_IsBlock = Callable[[str, frozenset[str]], bool]
+
+
 def runs(
-    model: nn.Module, is_block: Callable[[str, frozenset[str]], bool] | None = None
+    model: nn.Module, is_block: _IsBlock | None = None, *, hints: Hints | None = None
 ) -> list[Run]:
     """Returns the runs of composites in a model, the finest that are still repeated blocks.
 
@@ -31,9 +36,10 @@ def runs(
     ``ModuleList``, ``Sequential`` or ``ModuleDict``, or in numbered attributes (``layer1``,
     ``layer2``), make a run. A run of stages gives way to the runs inside them where modules of one
     class hold at least half of a stage's weights; ``is_block(path, inner)`` says that the module
-    at ``path`` is more than a sequence of ``inner``, such as one with a skip around them.
+    at ``path`` is more than a sequence of ``inner``, such as one with a skip around them. Where
+    ``hints`` know better they are heard first: the number of layers, then the classes of blocks.
     """
-    return list(_runs(model, "", is_block or (lambda path, inner: False)))
+    return list(_Search(is_block or (lambda path, inner: False), hints or Hints()).runs(model, ""))
 
 
 def leaves(model: nn.Module) -> Run:
@@ -47,37 +53,67 @@ def weight(module: nn.Module) -> int:
     return sum(parameter.numel() for parameter in module.parameters())
 
 
-_IsBlock = Callable[[str, frozenset[str]], bool]
+@dataclass(frozen=True, slots=True)
+class _Search:
+    is_block: _IsBlock
+    hints: Hints
+
+    def runs(self, module: nn.Module, path: str) -> Iterator[Run]:
+        taken: set[str] = set()
+        for names in _sibling_groups(module):
+            if len(names) >= 2:
+                taken.update(names)
+                yield from self._finest(module, path, names)
+        for name, child in module._modules.items():
+            if child is not None and name not in taken:
+                yield from self.runs(child, _join(path, name))
+
+    def _finest(self, module: nn.Module, path: str, names: list[str]) -> list[Run]:
+        """The run itself, or the runs inside if most of its weights are in repeated blocks."""
+        outer = Run(path, tuple(_join(path, name) for name in names))
+        children = {_join(path, name): module._modules[name] for name in names}
+        inside: dict[str, list[Run]] = {}
+        for place, child in children.items():
+            assert child is not None
+            inside[place] = [r for r in self.runs(child, place) if _same_class(child, place, r)]
+        inner = [run for found in inside.values() for run in found]
+        if not inner:
+            return [outer]
+        if all(_is_list(child) for child in children.values()):  # a list cannot run itself
+            return inner
+        known = self._known(children, inner)
+        return (
+            inner if (self._structural(children, inside) if known is None else known) else [outer]
+        )
+
+    def _known(self, children: dict[str, nn.Module | None], inner: list[Run]) -> bool | None:
+        """Whether hints prefer the runs inside; ``None`` if they say nothing."""
+        if tuple(len(run.paths) for run in inner) in self.hints.stages:
+            return True
+        fits = [run for run in inner if len(run.paths) in self.hints.counts]
+        outer_fits, inner_fits = len(children) in self.hints.counts, len(fits) == len(inner)
+        if outer_fits != inner_fits:
+            return inner_fits
+        outer_named = {type(child).__name__ for child in children.values()} <= self.hints.blocks
+        return False if outer_named else None
+
+    def _structural(
+        self, children: dict[str, nn.Module | None], inside: dict[str, list[Run]]
+    ) -> bool:
+        """Whether most of the weights are in runs inside, and most children are no blocks."""
+        total = within = blocks = 0
+        for place, child in children.items():
+            assert child is not None
+            held, found = weight(child), inside[place]
+            total += held
+            if found and 2 * _held(child, place, found) >= held:
+                within += held
+                blocks += self.is_block(place, frozenset(p for run in found for p in run.paths))
+        return 2 * within >= total and 2 * blocks < len(children)
 
 
-def _runs(module: nn.Module, path: str, is_block: _IsBlock) -> Iterator[Run]:
-    taken: set[str] = set()
-    for names in _sibling_groups(module):
-        if len(names) >= 2:
-            taken.update(names)
-            yield from _finest(module, path, names, is_block)
-    for name, child in module._modules.items():
-        if child is not None and name not in taken:
-            yield from _runs(child, _join(path, name), is_block)
-
-
-def _finest(module: nn.Module, path: str, names: list[str], is_block: _IsBlock) -> list[Run]:
-    """The run itself, or the runs inside if most of its weights are in repeated blocks."""
-    inner: list[Run] = []
-    total = inside = blocks = 0
-    for name in names:
-        child, place = module._modules[name], _join(path, name)
-        assert child is not None
-        found = [run for run in _runs(child, place, is_block) if _same_class(child, place, run)]
-        held = weight(child)
-        total += held
-        if found and 2 * _held(child, place, found) >= held:
-            inner.extend(found)
-            inside += held
-            blocks += is_block(place, frozenset(p for run in found for p in run.paths))
-    if inner and 2 * inside >= total and 2 * blocks < len(names):
-        return inner
-    return [Run(path, tuple(_join(path, name) for name in names))]
+def _is_list(module: nn.Module | None) -> bool:
+    return isinstance(module, nn.ModuleList | nn.ModuleDict)
 
 
 def _same_class(child: nn.Module, path: str, run: Run) -> bool:

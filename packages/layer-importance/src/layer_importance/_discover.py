@@ -1,17 +1,19 @@
 """Which parts of a model are units: structure first, then one look at it running."""
 
-import re
 from collections.abc import Sequence
+from dataclasses import replace
 from types import MappingProxyType
 from typing import Any
 
 from torch import nn
 
 from layer_importance._batch import Call, inputs, without_cache
-from layer_importance._chains import Run, leaves, runs, weight
+from layer_importance._chains import Run, leaves, runs
+from layer_importance._hints import hints
 from layer_importance._preserve import preserved
 from layer_importance._probe import Probe, Seen, probe
 from layer_importance._units import Unit, Units
+from layer_importance._verdicts import at, calls_of, is_within, no_chain, tower_of, why_not
 
 
 def discover(
@@ -24,12 +26,19 @@ def discover(
     stream, so that their input can stand in for their output. Nothing is traced, nothing is known
     of any architecture, and the model is left as it was.
 
+    Where the caller adds what a module answers to its own input, the module is a branch, and is
+    removed by adding nothing (``removal="zero"``).
+
     A module that runs several times in one pass (shared weights) is one unit a call. A net without
-    repeated blocks has its linear and convolution layers as units.
+    repeated blocks has its linear and convolution layers as units. Where structure leaves open
+    whether a stage or the blocks in it are the units, a number of layers in the model's
+    configuration decides, then the classes it names as not to be split, then the run.
 
     Args:
         model: any module; may be on the ``meta`` device together with ``example``.
-        example: one batch in the form the task reads; few samples are enough.
+        example: one batch in the form the task reads; few samples are enough. ``None`` looks at
+            the structure alone: no unit is removable then, since none was seen running. So does a
+            model on ``meta`` whose forward pass cannot run there.
         units: paths of the modules to take instead, in any order.
         call: what to call the model with, if not what :func:`inputs` makes of ``example``.
 
@@ -50,15 +59,42 @@ def discover(
         ['0', '1', '2']
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
-    call = without_cache(model, inputs(example) if call is None else call)
     asked = None if units is None else _asked(model, units)
-    with preserved(model, gradients=False):
-        seen = probe(model, call, _watched(model, asked))
-    candidates = _candidates(model, seen) if asked is None else [asked]
-    found, refused = _units(model, candidates, seen)
+    if example is None and call is None:
+        return _at_rest(model, asked, "")
+    call = without_cache(model, inputs(example) if call is None else call)
+    try:
+        with preserved(model, gradients=False):
+            seen = probe(model, call, _watched(model, asked))
+    except Exception as error:  # whatever an operator without data on meta raises
+        if any(not parameter.is_meta for parameter in model.parameters()):
+            raise
+        return _at_rest(model, asked, f": {type(error).__name__}: {str(error)[:120]}")
+    found: list[Unit] = []
+    refused: dict[str, str] = {}
+    for candidates in [[asked]] if asked else [_candidates(model, seen), [leaves(model)]]:
+        if not found:
+            found, reasons = _units(model, candidates, seen)
+            refused.update(reasons)
     if not found:
         raise ValueError(f"model must have parts that run, got none in {type(model).__name__}")
     return Units(tuple(found), MappingProxyType(refused))
+
+
+def _at_rest(model: nn.Module, asked: Run | None, why: str) -> Units:
+    """The units by structure alone, in the order they are held."""
+    chains = [asked] if asked else runs(model, hints=hints(model)) or [leaves(model)]
+    counted: set[int] = set()
+    known: set[int] = set()
+    found = []
+    for run in chains:
+        for index, path in enumerate(run.paths):
+            if id(at(model, path)) not in known:
+                known.add(id(at(model, path)))
+                found.append(_unit(model, run, path, index, None, None, counted, why))
+    if not found:
+        raise ValueError(f"model must have parts with weights, got none in {type(model).__name__}")
+    return Units(tuple(found))
 
 
 def _asked(model: nn.Module, paths: Sequence[str]) -> Run:
@@ -77,7 +113,8 @@ def _watched(model: nn.Module, asked: Run | None) -> dict[str, nn.Module]:
 
 
 def _candidates(model: nn.Module, seen: Probe) -> list[Run]:
-    return _repeated(model, seen, runs(model, seen.adds_input)) or [leaves(model)]
+    found = runs(model, seen.adds_input, hints=hints(model))
+    return _repeated(model, seen, found) or [leaves(model)]
 
 
 def _repeated(model: nn.Module, seen: Probe, candidates: list[Run]) -> list[Run]:
@@ -85,15 +122,15 @@ def _repeated(model: nn.Module, seen: Probe, candidates: list[Run]) -> list[Run]
     inside = {path for run in candidates for path in run.paths}
     found: list[str] = []
     for path, calls in seen.calls.items():
-        covered = any(_is_within(path, other) for other in (*inside, *found))
-        holds = any(_is_within(other, path) for other in inside)
+        covered = any(is_within(path, other) for other in (*inside, *found))
+        holds = any(is_within(other, path) for other in inside)
         if len(calls) > 1 and not covered and not holds and _is_repeated_block(model, path, calls):
             found.append(path)
     return candidates + [Run(path.rpartition(".")[0], (path,)) for path in found]
 
 
 def _is_repeated_block(model: nn.Module, path: str, calls: list[Seen]) -> bool:
-    owners = sum(any(True for _ in m.parameters(recurse=False)) for m in _at(model, path).modules())
+    owners = sum(any(True for _ in m.parameters(recurse=False)) for m in at(model, path).modules())
     return owners >= 2 and all(call.keeps_shape for call in calls)
 
 
@@ -104,24 +141,25 @@ def _units(
     refused: dict[str, str] = {}
     counted: set[int] = set()
     for run in candidates:
-        if reason := _no_chain(model, run, seen):
+        if reason := no_chain(model, run, seen):
             refused.update(dict.fromkeys(run.paths, reason))
             continue
         # one module at several places of a container has all its calls under its first path
         first: dict[int, str] = {}
         for path in run.paths:
-            first.setdefault(id(_at(model, path)), path)
+            first.setdefault(id(at(model, path)), path)
         calls = sorted(
             (call.order, path, number, call)
             for path in first.values()
-            for number, call in enumerate(_calls(model, path, seen))
+            for number, call in enumerate(calls_of(model, path, seen))
         )
         for index, (order, path, number, call) in enumerate(calls):
-            several = len(_calls(model, path, seen)) > 1
-            found.append(
-                (order, _unit(model, run, path, index, number if several else None, call, counted))
-            )
-        refused.update({p: "is not called" for p in first.values() if not _calls(model, p, seen)})
+            several = len(calls_of(model, path, seen)) > 1
+            unit = _unit(model, run, path, index, number if several else None, call, counted)
+            # who is added to its own input is a branch, and its input is no answer
+            unit = replace(unit, removal="zero") if path in seen.added else unit
+            found.append((order, unit))
+        refused.update({p: "is not called" for p in first.values() if not calls_of(model, p, seen)})
     return [unit for _, unit in sorted(found, key=lambda pair: pair[0])], refused
 
 
@@ -131,10 +169,11 @@ def _unit(
     path: str,
     index: int,
     number: int | None,
-    call: Seen,
+    call: Seen | None,
     counted: set[int],
+    why: str = "",
 ) -> Unit:
-    module = _at(model, path)
+    module = at(model, path)
     own = [p for p in module.parameters() if id(p) not in counted]
     counted.update(map(id, own))
     return Unit(
@@ -142,57 +181,10 @@ def _unit(
         path=path,
         chain=run.container,
         index=index,
-        tower=_tower(run.container),
+        tower=tower_of(run.container),
         type_name=type(module).__name__,
         parameters=sum(p.numel() for p in own),
         call=number,
         kind="block" if any(True for _ in module.children()) else "leaf",
-        reason=_why_not(call),
+        reason=f"not seen running{why}" if call is None else why_not(call),
     )
-
-
-def _why_not(call: Seen) -> str:
-    if call.x is None or call.y is None:
-        return "has no floating tensor going in or out"
-    if call.x != call.y:
-        return f"changes the shape: {list(call.x)} goes in, {list(call.y)} comes out"
-    if call.dtypes[0] != call.dtypes[1]:
-        return f"changes the dtype: {call.dtypes[0]} goes in, {call.dtypes[1]} comes out"
-    return ""
-
-
-def _no_chain(model: nn.Module, run: Run, seen: Probe) -> str:
-    """Why siblings are no chain: they run side by side, as experts and heads do, or not at all."""
-    calls = [_calls(model, path, seen) for path in run.paths]
-    called = [c for c in calls if c]
-    if not called:
-        return "is not called"
-    if len(called) < 2 or weight(_at(model, run.paths[0])) == 0:
-        return ""
-    sources = {call.x_id for group in called for call in group[:1] if call.x_id}
-    handed_on = {call.y_id for group in called for call in group}
-    if len(sources) == 1 and not sources & handed_on:
-        return "runs beside its siblings on the same input"
-    return ""
-
-
-def _calls(model: nn.Module, path: str, seen: Probe) -> list[Seen]:
-    """Calls of a module, under whichever of its paths they were seen."""
-    if found := seen.of(path):
-        return found
-    module = _at(model, path)
-    return next((c for p, c in seen.calls.items() if _at(model, p) is module), [])
-
-
-def _tower(container: str) -> str:
-    """The container's path without numbers: stages of one tower have it in common."""
-    parts = [re.sub(r"_?\d+$", "", part) for part in container.split(".")]
-    return ".".join(part for part in parts if part)
-
-
-def _at(model: nn.Module, path: str) -> nn.Module:
-    return model.get_submodule(path)
-
-
-def _is_within(path: str, outer: str) -> bool:
-    return path == outer or path.startswith(outer + ".")

@@ -1,6 +1,6 @@
 """What the sweep tells the methods: one unit, one layer or one batch at a time."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import torch
@@ -8,7 +8,8 @@ from torch import Tensor, nn
 
 from layer_importance._units import Unit
 
-Phase = Literal["data", "sampled"]
+Phase = Literal["data", "sampled", "exact"]
+"""Whose labels: the data's, drawn from the model, or every possible one in turn."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -23,7 +24,8 @@ class UnitEvent:
         y_grad: with respect to ``y``.
         mask: which tokens are real, ``[N, T]`` for this unit's tokens; ``None`` if all.
         channels: dimension of ``x`` that holds the features of one token.
-        phase: whose labels the gradients are for: the data's, or drawn from the model.
+        phase: whose labels the gradients are for.
+        shared: what one method worked out and another may read, by name.
     """
 
     unit: Unit
@@ -34,6 +36,7 @@ class UnitEvent:
     mask: Tensor | None = None
     channels: int = -1
     phase: Phase = "data"
+    shared: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
 
     def tokens(self, tensor: Tensor) -> Tensor:
         """Returns a stream as ``[N, T, D]``: samples, tokens or places, features."""
@@ -62,39 +65,57 @@ class UnitEvent:
 
     def dot(self, a: Tensor, b: Tensor) -> Tensor:
         """Returns the inner product per sample over real tokens, ``[N]``, in float64."""
-        products = (self.tokens(a).double() * self.tokens(b).double()).sum(2)
-        if self.mask is not None and self.mask.shape == products.shape:
-            products = torch.where(self.mask.bool(), products, torch.zeros_like(products))
-        return products.sum(1)
+        a, b = (t if t.dtype.itemsize > 2 else t.float() for t in (a, b))
+        products = a * b
+        if self.mask is None or products.ndim < 3:
+            # one row as it is, the sum of rows in float64: casting all of it would cost the most
+            rows = products.sum(-1) if products.ndim > 1 else products
+            return rows.reshape(len(rows), -1).sum(1, dtype=torch.float64)
+        each = self.tokens(products).sum(2)
+        if self.mask.shape == each.shape:
+            each = torch.where(self.mask.bool(), each, torch.zeros_like(each))
+        return each.sum(1, dtype=torch.float64)
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
-class LeafEvent:
-    """One call of one module that owns parameters, with its gradient.
+class ParameterEvent:
+    """Gradients of the loss of each sample with respect to the parameters of one unit.
+
+    Attributes:
+        unit: which one.
+        squares: ``|g_i|^2`` over all its parameters that require gradients, ``[N]``, float64.
+        products: ``<g_i, theta>`` over the same parameters, ``[N]``, float64.
+        probability: how likely the labels are under the model where all possible ones come in turn,
+            ``[N]``; 1 else.
+        phase: whose labels the gradients are for.
+    """
+
+    unit: Unit
+    squares: Tensor
+    products: Tensor
+    probability: Tensor
+    phase: Phase
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class InputEvent:
+    """What one module that a method asked for was called with, and its gradient.
 
     Attributes:
         path: where the module is.
         module: the module.
-        args: what it was called with.
-        kwargs: the same, by name.
-        output: what came out, the stream.
-        grad: gradient of the summed loss with respect to ``output``.
-        x_axis: dimension of its first floating input that holds samples; -1 if unknown.
-        y_axis: dimension of ``output`` that holds samples; -1 if unknown.
-        calls: how often the module runs in one forward pass.
-        samples: number of samples in the batch.
-        phase: whose labels the gradients are for.
+        call: which of its calls in this batch, from 0.
+        x: the stream going in, as it is.
+        grad: gradient of the summed loss with respect to ``x``.
+        samples: how many samples the batch holds.
+        phase: whose labels the gradient is for.
     """
 
     path: str
     module: nn.Module
-    args: tuple[Any, ...]
-    kwargs: dict[str, Any]
-    output: Tensor
+    call: int
+    x: Tensor
     grad: Tensor
-    x_axis: int
-    y_axis: int
-    calls: int
     samples: int
     phase: Phase
 

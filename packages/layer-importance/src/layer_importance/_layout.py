@@ -33,15 +33,19 @@ class Layout:
 _CONVOLUTIONS = (nn.Conv1d, nn.Conv2d, nn.Conv3d)
 
 
-def layouts(model: nn.Module, call: Callable[[Any], Call], batch: Any) -> dict[str, Layout]:
+def layouts(
+    model: nn.Module, call: Callable[[Any], Call], batch: Any, *, divisible: bool = True
+) -> dict[str, Layout]:
     """Returns the layout of every module that runs, by path.
 
     Two small runs, with copies of the batch's first sample, show which dimension grows. Where the
-    samples of a batch cannot be taken apart (the nodes of one graph), the first dimension holds
-    them if it is as long as the batch.
+    samples of a batch cannot be taken apart (the nodes of one graph: not ``divisible``), the first
+    dimension holds them if it is as long as the batch.
     """
     modules = {path: module for path, module in model.named_modules() if path}
     with preserved(model, gradients=False):
+        if not divisible:
+            return _whole(probe(model, call(batch), modules), modules, size(batch))
         try:
             small, large = (probe(model, call(few(batch, n)), modules) for n in (2, 3))
         except (RuntimeError, IndexError, ValueError):

@@ -1,18 +1,22 @@
 """What a method is: what it reads, what it costs, what it says about each unit."""
 
 import abc
-from collections.abc import Callable, Mapping
-from typing import ClassVar, Literal
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, ClassVar, Literal
 
 from torch import Tensor
+from torch.utils.hooks import RemovableHandle
 
-from layer_importance._events import BatchEvent, LeafEvent, UnitEvent
+from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, UnitEvent
 from layer_importance._moments import Moments
-from layer_importance._scores import Direction, MethodScores, Score
+from layer_importance._scores import Direction, MethodScores, Score, Table
 from layer_importance._subject import Subject
+from layer_importance._task import Task
 from layer_importance._units import Unit
 
-Need = Literal["data", "labels", "gradients", "parameter_gradients", "sampled", "leaves"]
+Need = Literal[
+    "data", "labels", "gradients", "parameter_gradients", "per_sample", "sampled", "exact"
+]
 
 
 class Method(abc.ABC):
@@ -22,10 +26,12 @@ class Method(abc.ABC):
         name: by which it is asked for.
         measure: unit of measure of its values.
         direction: whether more means more important, or says nothing about that.
-        needs: what it must be given. ``labels``: the batches hold them. ``gradients``: of the loss
-            with respect to activations. ``parameter_gradients``: with respect to parameters.
-            ``sampled``: gradients for labels drawn from the model itself. ``leaves``: inputs and
-            output gradients of every module that owns parameters. ``data``: batches.
+        needs: what it must be given. ``data``: batches. ``labels``: the batches hold them.
+            ``gradients``: of the loss with respect to activations. ``parameter_gradients``: of the
+            summed loss with respect to the parameters of units, in their ``.grad`` when
+            :meth:`SweepMethod.batch` is called. ``per_sample``: of each sample's loss with respect
+            to the parameters of units. ``sampled``, ``exact``: all of these not for the data's
+            labels, but for labels drawn from the model, or for every possible label in turn.
     """
 
     name: ClassVar[str]
@@ -39,7 +45,9 @@ class Method(abc.ABC):
             return "needs labels, and the batches have none"
         if "sampled" in self.needs and not subject.can_sample:
             return f"needs a distribution over answers, and task {subject.task.name} has none"
-        if "parameter_gradients" in self.needs and not subject.trainable:
+        if "exact" in self.needs and type(subject.task).enumerate is Task.enumerate:
+            return f"needs a list of all answers, and task {subject.task.name} has none"
+        if self.needs & {"parameter_gradients", "per_sample"} and not subject.trainable:
             return "needs parameters that require gradients, and all are frozen"
         return ""
 
@@ -52,6 +60,7 @@ class Method(abc.ABC):
         scores: Mapping[str, Score],
         extras: Mapping[str, Mapping[str, float]] | None = None,
         missing: Mapping[str, str] | None = None,
+        tables: Mapping[str, Table] | None = None,
     ) -> MethodScores:
         """Returns ``scores`` under the method's name, measure and direction."""
         return MethodScores(
@@ -60,6 +69,7 @@ class Method(abc.ABC):
             direction=self.direction,
             scores=scores,
             extras=extras or {},
+            tables=tables or {},
             missing=missing or {},
         )
 
@@ -67,8 +77,9 @@ class Method(abc.ABC):
 class SweepMethod(Method):
     """A method that listens to the common sweep and keeps sums: nothing of a batch survives it.
 
-    Overridden among :meth:`unit`, :meth:`leaf` and :meth:`batch` is what it is called for. State is
-    float64 tensors of fixed shapes; :meth:`merge` combines those of several processes.
+    Overridden among :meth:`unit`, :meth:`parameters`, :meth:`input` and :meth:`batch` is what it is
+    called for. State is float64 tensors of fixed shapes; :meth:`merge` combines those of several
+    processes.
     """
 
     def passes(self, units: int) -> tuple[float, float]:
@@ -79,11 +90,27 @@ class SweepMethod(Method):
     def begin(self, subject: Subject) -> None:
         """Called once, before the first batch."""
 
+    def hooks(self, subject: Subject) -> Iterable[RemovableHandle]:
+        """Returns hooks of its own, put on modules when the sweep begins; it takes them off."""
+        del subject
+        return ()
+
+    def before(self, batch: Any) -> None:
+        """Called with every batch, before it goes through the model."""
+
     def unit(self, event: UnitEvent) -> None:
         """Called for every unit and batch."""
 
-    def leaf(self, event: LeafEvent) -> None:
-        """Called for every module with parameters of its own, once its gradient is there."""
+    def parameters(self, event: ParameterEvent) -> None:
+        """Called for every unit and backward pass, if ``per_sample`` is needed."""
+
+    def inputs(self, subject: Subject) -> Iterable[str]:
+        """Returns paths of modules whose inputs and their gradients it wants to hear of."""
+        del subject
+        return ()
+
+    def input(self, event: InputEvent) -> None:
+        """Called for every call of those modules, once the gradient is there."""
 
     def batch(self, event: BatchEvent) -> None:
         """Called after every batch."""
@@ -101,10 +128,10 @@ class SweepMethod(Method):
         """Adds the state of the same method over other batches."""
 
 
-class MeanMethod(SweepMethod):
+class ColumnsMethod(SweepMethod):
     """A sweep method whose columns are means over samples; the first column is the score.
 
-    A subclass names its ``columns`` and gives :meth:`values`.
+    A subclass names its ``columns`` and calls :meth:`add`.
     """
 
     columns: ClassVar[tuple[str, ...]] = ("value",)
@@ -112,14 +139,10 @@ class MeanMethod(SweepMethod):
     def __init__(self) -> None:
         self._moments: dict[str, Moments] = {}
 
-    @abc.abstractmethod
-    def values(self, event: UnitEvent) -> tuple[Tensor, ...]:
-        """Returns ``[N]`` values for each of ``columns``."""
-
-    def unit(self, event: UnitEvent) -> None:
-        """Adds the batch's values to the unit's moments."""
-        for column, values in zip(self.columns, self.values(event), strict=True):
-            self.column(event.unit, column).add(values)
+    def add(self, unit: Unit, columns: Iterable[Tensor]) -> None:
+        """Adds a batch's ``[N]`` values of each of ``columns`` to the unit's moments."""
+        for column, values in zip(self.columns, columns, strict=True):
+            self.column(unit, column).add(values)
 
     def column(self, unit: Unit, column: str) -> Moments:
         """Returns the moments of one column of one unit."""
@@ -151,6 +174,30 @@ class MeanMethod(SweepMethod):
         for key in sorted(keys):
             parts = {part: state[f"{key}/{part}"] for part in ("counts", "mean", "m2")}
             self._moments.setdefault(key, Moments()).merge(Moments.from_state(parts))
+
+
+class MeanMethod(ColumnsMethod):
+    """One whose values come from the streams of units. A subclass gives :meth:`values`."""
+
+    @abc.abstractmethod
+    def values(self, event: UnitEvent) -> tuple[Tensor, ...]:
+        """Returns ``[N]`` values for each of ``columns``."""
+
+    def unit(self, event: UnitEvent) -> None:
+        """Adds the batch's values to the unit's moments."""
+        self.add(event.unit, self.values(event))
+
+
+class ParameterMethod(ColumnsMethod):
+    """One whose values come from per-sample gradients of parameters."""
+
+    @abc.abstractmethod
+    def values(self, event: ParameterEvent) -> tuple[Tensor, ...]:
+        """Returns ``[N]`` values for each of ``columns``."""
+
+    def parameters(self, event: ParameterEvent) -> None:
+        """Adds the batch's values to the unit's moments."""
+        self.add(event.unit, self.values(event))
 
 
 class PassMethod(Method):

@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -38,12 +39,19 @@ class Moments:
                 f"values must have shape [N, {', '.join(map(str, self.mean.shape))}], "
                 f"got {list(rows.shape)}"
             )
-        finite = rows.isfinite().reshape(len(rows), -1).all(1)
-        self.skipped += int((~finite).sum())
-        rows = rows[finite]
-        if len(rows):
-            mean = rows.mean(0)
-            self._combine(len(rows), mean, (rows - mean).square().sum(0))
+        if not len(rows):
+            return
+        # numpy: on a few numbers, torch takes longer to begin than to end
+        array = rows.numpy()
+        finite = np.isfinite(array)
+        if not finite.all():
+            kept = finite.reshape(len(array), -1).all(1)
+            self.skipped += int((~kept).sum())
+            array = array[kept]
+        if len(array):
+            mean = array.mean(0)
+            m2 = np.square(array - mean).sum(0)
+            self._combine(len(array), torch.as_tensor(mean), torch.as_tensor(m2))
 
     def _combine(self, count: int, mean: Tensor, m2: Tensor) -> None:
         total = self.count + count

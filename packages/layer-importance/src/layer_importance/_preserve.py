@@ -18,6 +18,7 @@ def preserved(model: nn.Module, *, gradients: bool) -> Iterator[None]:
     ``gradients`` switches them on inside whatever the caller's mode was.
     """
     restore = [_flags(model), _buffers(model), _gradients(model), _hooks(model), _random_state()]
+    restore.append(_fused_attention())
     try:
         model.eval()
         # inference mode would make tensors that no gradient can go through
@@ -120,3 +121,10 @@ def _random_state() -> Any:
             torch.cuda.set_rng_state_all(cuda)
 
     return give_back
+
+
+def _fused_attention() -> Any:
+    """Switches torch's fused transformer layers off: they run past the hooks of what is inside."""
+    enabled = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)
+    return lambda: torch.backends.mha.set_fastpath_enabled(enabled)

@@ -7,8 +7,8 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.overrides import TorchFunctionMode
 
+from layer_importance._additions import Additions
 from layer_importance._batch import Call, take
 from layer_importance._structure import outline, stream
 
@@ -52,7 +52,18 @@ class Probe:
     skips: dict[str, list[frozenset[str]]] = field(default_factory=dict)
     """Each time a module's own input was added to something: who inside it was running."""
     open: list[tuple[str, int]] = field(default_factory=list)
-    # alive, so that identities stay unique, with their versions
+    branches: dict[str, list[str]] = field(default_factory=dict)
+    """By module: those inside whose output was added to the module's own stream, in order."""
+    added: set[str] = field(default_factory=set)
+    """Modules whose output was added to their own input by whoever called them."""
+    attends: set[str] = field(default_factory=set)
+    """Modules that weighed tokens by a softmax while they ran."""
+    made_by: dict[int, str] = field(default_factory=dict)
+    """Who answered with a tensor, by its identity: the outermost module."""
+    streams: dict[int, set[str]] = field(default_factory=dict)
+    """Whose input, or sum with its input, a tensor is, by its identity."""
+    alive: list[Tensor] = field(default_factory=list)
+    # alive too, so that identities stay unique, with their versions
     kept: list[tuple[Tensor, int, Seen]] = field(default_factory=list)
 
     def of(self, path: str) -> list[Seen]:
@@ -67,42 +78,15 @@ class Probe:
         return any(not running & inner for running in self.skips.get(path, ()))
 
 
-class _Additions(TorchFunctionMode):
-    """Notes whose input is an operand of each addition."""
-
-    _ADD = frozenset(
-        {
-            torch.add,
-            torch.Tensor.add,
-            torch.Tensor.add_,
-            torch.Tensor.__add__,
-            torch.Tensor.__radd__,
-            torch.Tensor.__iadd__,
-        }
-    )
-
-    def __init__(self, seen: Probe) -> None:
-        super().__init__()
-        self._seen = seen
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if func in self._ADD:
-            operands = {id(arg) for arg in args if isinstance(arg, Tensor)}
-            for place, (path, x_id) in enumerate(self._seen.open):
-                if x_id in operands:
-                    inside = frozenset(inner for inner, _ in self._seen.open[place + 1 :])
-                    self._seen.skips.setdefault(path, []).append(inside)
-        return func(*args, **(kwargs or {}))
-
-
 def probe(model: nn.Module, call: Call, modules: Mapping[str, nn.Module]) -> Probe:
     """Returns what a run of ``model`` shows of ``modules``."""
     seen = Probe()
-    with watching(seen, modules), torch.no_grad(), _Additions(seen):
+    with watching(seen, modules), torch.no_grad(), Additions(seen):
         call.of(model)
     for tensor, version, one in seen.kept:
         one.written_later |= _version(tensor) != version
-    seen.kept.clear()
+    for held in (seen.kept, seen.alive, seen.made_by, seen.streams):
+        held.clear()
     return seen
 
 
@@ -126,6 +110,8 @@ def watching(seen: Probe, modules: Mapping[str, nn.Module]) -> Iterator[None]:
             seen.calls.setdefault(path, []).append(call)
             open_calls.append((call, x, _version(x)))
             seen.open.append((path, call.x_id))
+            if x is not None:
+                seen.streams.setdefault(id(x), set()).add(path)
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
             call, x, version = open_calls.pop()
@@ -136,6 +122,12 @@ def watching(seen: Probe, modules: Mapping[str, nn.Module]) -> Iterator[None]:
             call.writes_input = _version(x) != version
             if y is not None:
                 call.y, call.y_id = tuple(y.shape), id(y)
+                if x is not None and _is_norm(module):  # a stream normed after the sum goes on
+                    seen.streams.setdefault(id(y), set()).update(seen.streams.get(id(x), ()))
+                if next(module.parameters(), None) is not None:
+                    seen.made_by[id(y)] = path
+                elif x is not None and id(x) in seen.made_by:  # dropout and the like hand it on
+                    seen.made_by.setdefault(id(y), seen.made_by[id(x)])
                 seen.kept.append((y, _version(y), call))
 
         handles.append(module.register_forward_pre_hook(before, with_kwargs=True))
@@ -148,6 +140,11 @@ def watching(seen: Probe, modules: Mapping[str, nn.Module]) -> Iterator[None]:
     finally:
         for handle in handles:
             handle.remove()
+
+
+def _is_norm(module: nn.Module) -> bool:
+    own = list(module.parameters())
+    return bool(own) and all(parameter.ndim == 1 for parameter in own)
 
 
 def _version(tensor: Tensor | None) -> int:

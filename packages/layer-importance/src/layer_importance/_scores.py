@@ -30,6 +30,39 @@ class Score:
         return cls(float(moments.mean), float(moments.standard_error), moments.count)
 
 
+@dataclass(frozen=True, slots=True)
+class Table:
+    """Numbers for pairs, such as the similarity of every unit to every other.
+
+    Attributes:
+        rows: what each row is for, mostly a unit.
+        columns: what each column is for.
+        values: row by row; NaN where there is no number.
+    """
+
+    rows: tuple[str, ...]
+    columns: tuple[str, ...]
+    values: tuple[tuple[float, ...], ...]
+
+    def __getitem__(self, place: tuple[str, str]) -> float:
+        row, column = place
+        return self.values[self.rows.index(row)][self.columns.index(column)]
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain lists, as JSON takes them (NaN as null)."""
+        return {
+            "rows": list(self.rows),
+            "columns": list(self.columns),
+            "values": [[_plain(value) for value in row] for row in self.values],
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Table":
+        """Returns what :meth:`to_dict` was taken of."""
+        values = tuple(tuple(_number(value) for value in row) for row in fields["values"])
+        return cls(tuple(fields["rows"]), tuple(fields["columns"]), values)
+
+
 @dataclass(frozen=True, slots=True, kw_only=True)
 class MethodScores(Mapping[str, Score]):
     """What one method says about all units.
@@ -41,7 +74,9 @@ class MethodScores(Mapping[str, Score]):
             the unit but not whether it can go.
         scores: by name of the unit; units that the method cannot score are absent.
         extras: further columns of the method, by name, then by unit.
+        tables: what the method says about pairs of units, by name.
         missing: units without a score, with the reason.
+        notes: what to know about single units' scores, such as what stood in for them.
         seconds: how long it took, alone or as its share of the common sweep.
         forwards: how many forward passes over a batch it needed, in whole models.
         backwards: how many backward passes.
@@ -53,7 +88,9 @@ class MethodScores(Mapping[str, Score]):
     direction: Direction
     scores: Mapping[str, Score]
     extras: Mapping[str, Mapping[str, float]] = field(default_factory=dict)
+    tables: Mapping[str, Table] = field(default_factory=dict)
     missing: Mapping[str, str] = field(default_factory=dict)
+    notes: Mapping[str, str] = field(default_factory=dict)
     seconds: float = math.nan
     forwards: float = 0.0
     backwards: float = 0.0
@@ -90,7 +127,9 @@ class MethodScores(Mapping[str, Score]):
                 column: {name: _plain(value) for name, value in values.items()}
                 for column, values in self.extras.items()
             },
+            "tables": {name: table.to_dict() for name, table in self.tables.items()},
             "missing": dict(self.missing),
+            "notes": dict(self.notes),
             "seconds": _plain(self.seconds),
             "forwards": self.forwards,
             "backwards": self.backwards,
@@ -108,10 +147,13 @@ class MethodScores(Mapping[str, Score]):
             column: {name: _number(value) for name, value in values.items()}
             for column, values in fields["extras"].items()
         }
-        rest = {key: fields[key] for key in ("method", "measure", "direction", "missing", "shared")}
+        tables = {name: Table.from_dict(table) for name, table in fields["tables"].items()}
+        plain = ("method", "measure", "direction", "missing", "notes", "shared")
+        rest = {key: fields[key] for key in plain}
         return cls(
             scores=scores,
             extras=extras,
+            tables=tables,
             seconds=_number(fields["seconds"]),
             forwards=float(fields["forwards"]),
             backwards=float(fields["backwards"]),

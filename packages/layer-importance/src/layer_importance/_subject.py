@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from layer_importance._batch import Call, check_finite, size, take, to_device, without_cache
 from layer_importance._layout import Layout, layouts
+from layer_importance._modality import Modality
 from layer_importance._task import Task
 from layer_importance._units import Unit, Units
 
@@ -23,6 +24,7 @@ class Subject:
         batches: any iterable of batches; one that can be read only once is kept in memory.
         max_batches: at most so many are used.
         seed: of everything drawn at random.
+        modality: what kind of data it is; without it, only the task knows of padding.
 
     Raises:
         ValueError: if there is no batch, or the first holds a number that is not finite.
@@ -37,8 +39,9 @@ class Subject:
         *,
         max_batches: int | None = None,
         seed: int = 0,
+        modality: Modality | None = None,
     ) -> None:
-        self.model, self.units, self.task = model, units, task
+        self.model, self.units, self.task, self.modality = model, units, task, modality
         self.max_batches, self.seed = max_batches, seed
         once = iter(batches) is batches
         self._batches = list(itertools.islice(batches, max_batches)) if once else batches
@@ -67,11 +70,11 @@ class Subject:
         """Returns the model's answer to a batch."""
         return self.call(batch).of(self.model)
 
-    def losses(self, output: Any, batch: Any, labels: Any = None) -> Tensor:
+    def losses(self, output: Any, batch: Any, labels: Any = None, *, finite: bool = True) -> Tensor:
         """Returns the loss of each sample, ``[N]``, for the batch's labels or the given ones.
 
         Raises:
-            ValueError: if the task's loss is no vector, or not finite.
+            ValueError: if the task's loss is no vector, or not finite where ``finite`` asks for it.
         """
         labels = self.task.labels(batch) if labels is None else labels
         losses = self.task.loss(output, labels, batch)
@@ -80,11 +83,29 @@ class Subject:
             raise ValueError(
                 f"the loss of task {self.task.name} must be one number a sample, got {got}"
             )
-        if not bool(losses.detach().isfinite().all()):
+        if len(losses) != (samples := self.task.count(labels, batch)):
+            raise ValueError(
+                f"the loss of task {self.task.name} must be one number for each of "
+                f"{samples} samples, got {len(losses)}"
+            )
+        if finite and not bool(losses.detach().isfinite().all()):
             raise ValueError(
                 f"the loss of task {self.task.name} must be finite, got {losses.detach()}"
             )
         return losses
+
+    def mask(self, batch: Any, tokens: int, tower: str = "") -> Tensor | None:
+        """Returns which tokens are real, ``[N, tokens]``, in streams with so many of them.
+
+        A task with a mask of its own comes before the modality. ``None`` if all are real, or
+        nothing is known of streams of this length.
+        """
+        if self.modality is not None and type(self.task).mask is Task.mask:
+            several = len({unit.tower for unit in self.units}) > 1
+            found = self.modality.mask(batch, tokens, tower if several else "")
+        else:
+            found = self.task.mask(batch)
+        return found if found is not None and found.shape[1] == tokens else None
 
     @property
     def has_labels(self) -> bool:
@@ -94,7 +115,7 @@ class Subject:
     @property
     def can_sample(self) -> bool:
         """Whether labels can be drawn from the model's own answers."""
-        return type(self.task).sample is not Task.sample
+        return self.task.can_sample
 
     @property
     def trainable(self) -> bool:
@@ -105,13 +126,20 @@ class Subject:
     def layouts(self) -> dict[str, Layout]:
         """Where samples and features are in the streams of every module, by path."""
         if self._layouts is None:
-            self._layouts = layouts(self.model, self.call, self.first)
+            self._layouts = layouts(self.model, self.call, self.first, divisible=self.divisible)
         return self._layouts
+
+    @property
+    def divisible(self) -> bool:
+        """Whether some samples of a batch are a batch."""
+        return self.modality is None or self.modality.divisible(self.first)
 
     def generator(self) -> torch.Generator:
         """Returns a source of random numbers that starts the same every time."""
         return torch.Generator(device=self.device).manual_seed(self.seed)
 
     def some(self, batch: Any, count: int) -> Any:
-        """Returns at most ``count`` samples of a batch, its first ones."""
+        """Returns at most ``count`` samples of a batch, its first ones; all if it has no parts."""
+        if not self.divisible:
+            return batch
         return take(batch, list(range(min(count, size(batch)))))

@@ -1,99 +1,233 @@
-"""One forward and one backward pass a batch, heard by every method at once."""
+"""One forward and as few backward passes a batch as possible, heard by every method at once."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from layer_importance._batch import size
-from layer_importance._events import BatchEvent, LeafEvent, Phase, UnitEvent
+from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, Phase, UnitEvent
+from layer_importance._inputs import Inputs
 from layer_importance._method import SweepMethod
-from layer_importance._structure import stream, with_stream
+from layer_importance._now import Now
+from layer_importance._opened import opened
+from layer_importance._passages import Passages
+from layer_importance._per_sample.check import check
+from layer_importance._per_sample.collect import Collector
+from layer_importance._per_sample.owners import summary
 from layer_importance._subject import Subject
-from layer_importance._units import Unit
 
-_FORWARD_NEEDS = frozenset({"data", "labels"})
+_BACKWARD = frozenset({"gradients", "parameter_gradients", "per_sample"})
 
 
 class Sweep:
     """Runs batches through a model once and tells the methods what goes through it.
 
     Methods that need no gradient hear of a unit as soon as it has run; the others once the gradient
-    of its input is there, when those of later units are already gone. The model must be inside
-    :func:`preserved`.
+    of its input is there, when those of later units are already gone. Gradients of the data's, of
+    sampled and of all possible labels go back through the same graph. What no method needs is not
+    computed: gradients of parameters, and whatever lies before the first unit. The model must be
+    inside :func:`preserved`; the sweep is a context.
 
     Args:
         subject: what is studied.
         methods: who listens.
+
+    Attributes:
+        batches: how many have gone through.
+        samples: how many samples they held.
+        notes: what a reader of the results must know.
     """
 
     def __init__(self, subject: Subject, methods: Sequence[SweepMethod]) -> None:
         self.subject, self.methods = subject, list(methods)
         self.batches = self.samples = 0
+        self.notes: tuple[str, ...] = ()
         self._phases = _phases(self.methods)
-        self._plain = [m for m in self.methods if m.needs <= _FORWARD_NEEDS]
+        self._by_phase = {p: [m for m in self.methods if _phase(m) == p] for p in self._phases}
+        self._plain = [m for m in self.methods if _phase(m) is None]
         self._forward = [m for m in self._plain if _hears(m, "unit")]
-        self._by_phase: dict[Phase, list[SweepMethod]] = {
-            phase: [m for m in self.methods if phase in _phases([m])] for phase in self._phases
-        }
+        self._now = Now(differentiates=bool(self._phases))
+        self._passages = Passages(subject, self._now, self._tell_forward, self._tell_backward)
+        self._collector: Collector | None = None
+        self._required: list[tuple[Tensor, bool]] = []
         self._handles: list[Any] = []
-        self._running: dict[str, int] = {}
-        self._mask: Tensor | None = None
-        self._phase: Phase = "data"
-        self._waiting: dict[str, _Passage] = {}
+        self._inputs = Inputs(subject.model, self._now)
+        self._backwards = len(self._phases)
 
     @property
     def passes(self) -> tuple[int, int]:
         """Forward and backward passes a batch."""
-        return 1, len(self._phases)
+        return 1, self._backwards
+
+    @property
+    def missing(self) -> dict[str, str]:
+        """Units that nothing can be said about, with the reason."""
+        silent = self._passages.silent
+        found = {u.name: silent[u.path] for u in self.subject.units if u.path in silent}
+        return found | (self._collector.refusals() if self._collector else {})
+
+    # begin and end
 
     def __enter__(self) -> "Sweep":
-        layouts = self.subject.layouts
-        for path in {unit.path: None for unit in self.subject.units if unit.path in layouts}:
-            self._watch(path)
-        if any(_hears(m, "leaf") for ms in self._by_phase.values() for m in ms):
-            for path, module in self.subject.model.named_modules():
-                if path in layouts and next(module.parameters(recurse=False), None) is not None:
-                    self._watch_leaf(path, module)
+        with ExitStack() as stack:
+            stack.callback(self._end)
+            stack.enter_context(opened(self.subject.model))
+            self._begin()
+            self._opened = stack.pop_all()
         return self
 
+    def _begin(self) -> None:
+        self._required = [(p, p.requires_grad) for p in self.subject.model.parameters()]
+        if any("per_sample" in m.needs and _hears(m, "parameters") for m in self.methods):
+            self._collector = Collector(self.subject, self._now)
+            self._handles += self._collector.watch()
+            check(self._collector)
+            self.notes = summary(self._collector.owners.values())
+        if self._phases:
+            self._require_what_is_needed()
+        self._handles += self._passages.watch()
+        for method in self.methods:
+            for path in method.inputs(self.subject):
+                tell = _telling(self._now, method)
+                self._handles.append(self._inputs.watch(path, method.name, tell))
+            self._handles += method.hooks(self.subject)
+
+    def _require_what_is_needed(self) -> None:
+        needed = {id(p) for p in self._in_the_graph()}
+        if self._needs_parameter_gradients:
+            modules = [self.subject.module(unit) for unit in self.subject.units]
+            needed |= {id(p) for module in modules for p in module.parameters()}
+        for parameter, required in self._required:
+            parameter.requires_grad_(required and id(parameter) in needed)
+
+    @property
+    def _needs_parameter_gradients(self) -> bool:
+        return any("parameter_gradients" in method.needs for method in self.methods)
+
+    def _in_the_graph(self) -> list[Tensor]:
+        """Parameters whose per-sample gradients only a loop through the graph gives."""
+        owners = self._collector.owners.values() if self._collector else ()
+        return [p for owner in owners if owner.way == "loop" for p in owner.parameters]
+
     def __exit__(self, *error: object) -> None:
+        self._opened.close()
+
+    def _end(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
-        self._waiting.clear()
+        self._passages.clear()
+        if self._collector is not None:
+            self._collector.begin_batch()
+        for parameter, required in self._required:
+            parameter.requires_grad_(required)
+            parameter.grad = None
+
+    # batches
 
     def run(self, batch: Any) -> None:
         """Sends one batch through."""
         subject = self.subject
-        self._running.clear()
-        self._waiting.clear()
-        self._mask = subject.task.mask(batch)
-        generator = subject.generator()
-        generator.manual_seed(subject.seed + self.batches)
+        self._passages.begin_batch(batch)
+        self._inputs.begin_batch()
+        if self._collector is not None:
+            self._collector.begin_batch()
+        for method in self.methods:
+            method.before(batch)
         with torch.set_grad_enabled(bool(self._phases)):
             output = subject.forward(batch)
         seen = torch.empty(0)  # what those who need no gradients learn of the losses
-        for number, phase in enumerate(self._phases):
-            labels = subject.task.sample(output, batch, generator) if phase == "sampled" else None
-            losses = subject.losses(output, batch, labels)
-            self._backward(phase, losses, last=number + 1 == len(self._phases))
-            self._tell_batch(batch, output, losses.detach(), phase, self._by_phase[phase])
-            seen = losses.detach() if phase == "data" else seen
+        done = 0
+        for phase in self._phases:
+            losses = torch.zeros(())
+            for labels, probability, last in self._answers(phase, output, batch):
+                each = subject.losses(output, batch, labels)
+                self._back(phase, each, probability, last=last)
+                done += 1
+                each = each.detach()
+                losses = each if probability is None else losses + probability * each
+            seen = losses if phase == "data" else seen
+            self._tell_batch(batch, output, losses, phase, self._by_phase[phase])
         self._tell_batch(batch, output, seen, "data", self._plain)
-        self._waiting.clear()
+        self._passages.clear()
+        self._backwards = max(self._backwards, done)
         self.batches += 1
         self.samples += size(batch)
 
-    def _backward(self, phase: Phase, losses: Tensor, *, last: bool) -> None:
-        self._phase = phase
-        for parameter in self.subject.model.parameters():
+    def _answers(
+        self, phase: Phase, output: Any, batch: Any
+    ) -> Iterator[tuple[Any, Tensor | None, bool]]:
+        """Labels of each backward pass, how likely they are, and whether it is the last of all."""
+        task, final = self.subject.task, phase == self._phases[-1]
+        if phase == "data":
+            yield None, None, final
+        elif phase == "sampled":
+            generator = self.subject.generator()
+            generator.manual_seed(self.subject.seed + self.batches)
+            yield task.sample(output, batch, generator), None, final
+        else:
+            answers = task.enumerate(output, batch)
+            for number, (labels, probability) in enumerate(answers):
+                yield labels, probability, final and number + 1 == len(answers)
+
+    def _back(
+        self, phase: Phase, losses: Tensor, probability: Tensor | None, *, last: bool
+    ) -> None:
+        self._now.phase, self._now.last, self._now.samples = phase, last, len(losses)
+        for parameter, _ in self._required:
             parameter.grad = None
-        losses.sum().backward(retain_graph=not last)
-        for passage in list(self._waiting.values()):  # no gradient came: nothing depends on them
-            if passage.told != phase:
-                passage.deliver(torch.zeros_like(passage.x))
+        if self._collector is not None:
+            listens = any("per_sample" in m.needs for m in self._by_phase[phase])
+            self._collector.begin_pass(losses, listens=listens)
+        roots = self._roots(phase)
+        if losses.requires_grad and roots != []:
+            losses.sum().backward(retain_graph=not last, inputs=roots)
+        for root in self._passages.roots:
+            root.grad = None
+        with torch.no_grad():
+            self._passages.end_pass()
+            self._tell_parameters(phase, probability, len(losses))
+
+    def _roots(self, phase: Phase) -> list[Tensor] | None:
+        """Where a pass ends that no gradient of parameters is needed of; ``None``: everywhere."""
+        if not self._needs_parameter_gradients or any(
+            "parameter_gradients" in m.needs for m in self._by_phase[phase]
+        ):
+            return None
+        owners = self._collector.owners.values() if self._collector else ()
+        # what streams are made of inside of units without a formula, for want of a better word
+        inner = [p for owner in owners if owner.way != "formula" for p in owner.parameters]
+        return [*self._passages.roots, *inner]
+
+    # telling
+
+    def _tell_forward(self, event: UnitEvent) -> None:
+        for method in self._forward:
+            method.unit(event)
+
+    def _tell_backward(self, event: UnitEvent) -> None:
+        for method in self._by_phase[event.phase]:
+            if _hears(method, "unit"):
+                method.unit(event)
+
+    def _tell_parameters(self, phase: Phase, probability: Tensor | None, samples: int) -> None:
+        if self._collector is None or not self._collector.listens:
+            return
+        found = self._collector.end_pass()
+        one = torch.ones(samples, dtype=torch.float64) if probability is None else probability
+        for unit in self.subject.units:
+            if unit.name not in found:
+                continue
+            squares, products = found[unit.name]
+            event = ParameterEvent(
+                unit=unit, squares=squares, products=products, probability=one, phase=phase
+            )
+            for method in self._by_phase[phase]:
+                if "per_sample" in method.needs:
+                    method.parameters(event)
 
     def _tell_batch(
         self, batch: Any, output: Any, losses: Tensor, phase: Phase, methods: list[SweepMethod]
@@ -106,175 +240,30 @@ class Sweep:
                 if _hears(method, "batch"):
                     method.batch(event)
 
-    # units
 
-    def _watch(self, path: str) -> None:
-        module = self.subject.model.get_submodule(path)
-        units = {unit.call or 0: unit for unit in self.subject.units if unit.path == path}
-        single = len(units) == 1 and next(iter(units.values())).call is None
-        copies = self.subject.layouts[path].writes
-        inside: list[Tensor | None] = []
-
-        def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
-            x = stream((args, kwargs))
-            if x is None or _recomputing():
-                inside.append(None)
-                return None
-            if torch.is_grad_enabled() and self._phases and not x.requires_grad:
-                fresh = x.detach().requires_grad_()
-                args, kwargs = with_stream((args, kwargs), x, fresh)
-                inside.append(fresh)
-                return args, kwargs
-            inside.append(x)
-            return None
-
-        kept: list[Tensor] = []
-
-        def keep(module: nn.Module, args: Any, kwargs: Any) -> None:
-            x = inside[-1]
-            kept.append(x.detach().clone() if copies and x is not None else x)  # type: ignore[arg-type]
-
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            x, values = inside.pop(), kept.pop()
-            if x is None:
-                return
-            call = self._running.get(path, 0)
-            self._running[path] = call + 1
-            unit = units.get(0 if single else call)
-            y = stream(output, like=x)
-            if unit is not None and y is not None:
-                self._passed(unit, x, values, y, copies)
-
-        self._handles += [
-            module.register_forward_pre_hook(before, with_kwargs=True),
-            module.register_forward_pre_hook(keep, with_kwargs=True),
-            module.register_forward_hook(after, with_kwargs=True),
-        ]
-
-    def _passed(self, unit: Unit, x: Tensor, values: Tensor, y: Tensor, copies: bool) -> None:
-        passage = _Passage(
-            self, unit, values.detach(), y.detach().clone() if copies else y.detach()
-        )
-        with torch.no_grad():
-            event = passage.event(None, None, "data")
-            for method in self._forward if event is not None else []:
-                method.unit(event)  # type: ignore[arg-type]
-        if self._phases and y.requires_grad:
-            self._waiting[unit.name] = passage
-            y.register_hook(passage.hold)
-            x.register_hook(passage.deliver)
-
-    # layers
-
-    def _watch_leaf(self, path: str, module: nn.Module) -> None:
-        layout = self.subject.layouts[path]
-
-        def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> None:
-            y = stream(output)
-            if y is None or not y.requires_grad or _recomputing():
-                return
-            values = y.detach()
-
-            def tell(grad: Tensor) -> None:
-                event = LeafEvent(
-                    path=path,
-                    module=module,
-                    args=args,
-                    kwargs=kwargs,
-                    output=values,
-                    grad=grad,
-                    x_axis=layout.x_axis,
-                    y_axis=layout.y_axis,
-                    calls=layout.calls,
-                    samples=len(grad) if layout.y_axis < 0 else grad.shape[layout.y_axis],
-                    phase=self._phase,
-                )
-                with torch.no_grad():
-                    for method in self._by_phase[self._phase]:
-                        if _hears(method, "leaf"):
-                            method.leaf(event)
-
-            y.register_hook(tell)
-
-        self._handles.append(module.register_forward_hook(after, with_kwargs=True))
+def _phase(method: SweepMethod) -> Phase | None:
+    """The backward pass that a method listens to."""
+    if "exact" in method.needs:
+        return "exact"
+    if "sampled" in method.needs:
+        return "sampled"
+    return "data" if method.needs & _BACKWARD else None
 
 
-class _Passage:
-    """One unit's streams in one batch, until their gradients are there."""
+def _telling(now: Now, method: SweepMethod) -> Callable[[InputEvent], None]:
+    phase = _phase(method)
 
-    def __init__(self, sweep: Sweep, unit: Unit, x: Tensor, y: Tensor) -> None:
-        self.sweep, self.unit, self.x, self.y = sweep, unit, x, y
-        self.told: Phase | None = None
-        self._y_grad: Tensor | None = None
+    def tell(event: InputEvent) -> None:
+        if now.phase == phase:
+            method.input(event)
 
-    def hold(self, grad: Tensor) -> None:
-        """Keeps the gradient of the output until that of the input comes."""
-        self._y_grad = grad
-
-    def deliver(self, grad: Tensor) -> None:
-        """Tells the methods, once a phase."""
-        phase = self.sweep._phase
-        if self.told == phase:
-            return
-        self.told = phase
-        y_grad = torch.zeros_like(self.y) if self._y_grad is None else self._y_grad
-        self._y_grad = None
-        with torch.no_grad():
-            event = self.event(grad.detach(), y_grad.detach(), phase)
-            for method in self.sweep._by_phase[phase] if event is not None else []:
-                if _hears(method, "unit"):
-                    method.unit(event)  # type: ignore[arg-type]
-
-    def event(self, x_grad: Tensor | None, y_grad: Tensor | None, phase: Phase) -> UnitEvent | None:
-        """Returns the event with samples first; ``None`` if they cannot be told apart."""
-        layout = self.sweep.subject.layouts[self.unit.path]
-        if layout.x_axis < 0 or layout.y_axis < 0:
-            return None
-        channels = layout.channels
-        if channels > 0 and layout.x_axis > 0:
-            channels = -1
-
-        def first(tensor: Tensor | None, axis: int) -> Tensor | None:
-            return None if tensor is None else tensor.movedim(axis, 0)
-
-        x, y = first(self.x, layout.x_axis), first(self.y, layout.y_axis)
-        assert x is not None
-        assert y is not None
-        return UnitEvent(
-            unit=self.unit,
-            x=x,
-            y=y,
-            x_grad=first(x_grad, layout.x_axis),
-            y_grad=first(y_grad, layout.y_axis),
-            mask=self._mask_for(x, channels),
-            channels=channels,
-            phase=phase,
-        )
-
-    def _mask_for(self, x: Tensor, channels: int) -> Tensor | None:
-        mask = self.sweep._mask
-        if mask is None or x.ndim < 3:
-            return None
-        moved = x.movedim(channels, -1)
-        return mask if tuple(mask.shape) == tuple(moved.shape[:2]) and moved.ndim == 3 else None
+    return tell
 
 
 def _phases(methods: Sequence[SweepMethod]) -> list[Phase]:
-    needs = [method.needs for method in methods]
-    phases: list[Phase] = []
-    if any(
-        n & {"gradients", "parameter_gradients", "leaves"} and "sampled" not in n for n in needs
-    ):
-        phases.append("data")
-    if any("sampled" in n for n in needs):
-        phases.append("sampled")
-    return phases
+    order: tuple[Phase, ...] = ("data", "sampled", "exact")
+    return [phase for phase in order if any(_phase(m) == phase for m in methods)]
 
 
 def _hears(method: SweepMethod, what: str) -> bool:
     return getattr(type(method), what) is not getattr(SweepMethod, what)
-
-
-def _recomputing() -> bool:
-    """Whether a backward pass runs: a forward in it is activation checkpointing's second."""
-    return torch._C._current_graph_task_id() != -1

@@ -36,13 +36,25 @@ class Task:
         self.labels = labels or _batch.labels
 
     def loss(self, output: Any, labels: Any, batch: Any) -> Tensor:
-        """Returns the loss of every sample, ``[N]``."""
+        """Returns the loss of every sample, ``[N]``; 0 for one that has nothing to answer."""
         raise NotImplementedError
 
+    def count(self, labels: Any, batch: Any) -> int:
+        """Returns how many samples the loss is for: the rows of the labels, else of the batch."""
+        return len(labels) if isinstance(labels, Tensor) and labels.ndim else _batch.size(batch)
+
     def quality(self, output: Any, labels: Any, batch: Any) -> Tensor | None:
-        """Returns how good every answer is, ``[N]``, more is better; ``None`` if undefined."""
+        """Returns how good every answer is, ``[N]``, more is better; ``None`` if undefined.
+
+        NaN for a sample that has nothing to answer.
+        """
         del output, labels, batch
         return None
+
+    @property
+    def can_sample(self) -> bool:
+        """Whether the model is a distribution over answers, so that labels can be drawn."""
+        return type(self).sample is not Task.sample
 
     def sample(self, output: Any, batch: Any, generator: torch.Generator) -> Any:
         """Returns labels drawn from the model's own distribution over answers.
@@ -66,15 +78,22 @@ class Task:
         return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
+def field(output: Any, *names: str) -> Any:
+    """Returns the first of the named attributes or keys that an output has; ``None`` if none."""
+    for name in names:
+        found = output.get(name) if isinstance(output, dict) else getattr(output, name, None)
+        if found is not None:
+            return found
+    return None
+
+
 def logits(output: Any) -> Tensor:
     """Returns the logits of an output: ``output.logits``, ``output["logits"]`` or first tensor.
 
     Raises:
         TypeError: if there is no floating tensor.
     """
-    found = getattr(output, "logits", None)
-    if found is None and isinstance(output, dict):
-        found = output.get("logits")
+    found = field(output, "logits")
     if found is None:
         found = stream(output)
     if not isinstance(found, Tensor):

@@ -22,7 +22,8 @@ class Unit:
         type_name: class of the module.
         parameters: number of parameters; a shared one counts where it comes first.
         call: which call of the module in one forward this is; ``None`` if it is its only one.
-        kind: ``block``, ``leaf``, ``attention`` or ``mlp``.
+        kind: ``block`` or ``leaf``; of a block's branches ``attention``, ``mlp``, or ``branch``
+            for one with convolutions.
         removal: what stands in for it: ``identity`` hands the input on, ``zero`` adds nothing to
             the stream (for a branch whose output the parent adds).
         reason: why it cannot be removed so; empty if it can.

@@ -22,6 +22,8 @@ class BlockInfluence(MeanMethod):
 
     def values(self, event: UnitEvent) -> tuple[Tensor, ...]:
         """Cosine distance, norm ratio and angle of every sample."""
+        if event.x.shape != event.y.shape:
+            return (event.x.new_empty(0),) * 3
         x, y = event.tokens(event.x).double(), event.tokens(event.y).double()
         norms = x.norm(dim=2), y.norm(dim=2)
         # a token of zeros has no direction: it counts as unturned if it stays zero, else as turned

@@ -27,5 +27,6 @@ class SkipAttribution(MeanMethod):
         assert event.y_grad is not None
         if event.x.shape != event.y.shape:
             return (event.x.new_empty(0), event.x.new_empty(0))
-        change = event.dot(event.y_grad, event.x.double() - event.y.double())
+        x, y = (t if t.dtype.itemsize > 2 else t.float() for t in (event.x, event.y))
+        change = event.dot(event.y_grad, x - y)
         return change.abs(), change

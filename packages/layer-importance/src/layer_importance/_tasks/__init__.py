@@ -2,8 +2,31 @@
 
 from layer_importance._task import Task
 from layer_importance._tasks.classification import Classification
+from layer_importance._tasks.detection import Detection
+from layer_importance._tasks.generation import Generation
+from layer_importance._tasks.qa import QuestionAnswering
+from layer_importance._tasks.recommendation import Recommendation
+from layer_importance._tasks.regression import Regression
+from layer_importance._tasks.reinforcement_learning import ReinforcementLearning
+from layer_importance._tasks.retrieval import Retrieval
+from layer_importance._tasks.segmentation import Segmentation
+from layer_importance._tasks.summarization import Summarization
+from layer_importance._tasks.translation import Translation
 
-BUILT_IN: tuple[type[Task], ...] = (Classification,)
+BUILT_IN: tuple[type[Task], ...] = (
+    Classification,
+    Generation,
+    Retrieval,
+    Recommendation,
+    Detection,
+    Segmentation,
+    Translation,
+    Summarization,
+    QuestionAnswering,
+    ReinforcementLearning,
+    Regression,
+)
+_SPELLINGS = {"summarisation": "summarization", "question_answering": "qa"}
 
 
 def task(which: str | Task) -> Task:
@@ -15,6 +38,7 @@ def task(which: str | Task) -> Task:
     if isinstance(which, Task):
         return which
     named = {kind.name: kind for kind in BUILT_IN}
-    if which not in named:
+    name = _SPELLINGS.get(which, which)
+    if name not in named:
         raise ValueError(f"task must be a Task or one of {', '.join(named)}, got {which!r}")
-    return named[which]()
+    return named[name]()

@@ -1,0 +1,69 @@
+"""Weights and bridges as files hold them: every tensor once, no code."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from layer_importance._bridge import Bridge
+
+
+def weights_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the state, every tensor once, and the other names of those that have several."""
+    kept: dict[str, Tensor] = {}
+    aliases: dict[str, str] = {}
+    known: dict[tuple[Any, ...], str] = {}
+    for name, value in model.state_dict().items():
+        if not isinstance(value, Tensor):
+            raise ValueError(
+                f"the model's state must be tensors, got {type(value).__name__} {name}"
+            )
+        key = (value.data_ptr(), value.shape, value.stride(), value.dtype)
+        if value.numel() and key in known:
+            aliases[name] = known[key]
+        else:
+            known[key] = name
+            # a copy: two tensors may overlap in memory without being the same
+            kept[name] = value.detach().cpu().clone().contiguous()
+    return kept, aliases
+
+
+def fill(
+    model: nn.Module, weights: dict[str, Tensor], aliases: Mapping[str, str], path: Path
+) -> None:
+    """Puts weights into a model, in the precision they have.
+
+    Raises:
+        ValueError: naming the file, if they do not fit.
+    """
+    state = weights | {name: weights[other] for name, other in aliases.items()}
+    for name, value in [*model.named_parameters(), *model.named_buffers()]:
+        if name in state and value.dtype != state[name].dtype:
+            value.data = value.data.to(state[name].dtype)
+    try:
+        model.load_state_dict(state)
+    except RuntimeError as error:
+        raise ValueError(f"{path}: does not fit the model: {error}") from error
+
+
+def described(bridge: nn.Module) -> dict[str, Any]:
+    """Returns what a bridge is, in plain JSON."""
+    if type(bridge) is nn.Linear:
+        sizes = {"in": bridge.in_features, "out": bridge.out_features}
+        return {"kind": "linear", **sizes, "bias": bridge.bias is not None}
+    if type(bridge) is Bridge:
+        return {"kind": "bridge", "width": len(bridge.bias), "channels": bridge.channels}
+    return {"kind": type(bridge).__name__}
+
+
+def bridge_from(name: str, described: Mapping[str, Any]) -> nn.Module:
+    """Returns an empty bridge as described; weights come later."""
+    if described["kind"] == "linear":
+        return nn.Linear(described["in"], described["out"], bias=described["bias"])
+    if described["kind"] == "bridge":
+        empty = torch.zeros(described["width"])
+        square = torch.zeros(len(empty), len(empty))
+        return Bridge(square, empty, empty.clone(), channels=described["channels"])
+    raise ValueError(f"bridges must have {name!r}, a {described['kind']}")

@@ -1,0 +1,72 @@
+"""Clean and corrupted runs of the same batches, side by side."""
+
+from collections.abc import Callable, Iterator
+
+import torch
+from torch import Tensor
+
+from layer_importance._batch import size
+from layer_importance._corruptions import Corruption
+from layer_importance._replay import Replay
+from layer_importance._streams import as_given, known_tokens, samples_first
+from layer_importance._subject import Subject
+from layer_importance._units import Unit
+
+
+def pairs(
+    subject: Subject,
+    corruption: Corruption,
+    what: str,
+    progress: Callable[[str, int], None],
+    *,
+    gradients: bool = False,
+) -> Iterator[tuple[Replay, Replay]]:
+    """Yields the clean and the corrupted run of every batch, both judged by the clean labels.
+
+    Args:
+        subject: what is studied.
+        corruption: how inputs are spoiled.
+        what: name for ``progress``.
+        progress: told how many batches are done.
+        gradients: take gradients in the corrupted run.
+
+    Raises:
+        ValueError: if the corruption changes the number of samples.
+    """
+    generator = torch.Generator().manual_seed(subject.seed)
+    for done, batch in enumerate(subject.batches(), 1):
+        spoiled = corruption(batch, generator)
+        if size(spoiled) != size(batch):
+            raise ValueError(
+                f"corruption must keep the number of samples, got {size(spoiled)} for {size(batch)}"
+            )
+        with (
+            Replay(subject, batch) as clean,
+            Replay(subject, spoiled, answers=batch, gradients=gradients) as corrupt,
+        ):
+            yield clean, corrupt
+        progress(what, done)
+
+
+def unlike(unit: Unit, clean: Replay, corrupt: Replay) -> str:
+    """Returns why a unit cannot be compared in the two runs; empty if it can."""
+    if not clean.ran(unit) or not corrupt.ran(unit):
+        return "did not run in both the clean and the corrupted run"
+    shapes = tuple(clean.y(unit).shape), tuple(corrupt.y(unit).shape)
+    if shapes[0] != shapes[1]:
+        return f"hands on {list(shapes[0])} in the clean and {list(shapes[1])} in the corrupted run"
+    return ""
+
+
+def known_in_both(unit: Unit, one: Replay, other: Replay) -> Tensor | None:
+    """Returns which tokens of a unit's output are real in both runs, ``[N, T, 1]`` as they lie."""
+    subject, y = one.subject, one.y(unit)
+    rows = samples_first(subject, unit, y, size(one.batch))
+    if rows is None:
+        return None
+    masks = [known_tokens(subject, unit, run.batch, rows) for run in (one, other)]
+    known = [mask for mask in masks if mask is not None]
+    if not known:
+        return None
+    both = known[0] if len(known) == 1 else known[0] & known[1]
+    return as_given(subject, unit, both[..., None])

@@ -1,0 +1,116 @@
+import copy
+import itertools
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from layer_importance import discover
+from layer_importance._costs import Costs, measure_costs
+
+
+class Block(nn.Module):
+    def __init__(self, width: int = 8, inner: int = 16) -> None:
+        super().__init__()
+        self.up, self.down = nn.Linear(width, inner), nn.Linear(inner, width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.down(torch.relu(self.up(x)))
+
+
+class Net(nn.Module):
+    def __init__(self, *inner: int) -> None:
+        super().__init__()
+        self.stem = nn.Linear(8, 8)
+        self.blocks = nn.ModuleList(Block(8, n) for n in inner)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.stem(x)
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+class Repeated(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layers = nn.ModuleList([Block(), Block()])
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer in (*self.layers, *self.layers):
+            x = layer(x)
+        return x
+
+
+def test_the_arithmetic_of_a_unit_is_two_operations_per_weight_and_token() -> None:
+    net, x = Net(16, 32), torch.randn(5, 8)
+    costs = measure_costs(net, discover(net, x), x)
+    assert costs.units["flops"] == {"blocks.0": 2 * 5 * 256, "blocks.1": 2 * 5 * 512}
+    assert costs.totals["flops"] == 2 * 5 * (64 + 256 + 512)
+
+
+def test_parameters_of_a_model_without_units_are_those_of_the_model_built_without_them() -> None:
+    net, x = Net(16, 32, 16), torch.randn(5, 8)
+    costs = measure_costs(net, discover(net, x), x)
+    smaller = Net(16, 16)
+    assert costs.without(["blocks.1"])["parameters"] == sum(p.numel() for p in smaller.parameters())
+
+
+def test_a_module_that_runs_twice_is_freed_only_with_both_of_its_calls() -> None:
+    net, x = Repeated(), torch.randn(5, 8)
+    units = discover(net, x)
+    costs = measure_costs(net, units, x)
+    one = sum(p.numel() for p in net.layers[0].parameters())
+    calls = [u.name for u in units if u.path == "layers.0"]
+    assert len(calls) == 2
+    assert costs.freed("parameters", calls[:1]) == 0
+    assert costs.freed("parameters", calls) == one
+    assert costs.freed("flops", calls[:1]) == costs.totals["flops"] / 4
+
+
+def test_parameters_that_something_else_has_too_are_never_freed() -> None:
+    net, x = Net(8, 8), torch.randn(5, 8)
+    net.blocks[0].up.weight = net.stem.weight
+    costs = measure_costs(net, discover(net, x), x)
+    whole = sum(p.numel() for p in net.blocks[0].parameters())
+    assert costs.freed("parameters", ["blocks.0"]) == whole - 64
+    assert costs.totals["parameters"] == sum(p.numel() for p in net.parameters())
+
+
+def test_seconds_are_medians_of_what_the_clock_says() -> None:
+    ticks = itertools.count()
+    net, x = Net(16, 16), torch.randn(5, 8)
+    costs = measure_costs(net, discover(net, x), x, repeats=3, clock=lambda: float(next(ticks)))
+    assert costs.units["seconds"] == {"blocks.0": 1.0, "blocks.1": 1.0}
+    assert costs.totals["seconds"] == 5.0
+
+
+def test_what_training_keeps_is_counted_once_a_storage() -> None:
+    net, x = Net(16, 16), torch.randn(5, 8)
+    costs = measure_costs(net, discover(net, x), x)
+    # the rectified middle is kept by ReLU and by the layer behind it; the input of the block is
+    # the output of the stem
+    assert costs.units["activations"]["blocks.0"] == 4 * 5 * (8 + 16)
+
+
+def test_measuring_leaves_the_model_as_it_was() -> None:
+    net, x = Net(16, 16).train(), torch.randn(5, 8)
+    net.stem.weight.requires_grad_(False)
+    before = copy.deepcopy(net.state_dict())
+    measure_costs(net, discover(net, x), x)
+    assert net.training and not net.stem.weight.requires_grad and net.stem.weight.grad is None
+    assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+    assert all("forward" not in module.__dict__ for module in net.modules())
+
+
+def test_costs_come_back_from_plain_data() -> None:
+    net, x = Repeated(), torch.randn(5, 8)
+    costs = measure_costs(net, discover(net, x), x)
+    assert Costs.from_dict(costs.to_dict()) == costs
+
+
+@pytest.mark.parametrize("wrong", [{"kinds": ["energy"]}, {"repeats": 0}])
+def test_what_cannot_be_measured_is_refused(wrong: dict[str, object]) -> None:
+    net, x = Net(16, 16), torch.randn(5, 8)
+    with pytest.raises(ValueError, match="must be"):
+        measure_costs(net, discover(net, x), x, **wrong)  # type: ignore[arg-type]
