@@ -132,8 +132,8 @@ def plain(model: nn.Module, batch: Any) -> None:
 @contextmanager
 def sweeping(
     model: nn.Module, batch: Any, units: Units, kinds: Sequence[type[SweepMethod]]
-) -> Iterator[Callable[[], None]]:
-    """Yield what sends the batch through a sweep that has begun."""
+) -> Iterator[tuple[Callable[[], None], int]]:
+    """Yield what sends the batch through a sweep that has begun, and how many methods listen."""
     subject = Subject(model, units, Classification(), [batch])
     methods = [kind() for kind in kinds]
     methods = [method for method in methods if not method.unmet(subject)]
@@ -141,7 +141,7 @@ def sweeping(
         for method in methods:
             method.begin(subject)
         with Sweep(subject, methods) as sweep:
-            yield lambda: sweep.run(batch)
+            yield lambda: sweep.run(batch), len(methods)
 
 
 class Live(TorchDispatchMode):
@@ -202,7 +202,7 @@ def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
     return statistics.median(a / b for a, b in pairs)
 
 
-def measure(seconds: float, which: str) -> Iterator[Row]:
+def measure(seconds: float, which: str, *, alone_too: bool) -> Iterator[Row]:
     """Yield a row for each net and set of methods, then one for each method alone."""
     for name, model, batch in nets():
         if which not in name:
@@ -213,21 +213,21 @@ def measure(seconds: float, which: str) -> Iterator[Row]:
         model.zero_grad()
         kinds = {kind.name: kind for kind in sweep_methods()}
         sets = {"gradients": GRADIENTS, "gradients, sampled": SAMPLED, "all": tuple(kinds)}
-        sets |= {name: (name,) for name in kinds}
+        sets |= {name: (name,) for name in kinds} if alone_too else {}
         alone: dict[str, float] = {}
         for title, names in reversed(sets.items()):
             chosen = [kinds[n] for n in names if n in kinds]
             single = title in kinds
-            with sweeping(model, batch, units, chosen) as step:
+            with sweeping(model, batch, units, chosen) as (step, count):
                 steps = {"plain": lambda m=model, b=batch: _required(plain, m, b), "sweep": step}
                 times = turns(steps, seconds / 4 if single else seconds, 3 if single else 5)
-                row: Row = {"net": name, "methods": title, "count": len(chosen)}
+                row: Row = {"net": name, "methods": title, "count": count}
                 row["plain s"] = statistics.median(times["plain"])
                 row["to plain"] = ratio(times, "sweep", "plain")
                 row["memory"] = peak(step) / base - 1
             if single:
                 alone[title] = row["to plain"]
-            else:
+            elif alone_too:
                 row["to one by one"] = row["to plain"] / sum(alone[n] for n in names if n in alone)
             yield row
 
@@ -255,10 +255,11 @@ def main() -> None:
     parser.add_argument("--csv", help="where to write the rows")
     parser.add_argument("--seconds", type=float, default=4.0, help="a set of methods")
     parser.add_argument("--net", default="", help="only nets with this in their name")
+    parser.add_argument("--sets-only", action="store_true", help="no method alone")
     arguments = parser.parse_args()
     print(f"torch {torch.__version__}, {torch.get_num_threads()} threads, {platform.machine()}")
     rows = []
-    for row in measure(arguments.seconds, arguments.net):
+    for row in measure(arguments.seconds, arguments.net, alone_too=not arguments.sets_only):
         rows.append(row)
         shown = (f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values())
         print(" | ".join(shown), flush=True)

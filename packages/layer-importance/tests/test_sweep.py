@@ -225,7 +225,7 @@ def _add(counts: dict[str, int]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("methods", "backwards"),
+    "methods, backwards",
     [
         ([SkipAttribution], 1),
         ([SkipAttribution, GradientBased, EmpiricalFisher, Snip], 1),

@@ -1,5 +1,6 @@
 """The whole way from a model and some batches to a report."""
 
+import itertools
 import platform
 import time
 from collections.abc import Callable, Iterable, Sequence
@@ -10,16 +11,24 @@ from typing import Any
 import torch
 from torch import nn
 
+from layer_importance._consensus import Consensus, consensus
+from layer_importance._damage_race import DamageRace
 from layer_importance._discover import discover
+from layer_importance._halves import halved, halves
 from layer_importance._method import Method, PassMethod, SweepMethod
+from layer_importance._modalities import find_modality
+from layer_importance._modality import Modality
 from layer_importance._preserve import preserved
 from layer_importance._registry import Registry, registry as default_registry
 from layer_importance._report import Report
+from layer_importance._scores import MethodScores
+from layer_importance._select import Clock, circumstances, select
 from layer_importance._subject import Subject
 from layer_importance._sweep import Sweep
 from layer_importance._task import Task
 from layer_importance._tasks import task as find_task
 from layer_importance._units import Units
+from layer_importance._validity import Validity, Values, validity
 
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many batches of it are done."""
@@ -30,12 +39,17 @@ def analyze(
     batches: Iterable[Any],
     *,
     task: str | Task = "classification",
-    methods: Sequence[str | Method] = ("block_influence", "skip_attribution"),
+    methods: Sequence[str | Method] | str = ("block_influence", "skip_attribution"),
     units: Units | Sequence[str] | None = None,
+    modality: str | Modality | None = "auto",
+    seconds: float | None = None,
+    bottom: int | None = None,
+    delta: float = 0.05,
     max_batches: int | None = None,
     seed: int = 0,
     registry: Registry | None = None,
     progress: Progress | None = None,
+    clock: Clock = time.perf_counter,
 ) -> Report:
     """Returns how important each unit of a model is, by every method that was asked for.
 
@@ -44,45 +58,207 @@ def analyze(
     error. A method that cannot run here (no labels, frozen parameters) is left out, and the report
     says why.
 
+    With ``methods="auto"`` the first batch is timed and what can be had in ``seconds`` is run: the
+    sweep always, with as many methods as half of the time allows; the rest of the time goes to
+    leaving units out one by one, a race for the ``bottom`` ones of least damage that ends when they
+    are known with probability ``1 - delta``. The report says for every method why it ran or not.
+
     Args:
         model: any module.
-        batches: any iterable of batches, in the form the task reads.
+        batches: any iterable of batches, in the form the task reads; for a race, in random order.
         task: a task or its name.
-        methods: methods or their names.
+        methods: methods or their names; ``"auto"`` to have them chosen.
         units: what to score; found by :func:`discover` if not given.
+        modality: what kind of data it is: one or its name; ``auto`` looks at the first batch.
+        seconds: about how long it may take. Looked at between batches: the sweep ends early, though
+            never before one batch, and no method that runs the model itself is begun after it.
+        bottom: how many units the race is for; a quarter of those that can be removed if not given.
+        delta: probability, at most, that the race is wrong.
         max_batches: use at most so many batches.
         seed: of everything drawn at random.
         registry: where names of methods are looked up.
         progress: told what is done.
+        clock: what tells the time, in seconds.
 
     Raises:
         ValueError: if there is no batch, no unit, no such method or task, or the data or the loss
             are not finite.
     """
-    model = getattr(model, "_orig_mod", model)
-    task = find_task(task)
-    chosen = [_method(m, registry or default_registry) for m in methods]
-    subject = _subject(model, batches, task, units, max_batches, seed)
-    reasons = {method.name: method.unmet(subject) for method in chosen}
-    runs = [method for method in chosen if not reasons[method.name]]
+    start = clock()
+    if isinstance(methods, str) and methods != "auto":
+        raise ValueError(f"methods must be 'auto' or a list of methods, got {methods!r}")
+    if seconds is not None and not seconds > 0:
+        raise ValueError(f"seconds must be above 0, got {seconds}")
+    known = registry or default_registry
+    named = None if isinstance(methods, str) else [_method(m, known) for m in methods]
+    model, subject, note = prepared(model, batches, task, units, max_batches, seed, modality)
+    run = _Run(subject, progress, clock, start, seconds)
     with preserved(model, gradients=True):
-        sweep, seconds = _sweep(subject, runs, progress)
-        found = {
-            m.name: _swept(m.scores(), seconds, sweep) for m in runs if isinstance(m, SweepMethod)
-        }
-        for method in runs:
-            if isinstance(method, PassMethod):
-                found[method.name] = _run(method, subject, progress)
-    return Report(
-        units=subject.units,
-        methods={method.name: found[method.name] for method in runs},
-        reasons={name: why or "asked for" for name, why in reasons.items()},
-        notes=sweep.notes,
-        samples=sweep.samples,
-        batches=sweep.batches,
-        passes=sweep.passes,
-        facts=_facts(subject),
-    )
+        if named is None:
+            run.choose(known, bottom, delta)
+        else:
+            run.ask(named)
+    return run.report(note)
+
+
+def prepared(
+    model: nn.Module,
+    batches: Iterable[Any],
+    task: str | Task,
+    units: Units | Sequence[str] | None,
+    max_batches: int | None,
+    seed: int,
+    modality: str | Modality | None,
+) -> tuple[nn.Module, Subject, str]:
+    """Returns the model itself, what is studied of it, and how its modality was found."""
+    model = getattr(model, "_orig_mod", model)
+    # an iterator is read by the subject: keep what it gives
+    batches = list(itertools.islice(batches, max_batches)) if iter(batches) is batches else batches
+    first = next(iter(batches), None)
+    if first is None:
+        raise ValueError("batches must give at least one batch, got none")
+    found, note = _modality(modality, first)
+    subject = _subject(model, batches, find_task(task), units, max_batches, seed, found)
+    return model, subject, note
+
+
+def _modality(which: str | Modality | None, first: Any) -> tuple[Modality | None, str]:
+    if which is None:
+        return None, "not asked for"
+    try:
+        found = find_modality(which, first)
+    except ValueError as error:
+        if which != "auto":
+            raise
+        return None, str(error)
+    return found, found.reason
+
+
+class _Run:
+    """One analysis: what runs, what it finds, and until when."""
+
+    def __init__(
+        self,
+        subject: Subject,
+        progress: Progress | None,
+        clock: Clock,
+        start: float,
+        seconds: float | None,
+    ) -> None:
+        self.subject, self.clock, self.start, self.seconds = subject, clock, start, seconds
+        self.progress = progress or (lambda what, done: None)
+        self.found: dict[str, MethodScores] = {}
+        self.reasons: dict[str, str] = {}
+        self.notes: list[str] = []
+        self.halves: dict[str, tuple[Values, Values]] = {}
+        self.bottom: dict[str, Any] | None = None
+        self.sweep = Sweep(subject, [])
+        self.chosen: dict[str, Any] = {}
+
+    def late(self, share: float = 1.0) -> bool:
+        """Whether ``share`` of the time is up."""
+        return self.seconds is not None and self.clock() - self.start >= share * self.seconds
+
+    def ask(self, methods: Sequence[Method]) -> None:
+        """Runs what was asked for."""
+        unmet = {method.name: method.unmet(self.subject) for method in methods}
+        self.reasons = {name: why or "asked for" for name, why in unmet.items()}
+        runs = [method for method in methods if not unmet[method.name]]
+        self._sweep([m for m in runs if isinstance(m, SweepMethod)], 1.0)
+        self._alone(runs)
+        self.found = {m.name: self.found[m.name] for m in runs if m.name in self.found}
+
+    def _alone(self, methods: Sequence[Method]) -> None:
+        """Runs those that run the model themselves, until the time is up."""
+        for method in methods:
+            if not isinstance(method, PassMethod):
+                continue
+            if self.late():
+                self.reasons[method.name] = f"the {self.seconds:g} s were up before it began"
+                continue
+            start = self.clock()
+            scores = method.run(self.subject, self.progress)
+            self.found[method.name] = replace(scores, seconds=self.clock() - start)
+
+    def choose(self, registry: Registry, bottom: int | None, delta: float) -> None:
+        """Runs what there is time for."""
+        here = circumstances(self.subject, self.clock)
+        selection = select(self.subject, here, registry, self.seconds)
+        self.reasons, self.chosen = dict(selection.reasons), {"selection": selection.why}
+        methods = [m for m in selection.methods if isinstance(m, SweepMethod)]
+        self._sweep(methods, 0.5 if selection.race else 1.0)
+        self._alone(selection.methods)
+        if not selection.race:
+            return
+        if self.late():
+            self.reasons["layer_ablation"] = f"the {self.seconds:g} s were up before it began"
+            return
+        removable = self.subject.units.removable
+        values = self._consensus()
+        start = self.clock()
+        race = DamageRace(
+            self.subject,
+            max(len(removable) // 4, 1) if bottom is None else bottom,
+            delta=delta,
+            prior=values.ranking if values else (),
+            late=self.late,
+            limited=self.seconds is not None,
+        )
+        scores = race.run(self.progress)
+        self.found[scores.method] = replace(scores, seconds=self.clock() - start)
+        self.bottom = race.statement()
+
+    def _sweep(self, methods: Sequence[SweepMethod], share: float) -> None:
+        start = self.clock()
+        heard = [halved(method) for method in methods]
+        self.sweep = sweep = Sweep(self.subject, heard)
+        if not heard:
+            return
+        for method in heard:
+            method.begin(self.subject)
+        with sweep:
+            for batch in self.subject.batches():
+                if sweep.batches and self.late(share):
+                    self.notes.append(f"the sweep ended after {sweep.batches} batches: time was up")
+                    break
+                sweep.run(batch)
+                self.progress("sweep", sweep.batches)
+        seconds = self.clock() - start
+        self.found = {m.name: _swept(m.scores(), seconds, sweep) for m in heard}
+        self.halves = halves(heard)
+
+    def _validity(self) -> Validity:
+        return validity(self.found, self.subject.units.names, self.halves)
+
+    def _consensus(self) -> Consensus | None:
+        known = {n: v.reliability for n, v in self._validity().methods.items()}
+        try:
+            return consensus(self.found, self.subject.units.names, known)
+        except ValueError:  # nothing claims a direction
+            return None
+
+    def report(self, modality: str) -> Report:
+        """Returns all that was found."""
+        sweep, subject = self.sweep, self.subject
+        name = None if subject.modality is None else subject.modality.name
+        return Report(
+            units=subject.units,
+            methods=self.found,
+            reasons=self.reasons,
+            notes=(*sweep.notes, *self.notes),
+            samples=sweep.samples,
+            batches=sweep.batches,
+            passes=sweep.passes,
+            facts={
+                **_facts(subject),
+                "modality": name,
+                "modality_reason": modality,
+                **self.chosen,
+            },
+            validity=self._validity(),
+            consensus=self._consensus(),
+            bottom=self.bottom,
+        )
 
 
 def _method(which: str | Method, registry: Registry) -> Method:
@@ -96,37 +272,14 @@ def _subject(
     units: Units | Sequence[str] | None,
     max_batches: int | None,
     seed: int,
+    modality: Modality | None,
 ) -> Subject:
     if not isinstance(units, Units):
-        # an iterator is read by the subject: keep what it gives
-        batches = list(batches) if iter(batches) is batches else batches
-        first = next(iter(batches), None)
-        if first is None:
-            raise ValueError("batches must give at least one batch, got none")
+        first = next(iter(batches))
         units = discover(model, first, units=units, call=task.inputs(first))
-    return Subject(model, units, task, batches, max_batches=max_batches, seed=seed)
-
-
-def _sweep(
-    subject: Subject, methods: Sequence[Method], progress: Progress | None
-) -> tuple[Sweep, float]:
-    sweep = Sweep(subject, [m for m in methods if isinstance(m, SweepMethod)])
-    start = time.perf_counter()
-    if sweep.methods:
-        for method in sweep.methods:
-            method.begin(subject)
-        with sweep:
-            for batch in subject.batches():
-                sweep.run(batch)
-                if progress is not None:
-                    progress("sweep", sweep.batches)
-    return sweep, time.perf_counter() - start
-
-
-def _run(method: "PassMethod", subject: Subject, progress: Progress | None) -> Any:
-    start = time.perf_counter()
-    scores = method.run(subject, progress or (lambda what, done: None))
-    return replace(scores, seconds=time.perf_counter() - start)
+    return Subject(
+        model, units, task, batches, max_batches=max_batches, seed=seed, modality=modality
+    )
 
 
 def _swept(scores: Any, seconds: float, sweep: Sweep) -> Any:

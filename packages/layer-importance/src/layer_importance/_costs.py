@@ -160,7 +160,11 @@ def parameter_owners(model: nn.Module, units: Units) -> tuple[dict[frozenset[str
 
 
 def _between(
-    model: nn.Module, units: Units, call: Call, reading: Callable[[], float], found: dict[str, float]
+    model: nn.Module,
+    units: Units,
+    call: Call,
+    reading: Callable[[], float],
+    found: dict[str, float],
 ) -> None:
     """One forward pass; ``found`` gets how far ``reading`` went within each unit's call."""
     by_path: dict[str, list[Unit]] = {}

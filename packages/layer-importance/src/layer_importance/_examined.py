@@ -61,9 +61,7 @@ class Examined:
         for a, b in zip(sorted(one), sorted(two), strict=True):
             slack = 0.0 if self.exact else ERRORS * error(one[a], two[b])
             if not abs(one[a].value - two[b].value) <= 1e-6 * scale + 1e-12 + slack:
-                raise AssertionError(
-                    f"{what}: {a} has {one[a].value:.6g}, then {two[b].value:.6g}"
-                )
+                raise AssertionError(f"{what}: {a} has {one[a].value:.6g}, then {two[b].value:.6g}")
 
 
 def error(*scores: Score) -> float:

@@ -54,7 +54,8 @@ def merge(it: Examined) -> str:
         specimen.report(method, [batch])
         parts.append(method)
     first, second = parts
-    assert isinstance(first, SweepMethod) and isinstance(second, SweepMethod)
+    assert isinstance(first, SweepMethod)
+    assert isinstance(second, SweepMethod)
     for name, tensor in first.state().items():
         if tensor.dtype != torch.float64:
             raise AssertionError(f"its state must be float64 tensors, {name} is {tensor.dtype}")
@@ -90,7 +91,7 @@ def sample_size(it: Examined) -> str:
     """
     if it.method.needs & _OF_THE_LOSS or "data" not in it.method.needs:
         return "for what compares streams, without the loss"
-    count, parts = 256, 8
+    count, parts = 192, 6
     specimen = unrelated(samples=count)
     many = it.scores(specimen)
     few = [it.scores(specimen, [part]) for part in specimen.batches(*[count // parts] * parts)]

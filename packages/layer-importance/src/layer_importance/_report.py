@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 from layer_importance._atomic import write_atomically
+from layer_importance._consensus import Consensus
 from layer_importance._scores import MethodScores
 from layer_importance._units import Unit, Units
+from layer_importance._validity import Validity
 
 SCHEMA = 1
 
@@ -26,6 +28,11 @@ class Report:
         batches: in how many batches.
         passes: forward and backward passes of the sweep, per batch.
         facts: seed, task, versions, machine and whatever else says how it came about.
+        validity: every method held against measured damage, with depth and the noise ceiling.
+        consensus: one score a unit, which methods it is of, and why; ``None`` if none claims a
+            direction.
+        bottom: the units of least damage as far as a race tells, with the probability that this is
+            wrong; ``None`` if there was no race.
     """
 
     units: Units
@@ -36,6 +43,9 @@ class Report:
     batches: int = 0
     passes: tuple[int, int] = (0, 0)
     facts: Mapping[str, Any] = field(default_factory=dict)
+    validity: Validity = field(default_factory=Validity)
+    consensus: Consensus | None = None
+    bottom: Mapping[str, Any] | None = None
 
     def __getitem__(self, method: str) -> MethodScores:
         if method not in self.methods:
@@ -61,6 +71,9 @@ class Report:
             "batches": self.batches,
             "passes": list(self.passes),
             "facts": dict(self.facts),
+            "validity": self.validity.to_dict(),
+            "consensus": None if self.consensus is None else self.consensus.to_dict(),
+            "bottom": None if self.bottom is None else dict(self.bottom),
         }
 
     @classmethod
@@ -75,12 +88,16 @@ class Report:
         try:
             units = tuple(Unit(**unit) for unit in fields["units"])
             methods = {n: MethodScores.from_dict(m) for n, m in fields["methods"].items()}
+            agreed = fields["consensus"]
             rest = {key: fields[key] for key in ("reasons", "samples", "batches", "facts")}
             return cls(
                 units=Units(units, fields["refused"]),
                 methods=methods,
                 notes=tuple(fields["notes"]),
                 passes=tuple(fields["passes"]),
+                validity=Validity.from_dict(fields["validity"]),
+                consensus=None if agreed is None else Consensus.from_dict(agreed),
+                bottom=fields["bottom"],
                 **rest,
             )
         except (KeyError, TypeError) as error:

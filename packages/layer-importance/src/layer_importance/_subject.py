@@ -1,7 +1,7 @@
 """What is studied: a model, its units, the batches it is studied on, and its task."""
 
 import itertools
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sized
 from typing import Any
 
 import torch
@@ -57,6 +57,14 @@ class Subject:
         for index, batch in enumerate(itertools.islice(self._batches, self.max_batches)):
             check_finite(batch, index)
             yield to_device(batch, self.device)
+
+    @property
+    def length(self) -> int | None:
+        """How many batches there are; ``None`` if nothing says so."""
+        if not isinstance(self._batches, Sized):
+            return self.max_batches
+        known = len(self._batches)
+        return known if self.max_batches is None else min(known, self.max_batches)
 
     def module(self, unit: Unit) -> nn.Module:
         """Returns the module of a unit."""

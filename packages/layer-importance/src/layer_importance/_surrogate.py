@@ -33,7 +33,7 @@ class Surrogate:
         self._strength = max(_STRENGTHS, key=self._likelihood) if len(sets) else 1.0
         if len(sets):
             kernel = self._kernel(self._rows, self._rows, self._strength)
-            self._factor = np.linalg.cholesky(kernel + 1e-6 * np.eye(len(kernel)))
+            self._factor = _factor(kernel)
             self._weights = self._solve(self._factor, self._values)
 
     def predict(self, sets: Sequence[frozenset[str]]) -> tuple[Array, Array]:
@@ -74,7 +74,7 @@ class Surrogate:
     def _likelihood(self, strength: float) -> float:
         """Of what was seen, with the best scale."""
         kernel = self._kernel(self._rows, self._rows, strength)
-        factor = np.linalg.cholesky(kernel + 1e-6 * np.eye(len(kernel)))
+        factor = _factor(kernel)
         weights = self._solve(factor, self._values)
         count = len(kernel)
         fit = math.log(max(float(self._values @ weights) / count, 1e-300))
@@ -83,6 +83,10 @@ class Surrogate:
     @staticmethod
     def _solve(factor: Array, values: Array) -> Array:
         return np.asarray(np.linalg.solve(factor.T, np.linalg.solve(factor, values)))
+
+
+def _factor(kernel: Array) -> Array:
+    return np.asarray(np.linalg.cholesky(kernel + 1e-6 * np.eye(len(kernel))), dtype=np.float64)
 
 
 def _effects(shared: Array, strength: float) -> Array:

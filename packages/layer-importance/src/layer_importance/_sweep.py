@@ -261,7 +261,8 @@ def _telling(now: Now, method: SweepMethod) -> Callable[[InputEvent], None]:
 
 
 def _phases(methods: Sequence[SweepMethod]) -> list[Phase]:
-    order: tuple[Phase, ...] = ("data", "sampled", "exact")
+    # the data's last: gradients of parameters come while the graph goes
+    order: tuple[Phase, ...] = ("sampled", "exact", "data")
     return [phase for phase in order if any(_phase(m) == phase for m in methods)]
 
 

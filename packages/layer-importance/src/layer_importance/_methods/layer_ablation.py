@@ -18,8 +18,9 @@ class LayerAblation(PassMethod):
 
     In the loss's own unit; 0 where the unit does nothing, negative where the model is better
     without it. ``low`` and ``high`` bound the mean with the stated confidence (Student's interval
-    of the paired differences), ``quality_change`` is the same difference of the task's quality,
-    and the notes say what stood in for each unit. Only what comes after a unit is run again: over
+    of the paired differences), ``even`` and ``odd`` are the means over every other sample, to see
+    how far they repeat, ``quality_change`` is the same difference of the task's quality, and the
+    notes say what stood in for each unit. Only what comes after a unit is run again: over
     ``L`` units ``(L + 1) / 2`` forward passes instead of ``L + 1``.
 
     Args:
@@ -53,6 +54,7 @@ class LayerAblation(PassMethod):
         units, ablation = chosen(subject, self.units), Ablation(subject, self.mode)
         damage = Differences()
         quality = Differences()
+        parts = {"even": Differences(), "odd": Differences()}
         executed = length = 0
         before = ablation.prepare([u for u in units if not ablation.unmet(u)], progress)
         for replay in replays(subject, self.name, progress):
@@ -66,10 +68,17 @@ class LayerAblation(PassMethod):
                 output = replay.run({unit.name: edit})
                 losses = subject.losses(output, replay.answers, finite=False)
                 damage.add(unit, losses - replay.losses)
+                for start, part in enumerate(parts.values()):
+                    part.add(unit, (losses - replay.losses)[start::2])
                 if good is not None:
                     quality.add(unit, _quality(subject, replay, output) - good)
             executed, length = executed + replay.executed, length + replay.length
-        return self._result(subject, ablation, damage, quality, before + executed / length)
+        found = self._result(subject, ablation, damage, quality, before + executed / length)
+        halves = {
+            half: {n: float(part.moments[n].mean) for n in found if part.moments[n].count}
+            for half, part in parts.items()
+        }
+        return replace(found, extras={**found.extras, **halves})
 
     def _result(
         self,

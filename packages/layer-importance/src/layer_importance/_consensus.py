@@ -1,0 +1,249 @@
+"""One ranking of many: methods weighted by how far they can be trusted, or the best alone."""
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from types import MappingProxyType
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from layer_importance._scores import MethodScores
+from layer_importance._validity import (
+    DAMAGE,
+    FEWEST,
+    MethodValidity,
+    Values,
+    against,
+    values_of,
+)
+
+PREFERRED = (
+    "skip_attribution",
+    "layer_correlation",
+    "neuron_activation",
+    "attribution_patching",
+    "block_influence",
+    "gradient_flow",
+    "snip",
+    "fisher_information",
+    "empirical_fisher",
+    "gradient_based",
+    "shapley",
+)
+"""Methods in the order in which they are taken where no damage is measured.
+
+On nets with redundancy planted at random depths, the mean absolute skip attribution ranked units
+best among all that one sweep gives, similarity of input and output and the relative size of a
+unit's branch came next, and gradients of parameters in any form last.
+"""
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Consensus:
+    """One score a unit.
+
+    Attributes:
+        scores: more is more important; in units of ranks, 0 to 1, or those of the one method.
+        weights: what each method counts; they sum to 1.
+        validity: of the scores themselves, each unit judged with weights that the others gave;
+            NaN where no damage is measured.
+        why: how the weights came about.
+    """
+
+    scores: Mapping[str, float]
+    weights: Mapping[str, float]
+    validity: MethodValidity = field(default_factory=MethodValidity)
+    why: str = ""
+
+    @property
+    def ranking(self) -> list[str]:
+        """Names, least important first."""
+        return sorted(self.scores, key=lambda name: self.scores[name])
+
+    def to_dict(self) -> dict[str, Any]:
+        """Returns plain data for JSON (NaN as null)."""
+        return {
+            "scores": dict(self.scores),
+            "weights": dict(self.weights),
+            "validity": self.validity.to_dict(),
+            "why": self.why,
+        }
+
+    @classmethod
+    def from_dict(cls, fields: Mapping[str, Any]) -> "Consensus":
+        """Returns what :meth:`to_dict` was taken of."""
+        rest = {key: fields[key] for key in ("scores", "weights", "why")}
+        return cls(**rest, validity=MethodValidity.from_dict(fields["validity"]))
+
+
+def consensus(
+    methods: Mapping[str, MethodScores],
+    order: Sequence[str],
+    reliability: Mapping[str, float] = MappingProxyType({}),
+) -> Consensus:
+    """Returns one score a unit from those of many methods.
+
+    Where the damage of leaving one out is measured for at least five units, every method that
+    claims a direction is weighted by ``reliability x max(partial, 0)``: the rank correlation of two
+    halves of the data, and that with the damage given depth. A method whose reliability is not
+    known counts with the lowest that is. The weighted mean of ranks is taken if it ranks better
+    than the best single method, each unit judged by weights that the others gave; else that method
+    alone. A plain mean of ranks is never taken: it is worse than its best member. Without measured
+    damage the first of :data:`PREFERRED` that ran is taken, alone.
+
+    Args:
+        methods: scores by method.
+        order: names of all units, in order of execution.
+        reliability: by method.
+
+    Raises:
+        ValueError: if no method that claims a direction scored any unit.
+    """
+    cheap = {
+        name: scores
+        for name, scores in methods.items()
+        if name != DAMAGE and scores.direction == "importance" and values_of(scores)
+    }
+    damage = values_of(methods[DAMAGE]) if DAMAGE in methods else {}
+    if not cheap:
+        if damage:
+            return Consensus(scores=damage, weights={DAMAGE: 1.0}, why="only damage was measured")
+        raise ValueError("methods must hold scores with a direction, got none")
+    if len(damage) < FEWEST:
+        return _preferred(cheap, len(damage))
+    return _weighted(cheap, damage, order, _reliabilities(cheap, reliability))
+
+
+def _preferred(cheap: Mapping[str, MethodScores], measured: int) -> Consensus:
+    best = next((name for name in PREFERRED if name in cheap), next(iter(cheap)))
+    why = (
+        f"{best} alone: the damage of {measured} units is measured, weights need {FEWEST}; it is "
+        "first by what is known of other models"
+    )
+    return Consensus(scores=values_of(cheap[best]), weights={best: 1.0}, why=why)
+
+
+def _weighted(
+    cheap: Mapping[str, MethodScores],
+    damage: Values,
+    order: Sequence[str],
+    reliability: Mapping[str, float],
+) -> Consensus:
+    place = {name: index for index, name in enumerate(order)}
+    values = {name: values_of(scores) for name, scores in cheap.items()}
+    weights = _weights(values, reliability, damage, place)
+    singles = {name: against(one, damage, place) for name, one in values.items()}
+    best = max(singles, key=lambda name: _known(singles[name].spearman))
+    if not weights:
+        why = f"{best} alone: no method agrees with the measured damage beyond depth"
+        return _single(best, values, singles[best], why)
+    honest = {
+        left: _combined(
+            values,
+            _weights(values, reliability, _without(damage, left), place) or weights,
+        ).get(left, math.nan)
+        for left in damage
+    }
+    held = against({n: v for n, v in honest.items() if v == v}, damage, place)
+    if _known(held.spearman) < _known(singles[best].spearman):
+        why = (
+            f"{best} alone: it agrees with the damage by {singles[best].spearman:.2f}, the "
+            f"weighted mean of {len(weights)} methods by {held.spearman:.2f}"
+        )
+        return _single(best, values, singles[best], why)
+    why = (
+        f"ranks of {len(weights)} methods weighted by reliability and agreement with the measured "
+        f"damage given depth: {held.spearman:.2f}, the best alone ({best}) "
+        f"{singles[best].spearman:.2f}"
+    )
+    return Consensus(scores=_combined(values, weights), weights=weights, validity=held, why=why)
+
+
+def _single(name: str, values: Mapping[str, Values], found: MethodValidity, why: str) -> Consensus:
+    return Consensus(scores=values[name], weights={name: 1.0}, validity=found, why=why)
+
+
+def _reliabilities(
+    cheap: Mapping[str, MethodScores], known: Mapping[str, float]
+) -> dict[str, float]:
+    found = {n: known[n] for n in cheap if n in known and math.isfinite(known[n])}
+    lowest = max(min(found.values(), default=1.0), 0.0)
+    return {name: max(found.get(name, lowest), 0.0) for name in cheap}
+
+
+def _weights(
+    values: Mapping[str, Values],
+    reliability: Mapping[str, float],
+    damage: Values,
+    place: Mapping[str, int],
+) -> dict[str, float]:
+    raw = {
+        name: reliability[name] * max(_known(against(one, damage, place).partial), 0.0)
+        for name, one in values.items()
+    }
+    total = sum(raw.values())
+    return {name: one / total for name, one in raw.items() if one > 0} if total > 0 else {}
+
+
+def _combined(values: Mapping[str, Values], weights: Mapping[str, float]) -> dict[str, float]:
+    """Weighted mean of ranks scaled to 0..1, over the methods that score a unit."""
+    sums: dict[str, list[float]] = {}
+    for method, weight in weights.items():
+        names = list(values[method])
+        ranks = stats.rankdata([values[method][n] for n in names])
+        for name, rank in zip(names, (ranks - 1) / max(len(names) - 1, 1), strict=True):
+            total = sums.setdefault(name, [0.0, 0.0])
+            total[0] += weight * float(rank)
+            total[1] += weight
+    return {name: above / below for name, (above, below) in sums.items()}
+
+
+def estimated_damage(methods: Mapping[str, MethodScores], found: Consensus) -> dict[str, float]:
+    """Returns the damage of every unit, as far as measurement and consensus together tell.
+
+    The consensus predicts damage by a line through the measured units; each measurement ``D_b`` is
+    drawn towards its prediction ``p_b`` by how unsure it is,
+    ``(D_b / e_b² + p_b / t²) / (1 / e_b² + 1 / t²)``, with its standard error ``e_b`` and the
+    prediction's own error ``t``, which is what the measured damages scatter beyond their errors.
+    Units whose damage is not measured have the prediction; without any measured damage, the scores
+    of the consensus are handed on.
+
+    Source: Fay and Herriot, JASA 1979.
+    """
+    if DAMAGE not in methods:
+        return dict(found.scores)
+    measured = {n: s for n, s in methods[DAMAGE].items() if math.isfinite(s.value)}
+    both = [n for n in measured if n in found.scores]
+    if len(both) < FEWEST:
+        return {n: s.value for n, s in measured.items()}
+    x, y = (np.array([f(n) for n in both]) for f in (found.scores.get, lambda n: measured[n].value))
+    slope, intercept = _line(x, y)
+    errors = np.array([_known(measured[n].standard_error) for n in both])
+    scatter = float(np.square(y - intercept - slope * x).sum() / max(len(both) - 2, 1))
+    own = max(scatter - float(np.square(errors).mean()), 1e-6 * scatter, 1e-300)
+    result = {n: intercept + slope * score for n, score in found.scores.items()}
+    for name, one in measured.items():
+        noise = _known(one.standard_error) ** 2
+        if name not in result or noise == 0:
+            result[name] = one.value
+        else:
+            result[name] = (one.value * own + result[name] * noise) / (own + noise)
+    return result
+
+
+def _line(x: Any, y: Any) -> tuple[float, float]:
+    """Slope, never downwards, and intercept of the least squares line."""
+    spread = float(np.square(x - x.mean()).sum())
+    slope = float((x - x.mean()) @ (y - y.mean())) / spread if spread > 0 else 0.0
+    slope = max(slope, 0.0)
+    return slope, float(y.mean() - slope * x.mean())
+
+
+def _without(damage: Values, left: str) -> dict[str, float]:
+    return {name: value for name, value in damage.items() if name != left}
+
+
+def _known(value: float) -> float:
+    return value if math.isfinite(value) else 0.0
