@@ -98,6 +98,28 @@ def test_a_budget_of_flops_is_what_is_really_computed(kind, share):
     assert {n: layer.current_rank() for n, layer in elastic.layers().items()} == point.ranks
 
 
+def test_the_operating_point_is_that_of_the_ranks_in_force_or_none():
+    _, _, elastic = made("mlp")
+    small = elastic.set_budget(flops=0.4)
+    state = copy.deepcopy(elastic.state_dict())
+    large = elastic.set_budget(flops=1.0)
+    elastic.load_state_dict(state)
+    assert elastic.ranks() == small.ranks
+    assert elastic.operating_point is None
+    point = elastic.set_budget(flops=0.4)
+    with elastic.at(ranks=large.ranks):
+        assert elastic.operating_point is point
+    layer = elastic.layers()["0"]
+    layer.set_rank(small.ranks["0"] - 1)
+    assert elastic.operating_point is None
+    layer.set_rank(small.ranks["0"])
+    assert elastic.operating_point is point
+    elastic.set_ranks({"0": 1})
+    assert elastic.operating_point is None
+    elastic.load_state_dict(state)
+    assert elastic.operating_point is None
+
+
 @each_network
 @pytest.mark.parametrize("form", ["factored", "identity"])
 def test_a_budget_of_parameters_is_what_is_really_stored(kind, form):

@@ -97,6 +97,14 @@ def test_what_is_not_a_number_goes_on():
     assert rule.escalates(confidence[0]).tolist() == [True, False, False]
 
 
+def test_infinite_confidence_is_sure_and_minus_infinity_unsure():
+    confidence = [[-np.inf, 0.9, np.inf, np.nan], [1, 1, 1, 1]]
+    right = [[0, 1, 1, 0], [1, 1, 0, 1]]  # the sure one is right at first, and would be wrong then
+    rule = cascade_frontier(confidence, right, [1.0, 3.0]).at(2.5)
+    assert rule.quality == 1.0
+    assert rule.escalates(confidence[0]).tolist() == [True, False, False, True]
+
+
 def test_a_budget_below_the_cheapest_point_names_it():
     with pytest.raises(BudgetError, match=r"budget must be at least 0\.5, got 0\.1"):
         cascade_frontier([[1.0]], [[1.0]], [0.5]).at(0.1)

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 from torch import Tensor
 
-from adlrns_models._checks import check_int
+from adlrns_models._checks import check_int, check_number
 from rank_sched import Cost, Observation
 
 if TYPE_CHECKING:
@@ -86,11 +86,10 @@ def scheduled(layer: "DynamicLayer", complexity: Tensor, ceiling: int) -> int:
 
 def check_amount(amount: object) -> float:
     """Returns ``amount`` if it is a number that a budget can be."""
-    if isinstance(amount, bool) or not isinstance(amount, int | float):
-        raise TypeError(f"budget must be a number, got {amount!r}")
-    if not amount >= 0.0:  # also refuses nan
-        raise ValueError(f"budget must not be negative, got {amount}")
-    return float(amount)
+    value = check_number("budget", amount)
+    if not value >= 0.0:  # also refuses nan
+        raise ValueError(f"budget must not be negative, got {value}")
+    return value
 
 
 def check_unit(name: str, unit: object) -> str:

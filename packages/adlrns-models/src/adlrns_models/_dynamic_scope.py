@@ -7,7 +7,7 @@ from torch import nn
 
 from adlrns_models._checks import check_kind
 from adlrns_models._dynamic import DynamicLayer
-from adlrns_models._dynamic_budget import amount_of, check_amount, check_unit
+from adlrns_models._dynamic_budget import Budget, amount_of, check_amount, check_unit
 
 
 def iter_dynamic_layers(model: nn.Module) -> Iterator[DynamicLayer]:
@@ -55,9 +55,8 @@ def rank_budget(model: nn.Module, budget: float, unit: str | None = None) -> Ite
     try:
         for layer, cost in zip(layers, costs, strict=True):
             part = total if unit == "flops" else total * cost / sum(costs)
-            layer.set_budget(part, unit=unit)
+            layer._spend_at_most(Budget.of(part, unit))
         yield
     finally:
         for layer, old in zip(layers, before, strict=True):
-            layer._budget = old
-            layer._set_ceiling()
+            layer._spend_at_most(old)

@@ -34,10 +34,13 @@ class CascadeRule:
     quality: float
 
     def escalates(self, confidence: ArrayLike) -> NDArray[np.bool_]:
-        """Return which inputs go on to the second point, `[N]`. What is not finite always does.
+        """Return which inputs go on to the second point, `[N]`.
 
-        >>> CascadeRule(0, 1, threshold=0.5, cost=1.5, quality=0.9).escalates([0.9, 0.1])
-        array([False,  True])
+        Not-a-number counts as unsure, infinity as sure, as where the threshold was found.
+
+        >>> rule = CascadeRule(0, 1, threshold=0.5, cost=1.5, quality=0.9)
+        >>> rule.escalates([0.9, 0.1, float("nan"), float("inf")])
+        array([False,  True,  True, False])
         """
         values = np.asarray(confidence, dtype=np.float64)
         goes_on: NDArray[np.bool_] = ~(values >= self.threshold)
