@@ -422,6 +422,51 @@ def test_a_scheduler_is_asked_outside_of_compiled_graphs():
 # what was spent
 
 
+@pytest.mark.parametrize("make, x", [(linear, falling(64)), (conv, images(64))])
+def test_samples_of_a_call_share_its_launches_and_weights(make, x):
+    layer = make(estimator=PerfEstimator("v100"), r_max=16, r_min=4)
+    layer(x)
+    unit = "energy_mj_per_sample"
+    for rank in (1, 8, None):
+        alone, shared = (amount_of(layer, rank, unit, batch) for batch in (1, 64))
+        assert shared == pytest.approx(1e3 * layer.cost(rank, batch=64).energy_j / 64)
+        launches = 1e3 * layer.cost(rank).launches * 5e-6 * 50  # 5 us at 50 W each
+        assert alone > launches
+        assert alone - shared >= launches * 63 / 64 * (1 - 1e-9)
+    with rank_budget(layer, amount_of(layer, 8, unit, 64), unit, batch=64):
+        layer(x)
+        assert layer._ceiling.rank == 8
+    with rank_budget(layer, amount_of(layer, 8, unit, 64), unit):
+        layer(x)
+        assert layer._ceiling.rank == 4  # alone, no rank is as cheap
+    with pytest.raises(ValueError, match="batch must be in"), rank_budget(layer, 1.0, batch=0):
+        pass
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+@pytest.mark.parametrize(
+    "value, error", [(-1.0, ValueError), (float("nan"), ValueError), ("1", TypeError)]
+)
+def test_a_weight_of_the_penalty_that_means_nothing_is_refused(name, value, error):
+    layer = linear()
+    layer(falling())
+    with pytest.raises(error, match=f"{name} must be"):
+        rank_penalty(layer, **{name: value})
+
+
+def test_a_sketch_that_has_seen_nothing_is_refused():
+    layer, nothing = linear(), ExactGram(24)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    for call in (
+        lambda: DynamicLinear.from_linear(nn.Linear(24, 16), sketch=nothing),
+        lambda: layer.refit_(nothing),
+    ):
+        with pytest.raises(ValueError, match="sketch must have seen at least one finite row"):
+            call()
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name])
+
+
 def test_the_penalty_is_the_mean_share_of_arithmetic_and_memory():
     model = nn.Sequential(DynamicLinear(40, 30, 6, 6), DynamicLinear(30, 20, 5, 5)).eval()
     model(torch.randn(7, 40))

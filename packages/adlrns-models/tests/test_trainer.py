@@ -356,7 +356,13 @@ def test_a_sandwich_needs_layers_with_ranks(tmp_path):
 @pytest.mark.parametrize(
     "config, error, message",
     [
-        ({"epoch": 3}, ValueError, "unknown key epoch: must be one of epochs"),
+        ({"epoch": 3}, ValueError, r"unknown key epoch: did you mean epochs\? It must be one of"),
+        ({"zzz": 3}, ValueError, "unknown key zzz: must be one of epochs"),
+        (
+            dict.fromkeys(("energy_budget_mj_per_sample", "energy_budget_mJ_per_sample"), 1),
+            ValueError,
+            "energy_budget_mj_per_sample must be given once",
+        ),
         ({"train": {"momentum": 1}}, ValueError, r"unknown key train\.momentum"),
         ({"scheduler": {"gamma": 1}}, ValueError, r"unknown key scheduler\.gamma"),
         ({"train": {}, "data": {}}, ValueError, "unknown key data: must be one of model, train"),
@@ -377,6 +383,17 @@ def test_a_sandwich_needs_layers_with_ranks(tmp_path):
 def test_a_wrong_configuration_is_named(tmp_path, config, error, message):
     with pytest.raises(error, match=message):
         ADLRNSTrainer(network(), config, "cpu", tmp_path)
+
+
+def test_both_spellings_of_the_budget_are_one():
+    for name in ("energy_budget_mj_per_sample", "energy_budget_mJ_per_sample"):
+        for given in ({name: "5.0"}, {"train": {name: 5}}, {"scheduler": {name: 5}}):
+            assert TrainConfig.from_dict(given).energy_budget_mj_per_sample == 5.0
+
+
+def test_a_budget_is_for_calls_of_a_batch():
+    calls = [TrainConfig(batch_size=8), TrainConfig(batch_size=8, budget_batch=1), TrainConfig()]
+    assert [config.calls_of for config in calls] == [8, 1, 1]
 
 
 def test_numbers_may_be_strings():

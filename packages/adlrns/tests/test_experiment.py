@@ -11,13 +11,15 @@ from adlrns import _experiment_nets as nets
 from adlrns._ablate_events import FRAMES, counted, eventful, frames
 from adlrns._ablate_factors import evenly, refactored, sketches_of
 from adlrns._datasets import Task, tensors
+from adlrns._energy import EnergyReader
 from adlrns._errors import UseError
 from adlrns._experiment_nets import Candidate, weights_at
-from adlrns._experiment_rows import interleaved, served_bytes
+from adlrns._experiment_rows import _energy, interleaved, served_bytes
 from adlrns._experiment_table import GOAL
 from adlrns._experiment_train import divide
 from adlrns._measure import weight_bytes
 from adlrns_models import make_elastic, materialize_model
+from rank_sched import MeterError
 
 SMALL = """
 model: {type: adlrns_mlp, hidden: [24, 24]}
@@ -190,6 +192,19 @@ def test_models_take_turns_on_every_input() -> None:
     times = interleaved(spies, inputs, rounds=4, advance=lambda done, total: None)
     assert seen[2:] == [(name, i % 3) for i in range(4) for name in "ab"]
     assert {name: len(found) for name, found in times.items()} == {"a": 4, "b": 4}
+
+
+def test_estimated_energy_follows_the_time_that_was_measured(net, batches, monkeypatch) -> None:
+    def none():
+        raise MeterError("made to fail")
+
+    monkeypatch.setattr("adlrns._energy.RaplMeter", none)
+    reader, inputs = EnergyReader(), [batches[0], batches[1][:10]]
+    idle = reader.hardware.idle_power_w
+    quick = _energy(reader, net, inputs, [0.0] * 4)
+    slow = _energy(reader, net, inputs, [0.2, 0.1, 0.2, 0.1])  # in turn: one of 40, one of 10
+    assert slow - quick == pytest.approx(idle * (0.2 / 40 + 0.1 / 10) / 2)
+    assert _energy(reader, net, inputs, [0.2]) > idle * 0.2 / 40  # fewer rounds than inputs
 
 
 def test_a_stream_drifts_less_than_a_pixel_a_frame() -> None:

@@ -125,8 +125,8 @@ class DynamicLayer(FactoredLayer):
         """Returns at most so many rows (patches) ``[k, n]`` of an input, evenly spaced."""
         raise TypeError(f"{type(self).__name__} must say how rows are taken from an input")
 
-    def cost(self, rank: int | None = None) -> Cost:
-        """Returns the predicted cost of one sample of the size last seen; None is dense."""
+    def cost(self, rank: int | None = None, *, batch: int = 1) -> Cost:
+        """Returns the predicted cost of a call on samples of the size last seen; None is dense."""
         raise TypeError(f"{type(self).__name__} must say what it costs")
 
     def _check(self, x: Tensor) -> None:
@@ -209,7 +209,7 @@ class DynamicLayer(FactoredLayer):
         self._ceiling = Ceiling(rank, self._sample)
         self._cap.fill_(rank)
 
-    def set_budget(self, amount: float | None, *, unit: str | None = None) -> None:
+    def set_budget(self, amount: float | None, *, unit: str | None = None, batch: int = 1) -> None:
         """Lets the layer spend at most ``amount`` for a sample from now on; None lifts the limit.
 
         The rank is then the largest whose predicted cost fits, at most what the gate asks for. A
@@ -219,11 +219,16 @@ class DynamicLayer(FactoredLayer):
             amount: in ``unit``.
             unit: ``"energy_mj_per_sample"``, ``"latency_s"`` or ``"flops"`` (a share of the dense
                 layer's); None is the layer's ``budget_unit``.
+            batch: samples of the calls that costs are predicted for. They share a call's launches
+                and the reading of its weights; alone, a sample pays for both.
 
         Raises:
-            ValueError, TypeError: for an unknown unit or an amount that is negative or no number.
+            ValueError, TypeError: for an unknown unit, an amount that is negative or no number, or
+                a batch below 1.
         """
-        self._budget = None if amount is None else Budget.of(amount, unit or self.budget_unit)
+        self._budget = (
+            None if amount is None else Budget.of(amount, unit or self.budget_unit, batch)
+        )
         self._set_ceiling()
 
     def force_rank(self, rank: int | None) -> None:

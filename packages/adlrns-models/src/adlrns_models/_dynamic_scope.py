@@ -5,7 +5,7 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from adlrns_models._checks import check_kind
+from adlrns_models._checks import check_int, check_kind
 from adlrns_models._dynamic import DynamicLayer
 from adlrns_models._dynamic_budget import amount_of, check_amount, check_unit
 
@@ -17,7 +17,9 @@ def iter_dynamic_layers(model: nn.Module) -> Iterator[DynamicLayer]:
 
 
 @contextmanager
-def rank_budget(model: nn.Module, budget: float, unit: str | None = None) -> Iterator[None]:
+def rank_budget(
+    model: nn.Module, budget: float, unit: str | None = None, *, batch: int = 1
+) -> Iterator[None]:
     """Has every dynamic layer of a model decide under a budget, inside a ``with`` block.
 
     A layer's part of the budget is its part of the dense cost of all dynamic layers, so together
@@ -31,10 +33,12 @@ def rank_budget(model: nn.Module, budget: float, unit: str | None = None) -> Ite
         unit: ``"energy_mj_per_sample"`` or ``"latency_s"``, predicted by the layers' estimators
             for all their layers in all, or ``"flops"``, a share of the dense FLOPs. None is the
             first layer's ``budget_unit``.
+        batch: samples of the calls that costs are predicted for: they share the joules of a call,
+            its launches among them, and each waits for all of its seconds.
 
     Raises:
-        ValueError, TypeError: for an unknown unit, a budget that is negative or no number, or a
-            model without dynamic layers.
+        ValueError, TypeError: for an unknown unit, a budget that is negative or no number, a batch
+            below 1, or a model without dynamic layers.
 
     Example:
         >>> import torch
@@ -50,12 +54,13 @@ def rank_budget(model: nn.Module, budget: float, unit: str | None = None) -> Ite
         raise ValueError("model must have a dynamic layer, got none")
     unit = check_unit("unit", layers[0].budget_unit if unit is None else unit)
     total = check_amount(budget)
-    costs = [amount_of(layer, None, unit) for layer in layers]
+    check_int("batch", batch, 1)
+    costs = [amount_of(layer, None, unit, batch) for layer in layers]
     before = [layer._budget for layer in layers]
     try:
         for layer, cost in zip(layers, costs, strict=True):
             part = total if unit == "flops" else total * cost / sum(costs)
-            layer.set_budget(part, unit=unit)
+            layer.set_budget(part, unit=unit, batch=batch)
         yield
     finally:
         for layer, old in zip(layers, before, strict=True):

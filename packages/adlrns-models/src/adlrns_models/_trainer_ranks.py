@@ -30,11 +30,13 @@ def spent(model: nn.Module) -> float | None:
     return mean_flops(model) if has_dynamic(model) else None
 
 
-def within_budget(model: nn.Module, millijoules: float | None) -> AbstractContextManager[None]:
+def within_budget(
+    model: nn.Module, millijoules: float | None, batch: int
+) -> AbstractContextManager[None]:
     """Returns a context in which dynamic layers decide under a budget, if there is one."""
     if millijoules is None or not has_dynamic(model):
         return nullcontext()
-    return rank_budget(model, millijoules, "energy_mj_per_sample")
+    return rank_budget(model, millijoules, "energy_mj_per_sample", batch=batch)
 
 
 @contextmanager

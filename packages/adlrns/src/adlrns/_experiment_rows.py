@@ -51,7 +51,7 @@ def measured(
         row |= _timed("1", slow[str(i)], slow["0"]) | _timed("n", fast[str(i)], fast["0"])
         row["memory_bytes"] = served_bytes(candidate)
         row["flops"] = fmean(measure.flops_per_sample(candidate.net, x) for x in many)
-        row["energy_j"] = fmean(reader.per_sample_j(candidate.net, x) for x in many)
+        row["energy_j"] = _energy(reader, candidate.net, many, fast[str(i)])
         row |= {"energy_by": reader.name, "energy_note": reader.note}
         rows.append(row)
     return rows
@@ -77,6 +77,16 @@ def interleaved(
                 times[name].append(time.perf_counter() - start)
             advance(done + 1, rounds)
     return times
+
+
+def _energy(
+    reader: EnergyReader, net: nn.Module, inputs: Sequence[Tensor], times: Sequence[float]
+) -> float:
+    """Returns the joules of a sample: rounds went through the inputs in turn."""
+    joules, turn = [], len(inputs)
+    for i, x in enumerate(inputs[: len(times)]):
+        joules.append(reader.per_sample_j(net, x, seconds=median(times[i::turn])))
+    return fmean(joules)
 
 
 def _timed(batch: str, times: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:

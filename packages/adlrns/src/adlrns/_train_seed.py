@@ -11,6 +11,7 @@ from torch.utils.data import DataLoader
 from adlrns._config_file import Config
 from adlrns._console import Advance
 from adlrns._datasets import Task
+from adlrns._energy_budget import served_mj
 from adlrns._errors import RunError
 from adlrns._nets import loss_of, make_net, serving
 from adlrns._run_folder import write_text
@@ -68,6 +69,8 @@ def train_seed(
             "loss": history[-1]["val_loss"],
             "flops": history[-1].get("val_flops"),
             "parameters": sum(p.numel() for p in net.parameters()),
+            "energy_mj": served_mj(config, net, task, device),
+            "skipped": history[-1]["skipped"],
         }
     _save(net, folder)
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
