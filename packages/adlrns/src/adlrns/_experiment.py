@@ -1,11 +1,15 @@
 """The whole of `adlrns experiment`."""
 
+import hashlib
 import json
 import shutil
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from typing import Any, NamedTuple
+
+import torch
+from torch import nn
 
 from adlrns._config_file import Config, read_config
 from adlrns._console import say, show, stage
@@ -22,6 +26,8 @@ from adlrns._table import Table
 from adlrns._train import filled, open_data
 
 Rows = list[dict[str, Any]]
+
+ROWS, ABLATIONS, MADE_OF = "rows.json", "ablations.json", "made-of.sha256"
 
 
 class Request(NamedTuple):
@@ -69,12 +75,40 @@ def _all_seeds(request: Request, config: Config, task: Task, device: Any) -> tup
     for seed in config.run.seeds:
         folder = request.out / f"seed-{seed}"
         base = train_dense(config, parts, seed, folder, device)
-        rows += _kept(folder / "rows.json", seed, lambda base=base: _compare(base))  # type: ignore[misc]
+        _drop_others(base)
+        rows += _kept(folder / ROWS, seed, lambda base=base: _compare(base))  # type: ignore[misc]
         if request.ablate:
             from adlrns._ablate import ablations
 
-            ablated += _kept(folder / "ablations.json", seed, lambda base=base: ablations(base))  # type: ignore[misc]
+            ablated += _kept(folder / ABLATIONS, seed, lambda base=base: ablations(base))  # type: ignore[misc]
     return rows, ablated
+
+
+def _drop_others(base: Base) -> None:
+    """Drops what an earlier go made of other weights at full rank, of fewer epochs for instance."""
+    path, now = base.folder / MADE_OF, _fingerprint(base.dense)
+    if path.is_file() and path.read_text(encoding="utf-8").strip() == now:
+        return
+    _drop_checkpoints(base)
+    for name in (ROWS, ABLATIONS):
+        (base.folder / name).unlink(missing_ok=True)
+    write_text(path, now + "\n")  # last: a run that is killed before drops them when it goes on
+
+
+def _drop_checkpoints(base: Base) -> None:
+    """Drops those of all networks but the one at full rank."""
+    for folder in base.folder.iterdir():
+        if folder.is_dir() and folder.name != FULL:
+            shutil.rmtree(folder)
+
+
+def _fingerprint(net: nn.Module) -> str:
+    """SHA-256 of all that is saved of a network."""
+    digest = hashlib.sha256()
+    for name, value in net.state_dict().items():
+        digest.update(f"{name} {value.dtype} {list(value.shape)}".encode())
+        digest.update(value.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
 
 
 def _kept(path: Path, seed: int, work: Callable[[], Rows]) -> Rows:
@@ -93,9 +127,7 @@ def _compare(base: Base) -> Rows:
     found, run = candidates(base), base.config.run
     with stage(f"seed {base.seed}: measure") as advance:
         rows = measured(found, base.parts.task, size=run.batch, rounds=run.rounds, advance=advance)
-    for folder in base.folder.iterdir():  # checkpoints of what is measured by now
-        if folder.is_dir() and folder.name != FULL:
-            shutil.rmtree(folder)
+    _drop_checkpoints(base)  # of what is measured by now
     return rows
 
 
