@@ -44,7 +44,9 @@ def test_an_experiment_of_more_epochs_is_measured_anew(adlrns, tmp_path: Path) -
     config.write_text(COMPARED.format(epochs=20))
     adlrns(*call, "--resume")
     assert all(rows_of(out / name) != table for name, table in tables.items())
-    assert float(rows_of(out / "table.csv")[0]["metric"]) > float(tables["table.csv"][0]["metric"])
+    assert float(rows_of(out / "table.csv")[0]["accuracy"]) > float(
+        tables["table.csv"][0]["accuracy"]
+    )
     assert not stale.exists()
     before = contents(out)
     config.write_text(COMPARED.format(epochs=3))

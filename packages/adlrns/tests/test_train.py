@@ -60,9 +60,10 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
 
     with monkeypatch.context() as patch:
         patch.setattr(_train_seed.Progress, "on_batch_end", die)
-        adlrns("train", config, "--out", cut, code=130)
+        killed = adlrns("train", config, "--out", cut, code=130)
+    assert "error: interrupted; --resume goes on" in killed.stderr
     assert not (cut / "results.csv").exists()
-    adlrns("train", config, "--out", cut, "--resume")
+    assert "go on with adlrns_mlp" in adlrns("train", config, "--out", cut, "--resume").stderr
     assert (cut / "results.csv").read_text() == (whole / "results.csv").read_text()
     for seed in (0, 1):
         mine, other = weights(cut, seed), weights(whole, seed)
@@ -112,6 +113,12 @@ def test_a_run_that_diverged_fails_and_says_so(
     assert dict(zip(header.split(","), row.split(","), strict=True))["skipped"] == "0"
 
 
+def test_a_batch_larger_than_the_data_is_told(adlrns, config: Path, tmp_path: Path) -> None:
+    config.write_text(SMALL.format(epochs=1).replace("batch_size: 32", "batch_size: 97"))
+    result = adlrns("train", config, "--out", tmp_path / "runs", "--seeds", "0")
+    assert "train.batch_size of 97 is more than there are training items, 96" in result.stderr
+
+
 @pytest.mark.parametrize("budget, told", [(1e-4, "smallest"), (1e3, "largest"), (None, "")])
 def test_a_budget_that_decides_nothing_is_told(
     adlrns, config: Path, tmp_path: Path, budget: float | None, told: str
@@ -151,6 +158,9 @@ def test_mistakes_are_one_line_before_anything_is_written(
     adlrns, config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "runs"
+    assert "--seeds must differ, got '1,1'" in adlrns.error(
+        "train", config, "--out", out, "--seeds", "1,1"
+    )
     assert "--seeds must be whole numbers" in adlrns.error(
         "train", config, "--out", out, "--seeds", "a"
     )

@@ -139,3 +139,8 @@ def test_the_layers_cannot_be_changed_from_outside():
     layers["b"] = BudgetManager(1.0, 1.0)
     assert list(both.layers) == ["a"]
     assert deepcopy(both) == both
+
+
+def test_a_split_among_nobody_is_refused():
+    with pytest.raises(ValueError, match="shares must name at least one layer"):
+        LayerBudgets.split(BudgetManager(10.0, 20.0), {})

@@ -7,7 +7,14 @@ import torch
 from torch import Tensor
 
 from adlrns_models._checks import check_int
-from adlrns_models._dynamic_budget import Budget, Ceiling, Scheduler, check_unit, scheduled
+from adlrns_models._dynamic_budget import (
+    Budget,
+    Ceiling,
+    Scheduler,
+    check_scheduler,
+    check_unit,
+    scheduled,
+)
 from adlrns_models._dynamic_factored import FactoredLayer
 from adlrns_models._dynamic_factors import Factors
 from adlrns_models._gate import Decision, Gate, at_rank, complexity, make_gate
@@ -61,7 +68,8 @@ class DynamicLayer(FactoredLayer):
             )
         self.granularity = options.granularity
         self.budget_unit = check_unit("budget_unit", options.budget_unit)
-        self.scheduler, self._scheduler_state, self._steps = options.scheduler, None, 0
+        self.scheduler = check_scheduler(options.scheduler)
+        self._scheduler_state, self._steps = None, 0
         self._scheduled_rank: int | None = None
         self._estimator = options.estimator
         self.gate = make_gate(options, self.max_rank, self.r_min, factors.down)

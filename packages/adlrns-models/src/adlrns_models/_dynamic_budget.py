@@ -1,7 +1,7 @@
 """Budgets of dynamic layers: what a layer may spend on a sample, and the rank that affords."""
 
 from bisect import bisect_right
-from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol, runtime_checkable
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 UNITS = ("energy_mj_per_sample", "latency_s", "flops")
 
 
+@runtime_checkable
 class Scheduler(Protocol):
     """Decides a layer's rank over time; its state goes in and comes out."""
 
@@ -97,6 +98,18 @@ def check_amount(amount: object) -> float:
     if not amount >= 0.0:  # also refuses nan
         raise ValueError(f"budget must not be negative, got {amount}")
     return float(amount)
+
+
+def check_scheduler(scheduler: object) -> Scheduler | None:
+    """Returns ``scheduler`` if it is None or has the methods of one."""
+    if scheduler is None:
+        return None
+    if isinstance(scheduler, type) or not isinstance(scheduler, Scheduler):
+        raise TypeError(
+            "scheduler must be an object with init() and step(state, observation), such as "
+            f"rank_sched.RankScheduler('complexity', 4, 64), got {scheduler!r}"
+        )
+    return scheduler
 
 
 def check_unit(name: str, unit: object) -> str:

@@ -22,10 +22,12 @@ def rank_budget(
 ) -> Iterator[None]:
     """Has every dynamic layer of a model decide under a budget, inside a ``with`` block.
 
-    A layer's part of the budget is its part of the dense cost of all dynamic layers, so together
-    they spend no more than the budget wherever each can afford ``r_min``; a layer that cannot runs
-    at ``r_min``. Costs are of samples of the size that a layer saw last: run the model once before,
-    or convolutions are weighed as if they had a single position.
+    Each layer gets what ``r_min`` costs there, and of the rest its part of what the largest ranks
+    cost more: together they spend no more than the budget wherever it pays for ``r_min`` in all
+    layers, and run at ``r_min`` where it does not. A share of the FLOPs is the share of every
+    layer, and one that cannot keep to it runs at ``r_min``. Costs are of samples of the size that a
+    layer saw last: run the model once before, or convolutions are weighed as if they had a single
+    position.
 
     Args:
         model: any module.
@@ -55,14 +57,26 @@ def rank_budget(
     unit = check_unit("unit", layers[0].budget_unit if unit is None else unit)
     total = check_amount(budget)
     check_int("batch", batch, 1)
-    costs = [amount_of(layer, None, unit, batch) for layer in layers]
+    parts = _parts(layers, total, unit, batch)
     before = [layer._budget for layer in layers]
     try:
-        for layer, cost in zip(layers, costs, strict=True):
-            part = total if unit == "flops" else total * cost / sum(costs)
+        for layer, part in zip(layers, parts, strict=True):
             layer.set_budget(part, unit=unit, batch=batch)
         yield
     finally:
         for layer, old in zip(layers, before, strict=True):
             layer._budget = old
             layer._set_ceiling()
+
+
+def _parts(layers: list[DynamicLayer], total: float, unit: str, batch: int) -> list[float]:
+    """Returns what each layer may spend."""
+    if unit == "flops":
+        return [total] * len(layers)
+    least = [amount_of(layer, layer.r_min, unit, batch) for layer in layers]
+    more = [
+        amount_of(layer, layer.max_rank, unit, batch) - low
+        for layer, low in zip(layers, least, strict=True)
+    ]
+    share = max(0.0, total - sum(least)) / (sum(more) or 1.0)
+    return [low + share * extra for low, extra in zip(least, more, strict=True)]

@@ -13,6 +13,12 @@ from torch import nn
 from adlrns_models._callbacks import Callback, ProgressBar
 from adlrns_models._checks import check_bool, check_int, check_kind
 from adlrns_models._trainer_config import TrainConfig
+from adlrns_models._trainer_hardware import (
+    check_callbacks,
+    check_device,
+    equip,
+    tell_idle_keys,
+)
 from adlrns_models._trainer_loader import check_length, groups, rest_of_epoch, with_new_workers
 from adlrns_models._trainer_objective import Loss
 from adlrns_models._trainer_random import seed_generators
@@ -68,11 +74,15 @@ class ADLRNSTrainer:
         callbacks: Sequence[Callback] | None = None,
     ):
         check_kind("model", model, nn.Module)
+        nested = config if isinstance(config, Mapping) else None
         if not isinstance(config, TrainConfig):
             config = TrainConfig.from_dict({} if config is None else config)
-        self.config, self.device, self.save_dir = config, torch.device(device), Path(save_dir)
+        self.callbacks = [ProgressBar()] if callbacks is None else check_callbacks(callbacks)
+        self.config, self.device, self.save_dir = config, check_device(device), Path(save_dir)
         self.model, self.stepper = model, Stepper(model, config, self.device, loss)
-        self.callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
+        tell_idle_keys(model, config)
+        if nested is not None:
+            equip(model, nested)
         self.history: list[dict[str, Any]] = []
         self.epoch = self.batch = self.step = 0
         self.sums, self.stop, self.started, self.resume = Sums(), False, False, False

@@ -113,8 +113,8 @@ class TrainConfig:
 
         Sections are ``train`` (these fields), ``scheduler`` (``alpha``, ``beta``,
         ``energy_budget_mJ_per_sample``, with ``mj`` too, and ``budget_batch``; its ``type``,
-        ``r_min`` and ``r_max`` are for who builds the model, as are the sections ``model`` and
-        ``hardware``).
+        ``r_min`` and ``r_max`` are for who builds the model, as is the section ``model``; the
+        trainer has layers without an estimator predict for ``hardware``).
 
         Raises:
             ValueError: naming an unknown key.

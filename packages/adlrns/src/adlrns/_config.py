@@ -49,7 +49,8 @@ class Config(Section):
         if self.scheduler.energy_budget_mJ_per_sample is not None:
             budget = self.scheduler.energy_budget_mJ_per_sample
             values["energy_budget_mj_per_sample"] = budget
-            values["budget_batch"] = self.scheduler.budget_batch
+            size = int(values["batch_size"] or 64)  # as `train` makes its batches
+            values["budget_batch"] = self.scheduler.budget_batch or size
         return TrainConfig(**(values | changes))
 
     def to_yaml(self) -> str:

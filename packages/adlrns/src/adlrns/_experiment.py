@@ -12,7 +12,8 @@ import torch
 from torch import nn
 
 from adlrns._config_file import Config, read_config
-from adlrns._console import say, show, stage
+from adlrns._config_sections import Hardware
+from adlrns._console import remark, say, show, stage
 from adlrns._datasets import Task
 from adlrns._errors import RunError
 from adlrns._experiment_nets import candidates
@@ -20,8 +21,10 @@ from adlrns._experiment_report import write_report
 from adlrns._experiment_rows import measured
 from adlrns._experiment_table import table_of
 from adlrns._experiment_train import FULL, Base, divide, train_dense
+from adlrns._experiment_unused import note
 from adlrns._nets import check_fit, device_of
 from adlrns._run_folder import open_run, write_text
+from adlrns._seeds import with_finished
 from adlrns._table import Table
 from adlrns._train import filled, open_data
 
@@ -54,13 +57,20 @@ def run(request: Request) -> None:
     device = device_of(config.run.device)
     task = open_data(config)
     check_fit(config, task)
+    if request.resume:
+        config = with_finished(config, request.out, ROWS)
     open_run(request.out, config, resume=request.resume)
+    if told := note(config):
+        remark(told)
     rows, ablated = _all_seeds(request, config, task, device)
     tables = [_table(config, task, rows)]
-    if request.ablate:
+    tables[0].notes += [told] if told else []
+    if ablated := ablated or _ablated_before(request.out, config):
         from adlrns._ablate_table import ablation_table
 
         tables.append(ablation_table(ablated, task, config.run.ablation_budget))
+    else:  # of other seeds or other weights
+        (request.out / "ablations.csv").unlink(missing_ok=True)
     for table, name in zip(tables, ("table.csv", "ablations.csv"), strict=False):
         write_text(request.out / name, table.to_csv())
         show(table)
@@ -82,6 +92,14 @@ def _all_seeds(request: Request, config: Config, task: Task, device: Any) -> tup
 
             ablated += _kept(folder / ABLATIONS, seed, lambda base=base: ablations(base))  # type: ignore[misc]
     return rows, ablated
+
+
+def _ablated_before(out: Path, config: Config) -> Rows:
+    """Returns the ablations that an earlier go wrote, if they are of all seeds."""
+    paths = {seed: out / f"seed-{seed}" / ABLATIONS for seed in config.run.seeds}
+    if not all(path.is_file() for path in paths.values()):
+        return []
+    return [row for seed, path in paths.items() for row in _kept(path, seed, list)]
 
 
 def _drop_others(base: Base) -> None:
@@ -125,8 +143,17 @@ def _kept(path: Path, seed: int, work: Callable[[], Rows]) -> Rows:
 
 def _compare(base: Base) -> Rows:
     found, run = candidates(base), base.config.run
+    given = base.config.hardware != Hardware()
+    hardware = base.config.hardware.estimator().hardware if given else None
     with stage(f"seed {base.seed}: measure") as advance:
-        rows = measured(found, base.parts.task, size=run.batch, rounds=run.rounds, advance=advance)
+        rows = measured(
+            found,
+            base.parts.task,
+            size=run.batch,
+            rounds=run.rounds,
+            advance=advance,
+            hardware=hardware,
+        )
     _drop_checkpoints(base)  # of what is measured by now
     return rows
 

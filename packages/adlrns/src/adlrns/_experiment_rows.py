@@ -15,6 +15,7 @@ from adlrns._datasets import Task
 from adlrns._energy import EnergyReader
 from adlrns._experiment_nets import Candidate, weights_at
 from adlrns._score import batches, score
+from rank_sched import HardwareProfile
 
 # batches over which counts and energy are averaged: inputs differ in what they cost
 _BATCHES = 4
@@ -23,7 +24,13 @@ _SINGLES = 64
 
 
 def measured(
-    found: Sequence[Candidate], task: Task, *, size: int, rounds: int, advance: Advance
+    found: Sequence[Candidate],
+    task: Task,
+    *,
+    size: int,
+    rounds: int,
+    advance: Advance,
+    hardware: HardwareProfile | None = None,
 ) -> list[dict[str, Any]]:
     """Returns the numbers of each candidate, the first being what the others are compared with.
 
@@ -33,6 +40,7 @@ def measured(
         size: inputs of the larger of the two batches that are timed.
         rounds: rounds of timing of that batch; single inputs get four times as many.
         advance: told of the rounds.
+        hardware: whose joules an estimate takes where there is no meter.
     """
     many = [x for x, _ in islice(batches(task.valid, size=size), _BATCHES)]
     one = list(many[0][:_SINGLES].split(1))
@@ -40,7 +48,7 @@ def measured(
     scores = [score(candidate.net, task) for candidate in found]
     slow = interleaved(models, one, rounds=4 * rounds, advance=lambda done, total: None)
     fast = interleaved(models, many, rounds=rounds, advance=advance)
-    reader = EnergyReader()
+    reader = EnergyReader() if hardware is None else EnergyReader(hardware)
     rows = []
     for i, (candidate, metric) in enumerate(zip(found, scores, strict=True)):
         row: dict[str, Any] = {

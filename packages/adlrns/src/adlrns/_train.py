@@ -59,10 +59,13 @@ def run(request: Request) -> None:
     told = note(config, range_of(config, task))
     if told is not None:
         remark(told)
+    if (size := config.training(0).batch_size or 0) > (count := len(task.train)):  # type: ignore[arg-type]
+        remark(f"train.batch_size of {size} is more than there are training items, {count}")
     results = []
     for seed in config.run.seeds:
-        with stage(f"train {config.model.type} on {config.data.name}, seed {seed}") as advance:
-            folder = request.out / f"seed-{seed}"
+        folder = request.out / f"seed-{seed}"
+        verb = "train" if not folder.is_dir() else "go on with"
+        with stage(f"{verb} {config.model.type} on {config.data.name}, seed {seed}") as advance:
             results.append(train_seed(config, task, seed, folder, device=device, advance=advance))
     table = table_of(config, task, results)
     table.notes += [] if told is None else [told]

@@ -78,8 +78,10 @@ class LayerBudgets:
             shares: Share of each layer, above 0 and at most 1; the sum is free.
 
         Raises:
-            ValueError: A share is outside.
+            ValueError: A share is outside, or there is none.
         """
+        if not shares:
+            raise ValueError("shares must name at least one layer, got none")
         assert total.initial is not None
         layers = {}
         for name, share in shares.items():
