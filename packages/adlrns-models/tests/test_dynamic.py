@@ -30,7 +30,7 @@ from adlrns_models.testing import (
     synthetic_inputs,
 )
 from fd_sketch import ExactGram
-from rank_sched import PerfEstimator
+from rank_sched import PerfEstimator, RankScheduler
 
 double = torch.float64
 each_granularity = pytest.mark.parametrize("granularity", ["call", "sample"])
@@ -402,13 +402,33 @@ def test_a_models_budget_is_kept_by_its_layers_together(unit, share):
             assert all(s <= total or s == low for s, low in zip(spent, least, strict=True))
         else:
             spent = [amount_of(each, each.last_rank, unit) for each in layers]
-            starved = any(
-                amount_of(each, 1, unit) > total * d / sum(dense)
-                for each, d in zip(layers, dense, strict=True)
-            )
-            assert starved or sum(spent) <= total * (1 + 1e-12)
+            least = [amount_of(each, each.r_min, unit) for each in layers]
+            assert sum(spent) <= total * (1 + 1e-12) or spent == least
     model(x)
     assert [layer.last_rank for layer in layers] == [9, 32, 10]
+
+
+@pytest.mark.parametrize("unit", ["energy_mj_per_sample", "latency_s"])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_a_budget_that_can_be_kept_is_kept_and_more_of_it_is_never_less_rank(unit, batch):
+    model, x = net(), torch.randn(3, 1, 8, 8)
+    model(x)
+    layers = list(iter_dynamic_layers(model))
+    low, high = (
+        sum(amount_of(each, rank(each), unit, batch) for each in layers)
+        for rank in (lambda each: each.r_min, lambda each: each.max_rank)
+    )
+    before = [0, 0, 0]
+    for share in (-0.5, 0.0, 0.01, 0.3, 0.7, 0.99, 1.0, 2.0):
+        total = max(0.0, low + share * (high - low))
+        with rank_budget(model, total * (1 + 1e-12), unit, batch=batch):
+            model(x)
+            ranks = [layer.last_rank for layer in layers]
+        spent = sum(amount_of(e, r, unit, batch) for e, r in zip(layers, ranks, strict=True))
+        assert spent <= max(total, low) * (1 + 1e-9)
+        assert all(now >= then for now, then in zip(ranks, before, strict=True))
+        before = ranks
+    assert before == [9, 32, 10]
 
 
 def test_a_budget_inside_another_gives_way_to_it_again_also_after_an_error():
@@ -537,6 +557,57 @@ def test_a_scheduler_is_asked_outside_of_compiled_graphs():
 
 
 # what was spent
+
+
+@pytest.mark.parametrize("make, x", [(linear, falling(64)), (conv, images(64))])
+def test_samples_of_a_call_share_its_launches_and_weights(make, x):
+    layer = make(estimator=PerfEstimator("v100"), r_max=16, r_min=4)
+    layer(x)
+    unit = "energy_mj_per_sample"
+    for rank in (1, 8, None):
+        alone, shared = (amount_of(layer, rank, unit, batch) for batch in (1, 64))
+        assert shared == pytest.approx(1e3 * layer.cost(rank, batch=64).energy_j / 64)
+        launches = 1e3 * layer.cost(rank).launches * 5e-6 * 50  # 5 us at 50 W each
+        assert alone > launches
+        assert alone - shared >= launches * 63 / 64 * (1 - 1e-9)
+    with rank_budget(layer, amount_of(layer, 8, unit, 64), unit, batch=64):
+        layer(x)
+        assert layer._ceiling.rank == 8
+    with rank_budget(layer, amount_of(layer, 8, unit, 64), unit):
+        layer(x)
+        assert layer._ceiling.rank == 4  # alone, no rank is as cheap
+    with pytest.raises(ValueError, match="batch must be in"), rank_budget(layer, 1.0, batch=0):
+        pass
+
+
+@pytest.mark.parametrize("scheduler", ["energy_aware", RankScheduler, 3])
+def test_a_scheduler_that_is_none_is_refused_when_the_layer_is_made(scheduler):
+    with pytest.raises(TypeError, match="scheduler must be an object with init"):
+        linear(scheduler=scheduler)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+@pytest.mark.parametrize(
+    "value, error", [(-1.0, ValueError), (float("nan"), ValueError), ("1", TypeError)]
+)
+def test_a_weight_of_the_penalty_that_means_nothing_is_refused(name, value, error):
+    layer = linear()
+    layer(falling())
+    with pytest.raises(error, match=f"{name} must be"):
+        rank_penalty(layer, **{name: value})
+
+
+def test_a_sketch_that_has_seen_nothing_is_refused():
+    layer, nothing = linear(), ExactGram(24)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    for call in (
+        lambda: DynamicLinear.from_linear(nn.Linear(24, 16), sketch=nothing),
+        lambda: layer.refit_(nothing),
+    ):
+        with pytest.raises(ValueError, match="sketch must have seen at least one finite row"):
+            call()
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_the_penalty_is_the_mean_share_of_arithmetic_and_memory():

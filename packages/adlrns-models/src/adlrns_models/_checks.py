@@ -56,6 +56,11 @@ def check_factorize(
         raise ValueError(
             f"sketch must have as many features as weight has inputs ({n}), got {sketch.n_features}"
         )
+    if sketch is not None and sketch.n_samples_seen == 0:
+        raise ValueError(
+            "sketch must have seen at least one finite row, got none: feed it by partial_fit, or "
+            "leave it out for plain SVD"
+        )
     if isinstance(sensitivity, CovarianceSketch):
         if sensitivity.n_features != m:
             raise ValueError(
@@ -133,4 +138,12 @@ def check_positive(name: str, value: object) -> float:
     found = check_number(name, value)
     if not 0.0 < found < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {value}")
+    return found
+
+
+def check_not_negative(name: str, value: object) -> float:
+    """Returns ``value`` if it is a number of at least 0 and finite."""
+    found = check_number(name, value)
+    if not 0.0 <= found < float("inf"):
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
     return found

@@ -8,7 +8,14 @@ from torch import Tensor
 
 from adlrns_models import _observe, _passes
 from adlrns_models._checks import check_int
-from adlrns_models._dynamic_budget import Budget, Ceiling, Scheduler, check_unit, scheduled
+from adlrns_models._dynamic_budget import (
+    Budget,
+    Ceiling,
+    Scheduler,
+    check_scheduler,
+    check_unit,
+    scheduled,
+)
 from adlrns_models._dynamic_factors import Factors
 from adlrns_models._dynamic_kind import DynamicKind
 from adlrns_models._gate import Decision, Gate, at_rank, complexity, make_gate
@@ -61,7 +68,8 @@ class DynamicLayer(DynamicKind):
             )
         self.granularity = options.granularity
         self.budget_unit = check_unit("budget_unit", options.budget_unit)
-        self.scheduler, self._scheduler_state, self._steps = options.scheduler, None, 0
+        self.scheduler = check_scheduler(options.scheduler)
+        self._scheduler_state, self._steps = None, 0
         self._scheduled_rank: int | None = None
         self._estimator = options.estimator
         self.gate = make_gate(options, self.max_rank, self.r_min, factors.down)
@@ -181,7 +189,7 @@ class DynamicLayer(DynamicKind):
         with torch._C._DisableFuncTorch():  # a transform refuses, but it has no part in this
             self._cap.fill_(rank)
 
-    def set_budget(self, amount: float | None, *, unit: str | None = None) -> None:
+    def set_budget(self, amount: float | None, *, unit: str | None = None, batch: int = 1) -> None:
         """Lets the layer spend at most ``amount`` for a sample from now on; None lifts the limit.
 
         The rank is then the largest whose predicted cost fits, at most what the gate asks for. A
@@ -192,11 +200,14 @@ class DynamicLayer(DynamicKind):
             amount: in ``unit``.
             unit: ``"energy_mj_per_sample"``, ``"latency_s"`` or ``"flops"`` (a share of the dense
                 layer's); None is the layer's ``budget_unit``.
+            batch: samples of the calls that costs are predicted for. They share a call's launches
+                and the reading of its weights; alone, a sample pays for both.
 
         Raises:
-            ValueError, TypeError: for an unknown unit or an amount that is negative or no number.
+            ValueError, TypeError: for an unknown unit, an amount that is negative or no number, or
+                a batch below 1.
         """
-        budget = None if amount is None else Budget.of(amount, unit or self.budget_unit)
+        budget = None if amount is None else Budget.of(amount, unit or self.budget_unit, batch)
         self.gate.forget()
         self._spend_at_most(budget)
 

@@ -39,8 +39,8 @@ class DynamicKind(FactoredLayer):
         """Returns at most so many rows (patches) ``[k, n]`` of an input, evenly spaced."""
         raise TypeError(f"{type(self).__name__} must say how rows are taken from an input")
 
-    def cost(self, rank: int | None = None) -> Cost:
-        """Returns the predicted cost of one sample of the size last seen; None is dense."""
+    def cost(self, rank: int | None = None, *, batch: int = 1) -> Cost:
+        """Returns the predicted cost of a call on samples of the size last seen; None is dense."""
         raise TypeError(f"{type(self).__name__} must say what it costs")
 
     def _check(self, x: Tensor) -> None:

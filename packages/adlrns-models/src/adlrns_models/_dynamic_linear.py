@@ -184,10 +184,10 @@ class DynamicLinear(DynamicLayer):
         rows = x.reshape(-1, x.shape[-1])
         return rows[:: max(1, -(-len(rows) // most))]
 
-    def cost(self, rank: int | None = None) -> Cost:
-        """Returns the predicted cost of one sample of the size last seen; None is dense."""
+    def cost(self, rank: int | None = None, *, batch: int = 1) -> Cost:
+        """Returns the predicted cost of a call on samples of the size last seen; None is dense."""
         return self.estimator.linear(
-            self.rows_per_sample,
+            batch * self.rows_per_sample,
             self.in_features,
             self.out_features,
             rank,

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from adlrns_models._checks import check_not_negative
 from adlrns_models._dynamic import DynamicLayer
 from adlrns_models._dynamic_scope import iter_dynamic_layers
 from adlrns_models._gate import Decision
@@ -32,6 +33,7 @@ def rank_penalty(model: nn.Module, *, alpha: float = 1.0, beta: float = 0.1) -> 
 
     Raises:
         RuntimeError: if the model has dynamic layers and none has run.
+        TypeError, ValueError: for a weight that is no number, negative or not finite.
 
     Example:
         >>> import torch
@@ -41,6 +43,7 @@ def rank_penalty(model: nn.Module, *, alpha: float = 1.0, beta: float = 0.1) -> 
         >>> round(float(rank_penalty(layer, alpha=1.0, beta=0.0)), 3)  # 8 (16 + 16) / 16^2
         1.0
     """
+    alpha, beta = check_not_negative("alpha", alpha), check_not_negative("beta", beta)
     ran = _ran(model)
     if not ran:
         return torch.zeros(())
