@@ -70,6 +70,22 @@ def test_bytes_are_those_of_the_settled_weights(elastic, share):
     assert 4 * (weights + buffers) <= limit + 4 * buffers
 
 
+def test_bytes_are_of_numbers_as_they_are(elastic):
+    limit = 0.6 * elastic.full_cost("memory_bytes")
+    single = elastic.set_budget(memory_bytes=limit)
+    elastic.network.double()  # the part alone, not the model
+    double = elastic.set_budget(memory_bytes=limit)
+    assert double.cost <= limit
+    assert double.cost == elastic.frontier("memory_bytes").at(limit).cost
+    weights = sum(
+        min(rank * sum(layer.sizes), layer.sizes[0] * layer.sizes[1])
+        for layer, rank in ((elastic.layers()[n], r) for n, r in double.ranks.items())
+    )
+    assert 8 * weights == double.cost
+    elastic.float()
+    assert elastic.set_budget(memory_bytes=limit) == single
+
+
 def test_seconds_are_predicted_from_what_was_measured(elastic, x):
     found = elastic.measure(x, repeats=3)
     full = elastic.full_cost("latency_s")

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from adlrns_models import RankCascade, agreement, fit_cascade, make_elastic, margin
+from adlrns_models._cascade_ledger import Ledger
 
 
 @pytest.fixture(scope="module")
@@ -140,8 +141,74 @@ def test_threads_share_one_budget(fresh, digits):
     fresh.set_budget(flops=0.2)
     with torch.no_grad(), ThreadPoolExecutor(4) as pool:
         list(pool.map(fresh, digits[2].split(20)))
-    assert fresh._inputs == 500
+    assert fresh._now.ledger.inputs == 500
     assert fresh.mean_flops <= 0.2
+
+
+def counted(cascade):
+    """Has a cascade note what it really runs; returns the notes."""
+    run, spent = cascade._run, []
+
+    def noting(point, args, kwargs):
+        spent.append(len(args[0]) * point.cost / cascade.elastic.full_cost())
+        return run(point, args, kwargs)
+
+    cascade._run = noting
+    return spent
+
+
+def test_a_call_that_a_new_budget_overtakes_ends_under_its_own(fresh, digits):
+    rule = fresh.set_budget(flops=0.2)
+    assert rule.first != rule.second
+    old, spent, budgets = fresh._now.ledger, counted(fresh), iter([0.1])
+
+    def setting(output):
+        for flops in budgets:
+            fresh.set_budget(flops=flops)
+        return margin(output)
+
+    fresh.confidence, x = setting, digits[2][:50]
+    with torch.no_grad():
+        fresh(x)
+        assert fresh.mean_flops == 0.0
+        assert 50 * old.mean == pytest.approx(sum(spent))
+        assert old.mean <= 0.2
+        spent.clear()
+        for batch in x.split(7):
+            fresh(batch)
+            assert fresh.mean_flops <= 0.1
+    assert 50 * fresh.mean_flops == pytest.approx(sum(spent))
+
+
+def test_no_budget_is_overspent_while_threads_set_others(fresh, digits, monkeypatch):
+    ledgers, spent = [], counted(fresh)
+
+    def opened(budget):
+        ledger = Ledger(budget)
+        ledgers.append(ledger)
+        return ledger
+
+    def serve(batch):
+        fresh(batch)
+        fresh.set_budget(flops=0.1 + 0.4 * float(batch[0, 20]))
+
+    monkeypatch.setattr("adlrns_models._cascade.Ledger", opened)
+    fresh.set_budget(flops=0.2)
+    with torch.no_grad(), ThreadPoolExecutor(4) as pool:
+        list(pool.map(serve, digits[2].split(10)))
+    assert all(ledger.mean <= ledger.budget + 1e-12 for ledger in ledgers)
+    assert sum(ledger.inputs for ledger in ledgers) == 500
+    assert sum(ledger.mean * ledger.inputs for ledger in ledgers) == pytest.approx(sum(spent))
+
+
+def test_a_ledger_never_grants_less_than_nothing():
+    ledger = Ledger(0.1)
+    assert ledger.grant(10, 0.5, 0.5, 10) == 0
+    assert ledger.mean == 0.5
+    copied = copy.deepcopy(ledger)
+    copied.pay(10, 0.1)
+    assert (ledger.inputs, copied.inputs) == (10, 20)
+    assert Ledger(float("inf")).grant(10, 0.5, 0.5, 7) == 7
 
 
 def test_other_outputs_need_their_own_confidence():

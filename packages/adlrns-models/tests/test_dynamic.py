@@ -3,6 +3,7 @@
 import copy
 import io
 
+import numpy as np
 import pytest
 import torch
 import torch._dynamo.testing
@@ -29,7 +30,7 @@ from adlrns_models.testing import (
     synthetic_inputs,
 )
 from fd_sketch import ExactGram
-from rank_sched import PerfEstimator
+from rank_sched import PerfEstimator, RankScheduler
 
 double = torch.float64
 each_granularity = pytest.mark.parametrize("granularity", ["call", "sample"])
@@ -266,6 +267,55 @@ def test_the_bound_holds_over_the_range_of_single_precision(granularity, scale):
     check_spectral_bound(layer, x, 0.1001, tolerance=1e-5 * min(scale, 1.0))
 
 
+@each_granularity
+@pytest.mark.parametrize("low", [torch.bfloat16, torch.float16])
+def test_the_bound_holds_where_autocast_makes_the_first_values_coarse(granularity, low):
+    coarse = {"eps": 0.01, "tolerance": torch.finfo(low).eps}
+    for seed in range(12):
+        torch.manual_seed(seed)
+        options = {"gate": SpectralGate(0.01), "r_min": 4, "granularity": granularity}
+        plain = nn.Linear(64, 64, bias=False).eval()
+        layer = DynamicLinear.from_linear(plain, **options)
+        V = layer.svd()[2].detach()
+        x = torch.randn(1, 4) @ V[:, :4].T + 0.08 * torch.randn(1, 1) * V[:, 4]
+        with torch.no_grad(), torch.autocast("cpu", low):
+            check_spectral_bound(layer, x, **coarse)
+
+
+@pytest.mark.parametrize("shape", [(3, 5), (2, 7, 5), (2, 3, 4, 5), (0, 5), (2, 0, 5)])
+def test_the_energy_of_an_input_is_that_of_its_rows(shape):
+    x = torch.randn(shape, dtype=double)
+    found = DynamicLinear(5, 4, 4, 2, dtype=double).input_energy(x)
+    torch.testing.assert_close(found, x.square().flatten(1).sum(1))
+
+
+def test_the_energy_of_a_long_sample_is_not_cut_short():
+    x = torch.randn(1, 200_000, 32).abs() + 1
+    found = DynamicLinear(32, 8, 4, 2).input_energy(x)
+    torch.testing.assert_close(found, x.double().square().sum((1, 2)), rtol=1e-7, atol=0)
+
+
+@pytest.mark.parametrize("kind", ["matmul", "conv"])
+def test_products_that_torch_may_shorten_prove_less(kind):
+    torch.manual_seed(0)
+    gate = SpectralGate(0.05)
+    if kind == "matmul":
+        layer = DynamicLinear(24, 16, 12, 2, gate=gate).eval()
+    else:
+        layer = DynamicConv2d(3, 16, 3, r_max=12, r_min=2, gate=gate).eval()
+    easy = torch.tensordot(torch.randn(6, 2), layer.down[:2].detach(), 1)
+    place = getattr(torch.backends.mkldnn, kind)
+    before, spent = place.fp32_precision, []
+    try:
+        for name in ("ieee", "tf32", "bf16"):
+            place.fp32_precision = name
+            layer(easy)
+            spent.append(mean_flops(layer))
+    finally:
+        place.fp32_precision = before
+    assert spent[0] < spent[1] == spent[2]
+
+
 def test_bounds_follow_parameters_that_change():
     layer = linear(gate=SpectralGate(0.05)).eval()
     x = torch.randn(6, 2, dtype=double) @ layer.down[:2].detach()
@@ -273,6 +323,17 @@ def test_bounds_follow_parameters_that_change():
     assert layer.last_rank == 2
     with torch.no_grad():
         layer.down.copy_(layer.down.flip(0))
+    check_spectral_bound(layer, x, 0.05)
+    assert layer.last_rank > 2
+
+
+def test_bounds_follow_what_was_written_through_data_once_the_budget_is_set():
+    layer = linear(gate=SpectralGate(0.05)).eval()
+    x = torch.randn(6, 2, dtype=double) @ layer.down[:2].detach() + 1e-3 * falling(6)
+    layer(x)
+    assert layer.last_rank == 2
+    layer.up.data[:, 2:] *= 1e3
+    layer.set_budget(None)
     check_spectral_bound(layer, x, 0.05)
     assert layer.last_rank > 2
 
@@ -341,13 +402,33 @@ def test_a_models_budget_is_kept_by_its_layers_together(unit, share):
             assert all(s <= total or s == low for s, low in zip(spent, least, strict=True))
         else:
             spent = [amount_of(each, each.last_rank, unit) for each in layers]
-            starved = any(
-                amount_of(each, 1, unit) > total * d / sum(dense)
-                for each, d in zip(layers, dense, strict=True)
-            )
-            assert starved or sum(spent) <= total * (1 + 1e-12)
+            least = [amount_of(each, each.r_min, unit) for each in layers]
+            assert sum(spent) <= total * (1 + 1e-12) or spent == least
     model(x)
     assert [layer.last_rank for layer in layers] == [9, 32, 10]
+
+
+@pytest.mark.parametrize("unit", ["energy_mj_per_sample", "latency_s"])
+@pytest.mark.parametrize("batch", [1, 32])
+def test_a_budget_that_can_be_kept_is_kept_and_more_of_it_is_never_less_rank(unit, batch):
+    model, x = net(), torch.randn(3, 1, 8, 8)
+    model(x)
+    layers = list(iter_dynamic_layers(model))
+    low, high = (
+        sum(amount_of(each, rank(each), unit, batch) for each in layers)
+        for rank in (lambda each: each.r_min, lambda each: each.max_rank)
+    )
+    before = [0, 0, 0]
+    for share in (-0.5, 0.0, 0.01, 0.3, 0.7, 0.99, 1.0, 2.0):
+        total = max(0.0, low + share * (high - low))
+        with rank_budget(model, total * (1 + 1e-12), unit, batch=batch):
+            model(x)
+            ranks = [layer.last_rank for layer in layers]
+        spent = sum(amount_of(e, r, unit, batch) for e, r in zip(layers, ranks, strict=True))
+        assert spent <= max(total, low) * (1 + 1e-9)
+        assert all(now >= then for now, then in zip(ranks, before, strict=True))
+        before = ranks
+    assert before == [9, 32, 10]
 
 
 def test_a_budget_inside_another_gives_way_to_it_again_also_after_an_error():
@@ -364,6 +445,54 @@ def test_a_budget_inside_another_gives_way_to_it_again_also_after_an_error():
         assert amount_of(layer, layer.last_rank, "flops") > 0.2
     layer(falling())
     assert layer.last_rank == before
+
+
+@each_layer
+@pytest.mark.parametrize("unit", ["energy_mj_per_sample", "latency_s"])
+def test_a_budget_is_kept_when_numbers_change_their_size(make, inputs, unit):
+    layer, x = make(r_min=1, gate=SpectralGate(0.0)).float(), inputs()
+    layer(x.float())
+    total = amount_of(layer, 12, unit)
+    layer.set_budget(total, unit=unit)
+    for dtype in (double, torch.float32, double):
+        layer.to(dtype)
+        layer(x.to(dtype))
+        costs = [amount_of(layer, r, unit) for r in range(13)]
+        assert layer.last_rank == max(r for r in range(1, 13) if costs[r] <= total)
+    wide = copy.deepcopy(layer)
+    layer.float().load_state_dict(wide.state_dict(), assign=True)
+    layer(x)
+    assert layer.last_rank == wide._ceiling.rank < 12
+    assert int(layer._cap) == layer.last_rank
+
+
+def test_a_layer_made_on_no_device_or_in_inference_mode_has_a_budget():
+    wanted, x = linear(gate=SpectralGate(0.0)), falling()
+    with torch.device("meta"):
+        loaded = DynamicLinear(24, 16, 12, 2, gate=SpectralGate(0.0), dtype=double)
+    loaded.load_state_dict(wanted.state_dict(), assign=True)
+    with torch.inference_mode():
+        made = copy.deepcopy(wanted).float().double()
+    emptied = copy.deepcopy(wanted).to_empty(device="cpu")
+    emptied.load_state_dict(wanted.state_dict())
+    with torch.no_grad():
+        for layer in (loaded, made, emptied):
+            assert int(layer._cap) == 12
+            layer.set_budget(amount_of(layer, 5, "flops"), unit="flops")
+            torch.testing.assert_close(layer(x), wanted.at_rank(x, 5), rtol=1e-5, atol=1e-5)
+            assert int(layer._cap) == 5
+
+
+def test_numbers_of_numpy_are_budgets():
+    layer, x = linear(gate=SpectralGate(0.0)), falling()
+    for kind in (np.float16, np.float32, np.float64, np.int64):
+        layer.set_budget(kind(1), unit="flops")
+        layer(x)
+        assert layer.last_rank == 9  # 9 (24 + 16) <= 24 16
+    assert SpectralGate(np.float32(0.5)).eps == 0.5
+    for wrong in (np.bool_(1), True, "1", 1j, None):
+        with pytest.raises(TypeError, match="must be a number"):
+            SpectralGate(wrong)
 
 
 def test_a_layer_takes_its_budget_with_its_input():
@@ -417,9 +546,68 @@ def test_a_scheduler_is_asked_outside_of_compiled_graphs():
     for rank in (5, 9, 3):
         torch.testing.assert_close(compiled(x), layer.at_rank(x, rank))
         assert layer.last_rank == rank
+    torch.manual_seed(0)
+    telling = DynamicLowRankLayer(
+        24, 16, 12, 2, gate=SpectralGate(0.0), scheduler=Fake([5, 9]), dtype=double
+    ).eval()
+    compiled = torch.compile(telling, backend="eager")
+    for rank in (5, 9):
+        with torch.no_grad():
+            torch.testing.assert_close(compiled(x), (telling.at_rank(x, rank), rank))
 
 
 # what was spent
+
+
+@pytest.mark.parametrize("make, x", [(linear, falling(64)), (conv, images(64))])
+def test_samples_of_a_call_share_its_launches_and_weights(make, x):
+    layer = make(estimator=PerfEstimator("v100"), r_max=16, r_min=4)
+    layer(x)
+    unit = "energy_mj_per_sample"
+    for rank in (1, 8, None):
+        alone, shared = (amount_of(layer, rank, unit, batch) for batch in (1, 64))
+        assert shared == pytest.approx(1e3 * layer.cost(rank, batch=64).energy_j / 64)
+        launches = 1e3 * layer.cost(rank).launches * 5e-6 * 50  # 5 us at 50 W each
+        assert alone > launches
+        assert alone - shared >= launches * 63 / 64 * (1 - 1e-9)
+    with rank_budget(layer, amount_of(layer, 8, unit, 64), unit, batch=64):
+        layer(x)
+        assert layer._ceiling.rank == 8
+    with rank_budget(layer, amount_of(layer, 8, unit, 64), unit):
+        layer(x)
+        assert layer._ceiling.rank == 4  # alone, no rank is as cheap
+    with pytest.raises(ValueError, match="batch must be in"), rank_budget(layer, 1.0, batch=0):
+        pass
+
+
+@pytest.mark.parametrize("scheduler", ["energy_aware", RankScheduler, 3])
+def test_a_scheduler_that_is_none_is_refused_when_the_layer_is_made(scheduler):
+    with pytest.raises(TypeError, match="scheduler must be an object with init"):
+        linear(scheduler=scheduler)
+
+
+@pytest.mark.parametrize("name", ["alpha", "beta"])
+@pytest.mark.parametrize(
+    "value, error", [(-1.0, ValueError), (float("nan"), ValueError), ("1", TypeError)]
+)
+def test_a_weight_of_the_penalty_that_means_nothing_is_refused(name, value, error):
+    layer = linear()
+    layer(falling())
+    with pytest.raises(error, match=f"{name} must be"):
+        rank_penalty(layer, **{name: value})
+
+
+def test_a_sketch_that_has_seen_nothing_is_refused():
+    layer, nothing = linear(), ExactGram(24)
+    before = {name: value.clone() for name, value in layer.state_dict().items()}
+    for call in (
+        lambda: DynamicLinear.from_linear(nn.Linear(24, 16), sketch=nothing),
+        lambda: layer.refit_(nothing),
+    ):
+        with pytest.raises(ValueError, match="sketch must have seen at least one finite row"):
+            call()
+    for name, value in layer.state_dict().items():
+        assert torch.equal(value, before[name])
 
 
 def test_the_penalty_is_the_mean_share_of_arithmetic_and_memory():

@@ -12,7 +12,14 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from adlrns_models import AdaptiveLinear, ElasticModel, factorize, make_elastic, materialize_model
+from adlrns_models import (
+    AdaptiveLinear,
+    ElasticModel,
+    factorize,
+    make_elastic,
+    materialize_model,
+    refit,
+)
 from rank_sched import allocate, uniform
 
 SHARES = (0.9, 0.7, 0.5, 0.35, 0.25, 0.15)
@@ -96,6 +103,28 @@ def test_a_budget_of_flops_is_what_is_really_computed(kind, share):
     assert elastic.operating_point is point
     assert elastic.ranks() == point.ranks
     assert {n: layer.current_rank() for n, layer in elastic.layers().items()} == point.ranks
+
+
+def test_the_operating_point_is_that_of_the_ranks_in_force_or_none():
+    _, _, elastic = made("mlp")
+    small = elastic.set_budget(flops=0.4)
+    state = copy.deepcopy(elastic.state_dict())
+    large = elastic.set_budget(flops=1.0)
+    elastic.load_state_dict(state)
+    assert elastic.ranks() == small.ranks
+    assert elastic.operating_point is None
+    point = elastic.set_budget(flops=0.4)
+    with elastic.at(ranks=large.ranks):
+        assert elastic.operating_point is point
+    layer = elastic.layers()["0"]
+    layer.set_rank(small.ranks["0"] - 1)
+    assert elastic.operating_point is None
+    layer.set_rank(small.ranks["0"])
+    assert elastic.operating_point is point
+    elastic.set_ranks({"0": 1})
+    assert elastic.operating_point is None
+    elastic.load_state_dict(state)
+    assert elastic.operating_point is None
 
 
 @each_network
@@ -445,6 +474,23 @@ def test_non_finite_rows_are_left_out():
         assert profile.loss[0] > 0
         assert np.isfinite(profile.loss).all()
         assert len(profile.loss) == len(clean.profiles[name].loss)
+    assert clean.info["non_finite_rows"] == {}
+    assert elastic.info["non_finite_rows"] == dict.fromkeys(elastic.profiles, 4)
+
+
+def test_rows_that_are_left_out_are_told_once(caplog):
+    x = torch.randn(64, 20)
+    elastic = make_elastic(mlp(), [x])
+    refit(elastic, [x])
+    assert not caplog.records
+    x[3, 5] = torch.nan
+    make_elastic(mlp(), [x])
+    refit(elastic, [x])
+    told = [record.getMessage() for record in caplog.records]
+    assert len(told) == 2
+    for text, work in zip(told, ("make_elastic", "refit"), strict=True):
+        assert text.startswith(f"{work} left out rows that are not finite, at ")
+        assert "1 rows at " in text
 
 
 def test_a_layer_that_saw_nothing_finite_stays_dense():

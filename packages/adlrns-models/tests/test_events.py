@@ -111,6 +111,34 @@ def test_what_is_kept_is_no_ones_to_write_to_and_ends_with_weights_and_shapes():
 
 
 @torch.no_grad()
+@pytest.mark.parametrize("rank", [0, 3, 8])
+@pytest.mark.parametrize("theta", [0.0, 0.3])
+def test_the_bound_holds_where_autocast_begins_and_ends(rank, theta):
+    layer = make(theta, rank).float()
+    for low in (None, torch.bfloat16, None, torch.float16, torch.bfloat16):
+        for i, x in enumerate(stream(6, (5, 12), 0.05)):
+            x = x.float()
+            x[i % 5] += 10.0
+            with torch.autocast("cpu", low or torch.bfloat16, enabled=low is not None):
+                y, wanted = layer(x), layer.linear(x)
+            assert y.dtype == wanted.dtype == (low or torch.float32)
+            assert bool(layer.last_events.all()) == (i == 0 or theta == 0.0)
+            rounding = 8 * torch.finfo(y.dtype).eps * float(wanted.norm(dim=1).max())
+            assert float((y - wanted).norm(dim=1).max()) <= layer.bound + rounding
+
+
+@torch.no_grad()
+def test_weights_that_were_replaced_twice_are_new_all_the_same():
+    layer, x = EventLinear(nn.Linear(64, 64), 0.5).eval(), torch.randn(3, 64)
+    for _ in range(20):
+        layer(x)
+        for _ in range(2):  # the second may come to lie where the one before the first did
+            layer.linear.weight = nn.Parameter(torch.randn(64, 64))
+        assert torch.equal(layer(x), layer.linear(x))
+        assert bool(layer.last_events.all())
+
+
+@torch.no_grad()
 @pytest.mark.parametrize("rank", [0, 3])
 def test_nan_is_an_event_of_its_own_row(rank):
     layer = make(0.5, rank)

@@ -441,10 +441,12 @@ def test_neither_weight_nor_sketch_is_changed():
     assert sketch.to_bytes() == before[2]
 
 
-def test_a_sketch_that_saw_nothing_is_no_knowledge_but_no_error():
+def test_a_sketch_that_saw_nothing_is_refused():
     weight, bias = layer(5, 4)
-    factors = factorize(weight, bias, ExactGram(4, center=True))
-    assert not factors.loss.any()
+    nothing = ExactGram(4, center=True).partial_fit(torch.full((3, 4), torch.nan))
+    with pytest.raises(ValueError, match="sketch must have seen at least one finite row"):
+        factorize(weight, bias, nothing)  # its curve would promise that no rank loses anything
+    factors = factorize(weight, bias, nothing.partial_fit(torch.ones(1, 4)))
     torch.testing.assert_close(factors.up @ factors.down, weight)
 
 
@@ -469,6 +471,7 @@ def test_moves_to_a_device():
         ({"bias": 0.0}, TypeError, "bias must be a torch.Tensor, got float"),
         ({"sketch": ExactGram(5)}, ValueError, r"sketch must have .*\(4\), got 5"),
         ({"sketch": torch.ones(4, 4)}, TypeError, "sketch must"),
+        ({"sketch": ExactGram(4)}, ValueError, "sketch must have seen at least one finite row"),
         ({"sensitivity": torch.ones(4)}, ValueError, r"sensitivity must have shape \[5\] or"),
         ({"sensitivity": -torch.ones(5)}, ValueError, "sensitivity must .*got .*-1"),
         ({"sensitivity": -torch.eye(5)}, ValueError, "sensitivity must"),

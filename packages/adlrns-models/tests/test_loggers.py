@@ -8,15 +8,22 @@ import pytest
 import torch
 from torch import nn
 
-from adlrns_models import ADLRNSTrainer, CSVLogger, JSONLLogger, ProgressBar, TensorBoardLogger
+from adlrns_models import (
+    ADLRNSTrainer,
+    Callback,
+    CSVLogger,
+    JSONLLogger,
+    ProgressBar,
+    TensorBoardLogger,
+)
 
 
-def trained(folder, *callbacks, epochs=2, bad=False):
+def trained(folder, *callbacks, epochs=2, bad=False, resume=False):
     torch.manual_seed(0)
     x, y = torch.randn(8, 4), torch.randint(0, 2, (8,))
     loader = [(x, y), (x * float("nan"), y) if bad else (-x, y)]
     trainer = ADLRNSTrainer(nn.Linear(4, 2), {"epochs": epochs}, "cpu", folder, callbacks=callbacks)
-    trainer.train(loader, loader)
+    trainer.train(loader, loader, resume=resume)
     return trainer
 
 
@@ -47,11 +54,51 @@ def test_a_row_of_csv_an_epoch_is_the_history(tmp_path):
     assert [{k: float(v) for k, v in row.items()} for row in rows] == trainer.history
 
 
-def test_logs_of_a_run_that_begins_anew_begin_anew(tmp_path):
-    for name in ("one", "two"):
-        trained(tmp_path / name, CSVLogger(tmp_path / "log.csv"), JSONLLogger(tmp_path / "log"))
-    assert len((tmp_path / "log.csv").read_text().splitlines()) == 3
-    assert len((tmp_path / "log").read_text().splitlines()) == 2
+@pytest.mark.parametrize("logger", [CSVLogger, JSONLLogger])
+def test_logs_of_another_run_are_not_written_to(tmp_path, logger):
+    path = tmp_path / "log"
+    trained(tmp_path / "one", logger(path))
+    before = path.read_bytes()
+    with pytest.raises(ValueError, match=r"log must hold no log of another run.*resume=True"):
+        trained(tmp_path / "two", logger(path))
+    assert path.read_bytes() == before
+    assert not (tmp_path / "two").exists()  # nothing was trained
+    assert len(trained(tmp_path / "one", logger(path), resume=True).history) == 2
+    assert path.read_bytes() == before
+    path.write_bytes(b"")
+    assert len(trained(tmp_path / "three", logger(path)).history) == 2
+    assert path.read_bytes() == before
+
+
+def test_what_a_run_wrote_before_its_first_checkpoint_is_written_again(tmp_path):
+    class Die(Callback):
+        def on_batch_end(self, trainer, record):
+            raise InterruptedError
+
+    path = tmp_path / "log"
+    with pytest.raises(InterruptedError):
+        trained(tmp_path / "run", JSONLLogger(path, steps=True), Die())
+    trained(tmp_path / "run", JSONLLogger(path, steps=True), resume=True)
+    records = [json.loads(line) for line in path.read_text().splitlines()]
+    assert [r["step"] for r in records if r["event"] == "step"] == [1, 2, 3, 4]
+
+
+def test_those_that_heard_a_beginning_hear_the_end_also_when_another_refuses(tmp_path):
+    class Note(Callback):
+        def __init__(self):
+            self.heard = []
+
+        def on_train_begin(self, trainer):
+            self.heard.append("begin")
+
+        def on_train_end(self, trainer):
+            self.heard.append("end")
+
+    (tmp_path / "log").write_text("mine")
+    first, last = Note(), Note()
+    with pytest.raises(ValueError, match="must hold no log of another run"):
+        trained(tmp_path / "run", first, CSVLogger(tmp_path / "log"), last)
+    assert (first.heard, last.heard) == (["begin", "end"], [])
 
 
 def test_tensorboard_gets_each_number_at_its_step(tmp_path):

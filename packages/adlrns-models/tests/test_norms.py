@@ -71,6 +71,22 @@ def test_an_error_changes_nothing(batches):
     assert not any(part._forward_pre_hooks for part in model.modules())
 
 
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_batch_that_is_not_finite_is_named_and_changes_nothing(value):
+    model, batches = network(), images(8, 8, 8)
+    batches[1][3, 0, 2, 2] = value
+    before = {n: v.clone() for n, v in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"batches\[1\] must give norm '1' finite values, got nan"):
+        reestimate_norms(model, batches)
+    for name, now in model.state_dict().items():
+        assert torch.equal(now, before[name])
+
+
+def test_a_batch_of_one_value_a_feature_is_named():
+    with pytest.raises(ValueError, match=r"batches\[1\] must give norm '6' at least 2 values"):
+        reestimate_norms(network(), images(8, 1))
+
+
 def test_norms_without_statistics_and_norms_out_of_reach_are_left_alone():
     model = nn.Sequential(nn.BatchNorm1d(4, track_running_stats=False), nn.LayerNorm(4))
     assert reestimate_norms(model, [torch.randn(8, 4)]) == []

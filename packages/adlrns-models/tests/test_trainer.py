@@ -11,12 +11,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from adlrns_models import (
     ADLRNSTrainer,
     Callback,
+    DynamicLinear,
     TrainConfig,
     adlrns_mlp,
     iter_dynamic_layers,
     rank_penalty,
     wrap_model_with_adaptive,
 )
+from rank_sched import PerfEstimator
 
 PLAIN = {"schedule": "constant", "clip_norm": None, "weight_decay": 0.0}
 
@@ -356,7 +358,13 @@ def test_a_sandwich_needs_layers_with_ranks(tmp_path):
 @pytest.mark.parametrize(
     "config, error, message",
     [
-        ({"epoch": 3}, ValueError, "unknown key epoch: must be one of epochs"),
+        ({"epoch": 3}, ValueError, r"unknown key epoch: did you mean epochs\? It must be one of"),
+        ({"zzz": 3}, ValueError, "unknown key zzz: must be one of epochs"),
+        (
+            dict.fromkeys(("energy_budget_mj_per_sample", "energy_budget_mJ_per_sample"), 1),
+            ValueError,
+            "energy_budget_mj_per_sample must be given once",
+        ),
         ({"train": {"momentum": 1}}, ValueError, r"unknown key train\.momentum"),
         ({"scheduler": {"gamma": 1}}, ValueError, r"unknown key scheduler\.gamma"),
         ({"train": {}, "data": {}}, ValueError, "unknown key data: must be one of model, train"),
@@ -377,6 +385,61 @@ def test_a_sandwich_needs_layers_with_ranks(tmp_path):
 def test_a_wrong_configuration_is_named(tmp_path, config, error, message):
     with pytest.raises(error, match=message):
         ADLRNSTrainer(network(), config, "cpu", tmp_path)
+
+
+def test_nothing_to_train_on_is_refused(tmp_path):
+    empty = DataLoader(TensorDataset(torch.zeros(0, 4), torch.zeros(0, dtype=torch.long)))
+    for loader in (empty, []):
+        with pytest.raises(ValueError, match="train_loader must have at least one batch"):
+            ADLRNSTrainer(network(), {}, "cpu", tmp_path).train(loader)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("name", ["energy_penalty_weight", "energy_budget_mj_per_sample"])
+def test_energy_keys_that_no_layer_has_a_use_for_are_told(tmp_path, name, caplog):
+    ADLRNSTrainer(dynamic(), {name: 0.1}, "cpu", tmp_path)
+    assert not caplog.records
+    ADLRNSTrainer(network(), {name: 0.1}, "cpu", tmp_path)  # a baseline by the same rules
+    (record,) = caplog.records
+    assert record.getMessage() == f"no effect on a model without dynamic layers: {name}"
+
+
+@pytest.mark.parametrize("callback", [print, Callback])
+def test_a_listener_that_is_none_is_refused(tmp_path, callback):
+    with pytest.raises(TypeError, match=r"callbacks\[1\] must be a Callback, got"):
+        ADLRNSTrainer(network(), {}, "cpu", tmp_path, callbacks=[Callback(), callback])
+
+
+@pytest.mark.parametrize("device", ["toaster", "cuda:99"])
+def test_a_device_that_is_not_here_is_named(tmp_path, device):
+    with pytest.raises(ValueError, match=f"device must be one that is here, got '{device}'"):
+        ADLRNSTrainer(network(), {}, device, tmp_path)
+
+
+def test_hardware_of_a_nested_configuration_is_what_layers_predict_for(tmp_path, caplog):
+    own = PerfEstimator("h100")
+    model = nn.Sequential(DynamicLinear(8, 8), DynamicLinear(8, 8, estimator=own))
+    config = {"hardware": {"gpu_type": "V100", "energy_per_flop": "1e-6"}}
+    ADLRNSTrainer(model, config | {"scheduler": {"type": "complexity"}}, "cpu", tmp_path)
+    assert model[0].estimator.hardware.idle_power_w == 50
+    assert model[0].estimator.hardware.energy_per_flop_j == pytest.approx(1e-12)
+    assert model[1].estimator is own
+    told = [record.getMessage() for record in caplog.records]
+    assert "read as microjoules: 1e-12 J" in told[0]
+    assert "scheduler.type 'complexity' has no effect" in told[1]
+    with pytest.raises(ValueError, match="gpu_type must be one of"):
+        ADLRNSTrainer(model, {"hardware": {"gpu_type": "V1000"}}, "cpu", tmp_path)
+
+
+def test_both_spellings_of_the_budget_are_one():
+    for name in ("energy_budget_mj_per_sample", "energy_budget_mJ_per_sample"):
+        for given in ({name: "5.0"}, {"train": {name: 5}}, {"scheduler": {name: 5}}):
+            assert TrainConfig.from_dict(given).energy_budget_mj_per_sample == 5.0
+
+
+def test_a_budget_is_for_calls_of_a_batch():
+    calls = [TrainConfig(batch_size=8), TrainConfig(batch_size=8, budget_batch=1), TrainConfig()]
+    assert [config.calls_of for config in calls] == [8, 1, 1]
 
 
 def test_numbers_may_be_strings():

@@ -80,11 +80,15 @@ def test_ranks_are_decided_once_and_sent_to_all(folder, scene):
     assert len({tuple(ranks) for ranks in one}) > 1  # and they did move
 
 
-def test_workers_resume_within_an_epoch_to_the_same_bits(folder):
-    whole, resumed = ends(folder, "dropping"), ends(folder, "resumed")
-    for one, two in zip(whole, resumed, strict=True):
+@pytest.mark.parametrize(
+    "whole, resumed", [("dropping", "resumed"), ("following", "following, resumed")]
+)
+def test_workers_resume_within_an_epoch_to_the_same_bits(folder, whole, resumed):
+    for one, two in zip(ends(folder, whole), ends(folder, resumed), strict=True):
         assert all(torch.equal(one[name], two[name]) for name in one)
-    assert notes(folder, "dropping")[0]["history"] == notes(folder, "resumed")[0]["history"]
+    for one, two in zip(notes(folder, whole), notes(folder, resumed), strict=True):
+        assert one["history"] == two["history"]
+        assert one["ranks"][6:] == two["ranks"]  # where the run went on
 
 
 def test_a_loader_that_gives_all_workers_the_same_rows_is_refused(folder):

@@ -61,6 +61,17 @@ class Growing:
         return 1 + int(1000 * total) % 8, (count, total)
 
 
+class Following:
+    """A scheduler whose rank follows from all that its worker has seen, and the rank before."""
+
+    def init(self):
+        return torch.zeros(1, dtype=torch.float64)
+
+    def step(self, state, observation):
+        state = 0.5 * state + observation.complexity
+        return 1 + (int(1000 * state) + (observation.rank or 0)) % 8, state
+
+
 class Broken(TensorDataset):
     """A row that is not a number, seen by one worker alone."""
 
@@ -70,8 +81,10 @@ class Broken(TensorDataset):
 
 
 class Stop(Callback):
+    """Ends a run after the checkpoint of step 6, which is the second of the second epoch."""
+
     def on_batch_end(self, trainer, record):
-        if record["step"] == 5:
+        if record["step"] == 7:
             raise InterruptedError
 
 
@@ -97,6 +110,8 @@ SCENES = {
     # a rank for each sample: for each call it would depend on how the rows are shared out
     "sandwich": (lambda: dynamic(granularity="sample"), {"sandwich": 2}),
     "resumed": (dropping, {}),
+    "following": (lambda: dynamic(scheduler=Following()), {}),
+    "following, resumed": (lambda: dynamic(scheduler=Following()), {}),
 }
 
 
@@ -113,15 +128,16 @@ def main(folder):
     for scene, (make, options) in SCENES.items():
         model, ranks = make(), Ranks()
         config, place = CONFIG | options, folder / scene
-        shuffled = scene in ("dropping", "resumed")
+        resumed = scene.endswith("resumed")
+        shuffled = resumed or scene in ("dropping", "following")
         callbacks = [ranks, JSONLLogger(folder / f"{scene}.{rank}.jsonl")]
         loaders = loader(scene, shuffle=shuffled), loader(scene, shuffle=False)
-        if scene == "resumed":
+        if resumed:
             with suppress(InterruptedError):
                 ADLRNSTrainer(make(), config, "cpu", place, callbacks=[Stop()]).train(*loaders)
             dist.barrier()
         trainer = ADLRNSTrainer(model, config, "cpu", place, callbacks=callbacks)
-        history = trainer.train(*loaders, resume=scene == "resumed")
+        history = trainer.train(*loaders, resume=resumed)
         end = {name: value.contiguous() for name, value in model.state_dict().items()}
         save_file(end, folder / f"{scene}.{rank}.safetensors")
         notes = {"history": history, "ranks": ranks.seen}

@@ -207,6 +207,14 @@ def test_data_without_a_number_are_blamed_for_it(adlrns, place) -> None:
     assert message == "--data nan.npy must hold finite inputs, got none"
 
 
+def test_rows_that_are_not_finite_are_told(adlrns, place) -> None:
+    data = np.random.default_rng(0).standard_normal((160, 12))
+    data[3, 5] = np.nan
+    np.save(place / "one.npy", data)
+    result = adlrns("compress", "mine:make", "--data", "one.npy", "--out", "out")
+    assert "not finite, so in no statistic: 1 rows of inputs" in result.stdout
+
+
 def test_a_folder_whose_factory_is_gone_says_what_to_do(adlrns, place, monkeypatch) -> None:
     adlrns(*MADE, "--out", "out")
     (place / "mine.py").rename(place / "moved.py")

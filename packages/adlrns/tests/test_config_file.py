@@ -70,6 +70,50 @@ def test_all_mistakes_are_named_in_the_order_of_the_file(tmp_path: Path) -> None
     assert "model.r_max" in found[2]
 
 
+def test_mistakes_between_keys_are_told_with_those_of_single_ones(tmp_path: Path) -> None:
+    text = (
+        "model:\n  type: adlrns_mlp\n  r_min: 9\n  r_max: 3\n  widht: 2\n"
+        "train:\n  lr: -1\n  seed: 3\n"
+        "scheduler:\n  type: energy_aware\n  energy_budget_mJ_per_sample: none\n"
+        "hardware:\n  gpu_type: V1000\n  memory_bandwidth: 900\n  idle_power_w: -3\n"
+        "run:\n  seeds: [1, 1]\n  device: gpu\n"
+    )
+    found = problems(tmp_path, text)
+    expected = [
+        "model.r_max must be at least 9, got 3",
+        "unknown key model.widht",
+        "train.lr must be finite and positive",
+        "train.seed must be said as run.seeds",
+        "scheduler.energy_budget_mJ_per_sample must be a valid number, got 'none'",
+        "hardware.gpu_type must be one of v100",
+        "hardware.memory_bandwidth must be in",
+        "hardware.idle_power_w must be in",
+        "run.seeds must differ, got [1, 1]",
+        "run.device must be auto, or a name that torch knows, such as cpu or cuda:0, got 'gpu'",
+    ]
+    assert len(found) == len(expected), found
+    for told, rule in zip(found, expected, strict=True):
+        assert rule in told
+    lines = [int(part.split(":")[0]) for part in [found[0].split(":", 1)[1], *found[1:]]]
+    assert lines == [4, 5, 7, 8, 11, 13, 14, 15, 17, 18]
+
+
+def test_a_wrong_type_of_net_hides_no_other_mistake(tmp_path: Path) -> None:
+    found = problems(tmp_path, "model: {type: mlp, r_min: 9, r_max: 3}\nrun: {seeds: [1, 1]}\n")
+    rules = ("model.r_max must be at least 9", "model.type must be", "run.seeds must differ")
+    assert len(found) == 3
+    assert all(rule in told for rule, told in zip(rules, found, strict=True))
+
+
+@pytest.mark.parametrize("name", ["energy_budget_mJ_per_sample", "energy_budget_mj_per_sample"])
+def test_both_spellings_of_the_budget_are_read(tmp_path: Path, name: str) -> None:
+    config = read(tmp_path, f"{GOOD}scheduler: {{type: energy_aware, {name}: 4}}\n")
+    assert config.training(0).energy_budget_mj_per_sample == 4.0
+    assert read(tmp_path, config.to_yaml()) == config
+    both = f"{GOOD}scheduler: {{energy_budget_mJ_per_sample: 4, energy_budget_mj_per_sample: 5}}\n"
+    assert "energy_budget_mj_per_sample" in problems(tmp_path, both)[0]
+
+
 @pytest.mark.parametrize("text", ["1e-4", "1E-4", "1.0e-4", "0.0001", "+1e-4"])
 def test_every_spelling_of_a_number_is_one(tmp_path: Path, text: str) -> None:
     assert read(tmp_path, f"{GOOD}train: {{lr: {text}}}\n").training(0).lr == 1e-4

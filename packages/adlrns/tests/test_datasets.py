@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from adlrns._datasets import open_task
-from adlrns._datasets_find import find, recognise
+from adlrns._datasets_find import find, place, recognise
 from adlrns._errors import UseError
 
 
@@ -211,3 +211,35 @@ def test_what_lies_at_a_path_is_recognised(mnist: Path, cifar: Path, glue: Path)
         find("nowhere")
     with pytest.raises(UseError, match="must hold the files of a known data set"):
         find(str(glue.parent))
+
+
+def test_a_path_wins_over_the_name_that_a_configuration_says(mnist: Path, cifar: Path) -> None:
+    assert find(str(mnist), "digits").name == "mnist"
+    assert find(str(cifar), "fashion-mnist").name == "cifar10"
+    assert find(str(cifar), "cifar10").name == "cifar10"
+    (mnist.parent / "notes.txt").write_text("x")
+    assert (
+        find(str(mnist.parent / "notes.txt"), "mnist").name == "mnist"
+    )  # its opener knows why not
+
+
+def test_a_configuration_whose_name_and_path_disagree_is_refused(mnist: Path, cifar: Path) -> None:
+    assert place(mnist, "fashion-mnist") == ("fashion-mnist", mnist)
+    assert place(cifar, None) == ("cifar10", cifar)
+    with pytest.raises(UseError, match="must hold fashion-mnist, as data.name says, got cifar10"):
+        place(cifar, "fashion-mnist")
+    with pytest.raises(UseError, match="must hold digits, as data.name says, got mnist"):
+        place(mnist, "digits")
+    with pytest.raises(UseError, match=r"data\.path .*nowhere: no such file or folder"):
+        place(mnist / "nowhere", "digits")
+
+
+@pytest.mark.parametrize("part", ["", "empty", "empty.csv", "nowhere"])
+def test_digits_take_no_path(tmp_path: Path, part: str) -> None:
+    (tmp_path / "empty").mkdir()
+    (tmp_path / "empty.csv").touch()
+    with pytest.raises(UseError, match="data digits must have no path"):
+        open_task("digits", tmp_path / part)
+    found = place(tmp_path, "digits")  # nothing is recognised there
+    with pytest.raises(UseError, match="data digits must have no path"):
+        open_task(*found)

@@ -10,14 +10,18 @@ from torch import nn
 from adlrns import _experiment_nets as nets
 from adlrns._ablate_events import FRAMES, counted, eventful, frames
 from adlrns._ablate_factors import evenly, refactored, sketches_of
+from adlrns._config_file import read_config
 from adlrns._datasets import Task, tensors
+from adlrns._energy import EnergyReader
 from adlrns._errors import UseError
 from adlrns._experiment_nets import Candidate, weights_at
-from adlrns._experiment_rows import interleaved, served_bytes
+from adlrns._experiment_rows import _energy, interleaved, measured, served_bytes
 from adlrns._experiment_table import GOAL
 from adlrns._experiment_train import divide
+from adlrns._experiment_unused import note, unused
 from adlrns._measure import weight_bytes
 from adlrns_models import make_elastic, materialize_model
+from rank_sched import PROFILES, MeterError
 
 SMALL = """
 model: {type: adlrns_mlp, hidden: [24, 24]}
@@ -55,16 +59,20 @@ def test_compares_and_switches_off_in_turn(adlrns, tmp_path: Path) -> None:
     table = rows_of(out / "table.csv")
     assert [row["model"] for row in table[:3]] == ["full rank", "static, plain SVD", "static, ours"]
     full, goal = table[0], table[-1]
-    assert all(float(full[f"{name}_ratio"]) == 1 for name in ("energy", "memory", "flops"))
-    assert float(goal["memory_ratio"]) == GOAL["memory_ratio"]
+    assert all(float(full[f"{name}_to_full"]) == 1 for name in ("energy", "weights", "flops"))
+    assert float(goal["weights_to_full"]) == GOAL["memory_ratio"]
     for row in table[1:-1]:
-        assert 0 < float(row["flops_ratio"]) <= 0.5 * 1.1  # a held-out mean is no other's
+        assert 0 < float(row["flops_to_full"]) <= 0.5 * 1.1  # a held-out mean is no other's
         assert row["seeds"] == "2"
     seeds = [json.loads((out / f"seed-{seed}/rows.json").read_text()) for seed in (0, 1)]
     points = [100 * (rows[2]["metric"] - rows[0]["metric"]) for rows in seeds]
-    assert float(table[2]["points"]) == pytest.approx(sum(points) / 2)
+    assert float(table[2]["accuracy_to_full_points"]) == pytest.approx(sum(points) / 2)
     assert {row["energy_by"] for row in seeds[0]} <= {"estimated", "rapl"}
-    parts = [row["part"] for row in rows_of(out / "ablations.csv")]
+    assert {row["energy_by"] for row in table[:-1]} == {row["energy_by"] for row in seeds[0]}
+    for row in rows_of(out / "ablations.csv"):
+        change = 100 * (float(row["accuracy_without"]) - float(row["accuracy_with"]))
+        assert float(row["change_points"]) == pytest.approx(change, abs=1e-9)
+    parts = [row["switched_off"] for row in rows_of(out / "ablations.csv")]
     assert parts == [
         "gates",
         "data-awareness",
@@ -76,7 +84,49 @@ def test_compares_and_switches_off_in_turn(adlrns, tmp_path: Path) -> None:
     before = {path: path.read_text() for path in out.glob("*.csv")}
     adlrns(*call, "--resume")  # everything is there: nothing is measured again
     assert {path: path.read_text() for path in out.glob("*.csv")} == before
+    adlrns(*call[:-1], "--resume")  # what is there stays
+    assert {path: path.read_text() for path in out.glob("*.csv")} == before
     assert "switched off in turn" in (out / "report.html").read_text()
+    adlrns(*call[:3], out, "--seeds", "1", "--resume")
+    assert (out / "ablations.csv").is_file()  # of both seeds, as the table is
+    assert {row["seeds"] for row in rows_of(out / "table.csv")[:-1]} == {"2"}
+    (out / "seed-1/ablations.json").unlink()
+    adlrns(*call[:-1], "--resume")
+    assert not (out / "ablations.csv").exists()
+
+
+def test_what_has_no_effect_is_told(tmp_path: Path) -> None:
+    path = tmp_path / "s.yaml"
+    path.write_text(
+        "model: {type: adlrns_mlp, r_max: 9, gate: block}\n"
+        "train: {energy_penalty_weight: 0.01, lr: 1e-4}\n"
+        "scheduler: {type: complexity, alpha: 2}\nhardware: {gpu_type: V100}\n"
+    )
+    config = read_config(path)
+    assert unused(config) == [
+        "model.r_max",
+        "model.gate",
+        "train.energy_penalty_weight",
+        "scheduler.type",
+        "scheduler.alpha",
+    ]
+    assert "scheduler.alpha" in note(config)
+    path.write_text(SMALL)
+    assert note(read_config(path)) is None
+    path.write_text(read_config(path).to_yaml())  # filled in
+    assert note(read_config(path)) is None
+
+
+def test_hardware_names_whose_joules_are_estimated(net, batches, monkeypatch) -> None:
+    def none():
+        raise MeterError("made to fail")
+
+    monkeypatch.setattr("adlrns._energy.RaplMeter", none)
+    x = batches[0]
+    task = Task(tensors(x, x), tensors(x, torch.zeros(40).long()), "classification", {}, "accuracy")
+    silent = {"size": 8, "rounds": 2, "advance": lambda done, total: None}
+    (row,) = measured([Candidate("x", None, net)], task, **silent, hardware=PROFILES["v100"])
+    assert "50 W over the measured time, all three by the profile 'v100'" in row["energy_note"]
 
 
 def test_text_without_classes_gets_one_rank_for_all(adlrns, tmp_path: Path) -> None:
@@ -90,7 +140,7 @@ def test_text_without_classes_gets_one_rank_for_all(adlrns, tmp_path: Path) -> N
     adlrns("experiment", tmp_path / "s.yaml", "--data", tmp_path / "book.txt", "--out", out)
     table = rows_of(out / "table.csv")
     assert [row["model"] for row in table[-2:]] == ["ADLRNS, settled", "ADLRNS"]
-    assert float(table[0]["metric"]) > 1
+    assert float(table[0]["perplexity"]) > 1
 
 
 def test_the_parts_of_a_division_share_nothing() -> None:
@@ -190,6 +240,19 @@ def test_models_take_turns_on_every_input() -> None:
     times = interleaved(spies, inputs, rounds=4, advance=lambda done, total: None)
     assert seen[2:] == [(name, i % 3) for i in range(4) for name in "ab"]
     assert {name: len(found) for name, found in times.items()} == {"a": 4, "b": 4}
+
+
+def test_estimated_energy_follows_the_time_that_was_measured(net, batches, monkeypatch) -> None:
+    def none():
+        raise MeterError("made to fail")
+
+    monkeypatch.setattr("adlrns._energy.RaplMeter", none)
+    reader, inputs = EnergyReader(), [batches[0], batches[1][:10]]
+    idle = reader.hardware.idle_power_w
+    quick = _energy(reader, net, inputs, [0.0] * 4)
+    slow = _energy(reader, net, inputs, [0.2, 0.1, 0.2, 0.1])  # in turn: one of 40, one of 10
+    assert slow - quick == pytest.approx(idle * (0.2 / 40 + 0.1 / 10) / 2)
+    assert _energy(reader, net, inputs, [0.2]) > idle * 0.2 / 40  # fewer rounds than inputs
 
 
 def test_a_stream_drifts_less_than_a_pixel_a_frame() -> None:

@@ -1,15 +1,16 @@
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
 from torch import nn
 
 from adlrns import _baselines as baselines, _measure as measure
-from adlrns._energy import EnergyReader, calibrate, estimate
+from adlrns._energy import EnergyReader, estimate
 from adlrns._settle import settle, settled_cost
 from adlrns.demo import digits_cnn
 from adlrns_models import make_elastic, materialize_model
-from rank_sched import PROFILES, PerfEstimator, allocate, uniform
+from rank_sched import PROFILES, MeterError, PerfEstimator, allocate, uniform
 
 X = torch.randn(64, 1, 8, 8, generator=torch.Generator().manual_seed(0))
 
@@ -63,17 +64,36 @@ def test_less_work_is_less_estimated_energy(elastic) -> None:
     assert energies == sorted(energies, reverse=True)
 
 
+@pytest.fixture
+def unmetered(monkeypatch):
+    def none():
+        raise MeterError("made to fail")
+
+    monkeypatch.setattr("adlrns._energy.RaplMeter", none)
+
+
 def test_energy_names_its_meter() -> None:
     reader = EnergyReader()
     assert reader.name in reader.note.lower()
-    assert reader.per_sample_j(nn.Linear(8, 8), torch.zeros(4, 8)) > 0
+    assert reader.per_sample_j(nn.Linear(8, 8), torch.zeros(4, 8), seconds=1e-3) > 0
 
 
-def test_calibration_moves_time_and_leaves_energy() -> None:
-    base = PROFILES["desktop-cpu"]
-    fitted = calibrate(base)
-    assert fitted.energy_per_flop_j == base.energy_per_flop_j
-    assert fitted.peak_flops_per_s != base.peak_flops_per_s
+def test_estimated_energy_is_that_of_the_work_and_of_idling_meanwhile(unmetered) -> None:
+    base = replace(PROFILES["desktop-cpu"], name="mine", idle_power_w=3.0)
+    reader = EnergyReader(base)
+    found = reader.per_sample_j(nn.Linear(8, 6, bias=False), torch.zeros(4, 8), seconds=0.5)
+    flops, moved = 2 * 4 * 8 * 6, 4 * (4 * 8 + 8 * 6 + 4 * 6)
+    work = base.energy_per_flop_j * flops + base.energy_per_byte_j * moved
+    assert found == pytest.approx((work + 3.0 * 0.5) / 4)
+    assert "'mine'" in reader.note
+    assert "3 W over the measured time" in reader.note
+
+
+def test_what_takes_longer_for_the_same_work_takes_more_energy(unmetered, net) -> None:
+    reader = EnergyReader()
+    fast, slow = (reader.per_sample_j(net, X, seconds=s) for s in (1e-3, 3e-3))
+    assert slow > fast
+    assert slow >= reader.hardware.idle_power_w * 3e-3 / len(X)
 
 
 def test_parameters_in_use_follow_the_rank(net, elastic) -> None:

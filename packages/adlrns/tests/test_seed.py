@@ -8,9 +8,14 @@ from pathlib import Path
 import pytest
 import torch
 import yaml
+from torch.utils.data import TensorDataset
 
 from adlrns._config_file import read_config
-from adlrns_models import create_model
+from adlrns._datasets import Task
+from adlrns._datasets_images import PICTURES
+from adlrns._energy_budget import note, range_of, served_mj
+from adlrns._nets import make_net, serving
+from adlrns_models import create_model, iter_dynamic_layers
 
 ROOT = Path(__file__).parents[3]
 
@@ -135,6 +140,24 @@ def test_the_configuration_is_the_default_one(checkout: Path) -> None:
     assert seed.model.type == "adlrns_resnet"
     plain = yaml.safe_load((checkout / "experiments/exp_config.yaml").read_text())
     assert plain == yaml.safe_load(CONFIGURATION)
+
+
+def test_the_default_budget_decides(checkout: Path) -> None:
+    config = read_config(checkout / "experiments/exp_config.yaml")
+    x = torch.zeros(1, 3, PICTURES, PICTURES)  # pictures as they are read by default
+    items = TensorDataset(x, torch.zeros(1, dtype=torch.long))
+    fit = {"channels": 3, "image_size": PICTURES, "classes": 10}
+    task = Task(items, items, "classification", fit, "accuracy")
+    found = range_of(config, task)
+    assert found.least < config.scheduler.energy_budget_mJ_per_sample < found.most
+    assert note(config, found) is None
+    net = make_net(config, task).eval()
+    with torch.no_grad(), serving(config, net):
+        net(x)
+    layers = list(iter_dynamic_layers(net))
+    assert any(layer.r_min < layer.last_rank for layer in layers)
+    assert any(layer.last_rank < layer.max_rank for layer in layers)
+    assert served_mj(config, net, task, "cpu") <= 5.0
 
 
 def test_the_script_runs_on_a_folder_of_pictures(checkout: Path) -> None:

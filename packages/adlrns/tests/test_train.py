@@ -1,3 +1,4 @@
+import csv
 import json
 from pathlib import Path
 
@@ -59,9 +60,10 @@ def test_a_run_that_was_killed_ends_as_one_that_was_not(
 
     with monkeypatch.context() as patch:
         patch.setattr(_train_seed.Progress, "on_batch_end", die)
-        adlrns("train", config, "--out", cut, code=130)
+        killed = adlrns("train", config, "--out", cut, code=130)
+    assert "error: interrupted; --resume goes on" in killed.stderr
     assert not (cut / "results.csv").exists()
-    adlrns("train", config, "--out", cut, "--resume")
+    assert "go on with adlrns_mlp" in adlrns("train", config, "--out", cut, "--resume").stderr
     assert (cut / "results.csv").read_text() == (whole / "results.csv").read_text()
     for seed in (0, 1):
         mine, other = weights(cut, seed), weights(whole, seed)
@@ -83,6 +85,66 @@ def test_resuming_needs_the_same_configuration(adlrns, config: Path, tmp_path: P
     assert (out / "seed-5").is_dir()
 
 
+def test_finished_seeds_stay_in_the_table(adlrns, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    adlrns("train", config, "--out", out, "--seeds", "0,3")
+    adlrns("train", config, "--out", out, "--resume", "--seeds", "5")
+    seeds = [row.split(",")[0] for row in (out / "results.csv").read_text().splitlines()]
+    assert seeds == ["seed", "5", "0", "3", "mean", "± 95 %"]
+    assert "seed 3" in (out / "report.html").read_text()
+    config.write_text(SMALL.format(epochs=3))
+    result = adlrns("train", config, "--out", out, "--resume", "--seeds", "5")
+    assert "left out of the tables: seeds 0,3, which ended by other rules" in result.stderr
+    assert [line[0] for line in (out / "results.csv").read_text().splitlines()[1:]] == ["5"]
+
+
+def test_a_run_that_diverged_fails_and_says_so(
+    adlrns, config: Path, tmp_path: Path, monkeypatch
+) -> None:
+    def worthless(self, loader):
+        return {"loss": float("nan"), "accuracy": 0.1}
+
+    monkeypatch.setattr("adlrns_models.ADLRNSTrainer.evaluate", worthless)
+    result = adlrns("train", config, "--out", tmp_path / "runs", "--seeds", "0", code=1)
+    assert "error: training diverged, the last loss is not finite: seeds 0" in result.stderr
+    assert "DIVERGED" in result.stdout
+    assert "DIVERGED" in (tmp_path / "runs/report.html").read_text()
+    header, row = (tmp_path / "runs/results.csv").read_text().splitlines()
+    assert dict(zip(header.split(","), row.split(","), strict=True))["skipped"] == "0"
+
+
+def test_a_batch_larger_than_the_data_is_told(adlrns, config: Path, tmp_path: Path) -> None:
+    config.write_text(SMALL.format(epochs=1).replace("batch_size: 32", "batch_size: 97"))
+    result = adlrns("train", config, "--out", tmp_path / "runs", "--seeds", "0")
+    assert "train.batch_size of 97 is more than there are training items, 96" in result.stderr
+
+
+@pytest.mark.parametrize("budget, told", [(1e-4, "smallest"), (1e3, "largest"), (None, "")])
+def test_a_budget_that_decides_nothing_is_told(
+    adlrns, config: Path, tmp_path: Path, budget: float | None, told: str
+) -> None:
+    out = tmp_path / "runs"
+    if budget is not None:
+        config.write_text(
+            SMALL.format(epochs=1) + f"scheduler: {{energy_budget_mJ_per_sample: {budget}}}\n"
+        )
+    result = adlrns("train", config, "--out", out, "--seeds", "0")
+    text = f"decides nothing: it is at {'most' if told == 'smallest' else 'least'} the "
+    for where in (
+        result.stderr,
+        " ".join(result.stdout.split()),
+        (out / "report.html").read_text(),
+    ):
+        assert (text in where) == bool(told)
+        assert f"with all layers at their {told} rank" in where or not told
+    table = next(csv.DictReader((out / "results.csv").read_text().splitlines()))
+    assert ("energy_mj" in table) == bool(told)
+    if told:
+        assert (float(table["energy_mj"]) > budget) == (told == "smallest")
+        kept = "kept" if told == "largest" else "not kept by seeds 0"
+        assert f"budget {budget:g}, {kept}" in " ".join(result.stdout.split())
+
+
 def test_a_folder_of_something_else_is_left_alone(adlrns, config: Path, tmp_path: Path) -> None:
     (tmp_path / "mine").mkdir()
     (tmp_path / "mine/thesis.txt").write_text("ten years")
@@ -96,6 +158,9 @@ def test_mistakes_are_one_line_before_anything_is_written(
     adlrns, config: Path, tmp_path: Path
 ) -> None:
     out = tmp_path / "runs"
+    assert "--seeds must differ, got '1,1'" in adlrns.error(
+        "train", config, "--out", out, "--seeds", "1,1"
+    )
     assert "--seeds must be whole numbers" in adlrns.error(
         "train", config, "--out", out, "--seeds", "a"
     )
@@ -109,6 +174,20 @@ def test_mistakes_are_one_line_before_anything_is_written(
     assert "small.yaml:2: unknown key trian" in adlrns.error("train", config, "--out", out)
     config.write_text("model: {type: adlrns_mlp}\n")
     assert "data must be given" in adlrns.error("train", config, "--out", out)
+    assert not out.exists()
+
+
+def test_data_of_the_command_line_are_never_ignored(adlrns, config: Path, tmp_path: Path) -> None:
+    out = tmp_path / "runs"
+    (tmp_path / "empty").mkdir()
+    for spec in (tmp_path / "empty", "digits:nowhere", f"digits:{tmp_path}"):
+        adlrns.error("train", config, "--out", out, "--data", spec)
+    sentences, _ = _sentences(tmp_path)
+    result = adlrns("train", config, "--out", out, "--data", sentences, code=2)
+    assert f"note: --data {sentences} is sentences, data.name was digits" in result.stderr
+    assert "model.type must be adlrns_transformer for text" in result.stderr
+    config.write_text(config.read_text().replace("name: digits", "name: digits, path: nowhere"))
+    assert "no such file or folder" in adlrns.error("train", config, "--out", out)
     assert not out.exists()
 
 

@@ -99,3 +99,10 @@ def test_a_budget_below_every_fraction_says_the_cheapest(baseline):
 def test_a_share_of_a_negative_loss_has_no_meaning():
     with pytest.raises(ValueError, match=r"loss_curves\['a'\] must not be negative"):
         energy_fraction({"a": [1.0, -1.0]}, {"a": [0, 1]}, 1)
+
+
+@pytest.mark.parametrize("baseline", [uniform, energy_fraction])
+def test_several_costs_are_refused_by_name(baseline):
+    costs = {"latency_s": {"a": [0, 1]}, "memory_bytes": {"a": [0, 8]}}
+    with pytest.raises(TypeError, match="of one kind for .*, got several: latency_s, memory_b"):
+        baseline({"a": [1.0, 0.0]}, costs, 1)

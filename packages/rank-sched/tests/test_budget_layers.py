@@ -94,6 +94,25 @@ def test_a_layer_that_does_not_report_is_named_and_changes_nothing():
     assert state.layers["a"].in_flight == state.total.in_flight == 1
 
 
+def test_what_a_layer_spends_without_having_asked_is_refused_and_changes_nothing():
+    both = budgets({"a": 0.5, "b": 0.5})
+    granted, state = both.admit(both.init(0.0), 0.0, {"a": 1.0, "other": 1.0})
+    with pytest.raises(ValueError, match=r"beyond those of the grant, got \['b'\]: .* into admit"):
+        both.settle(state, granted, {"a": 1.0, "b": 9.0})
+    assert state.total.in_flight == 1
+    state = both.settle(state, granted, {"a": 1.0, "other": 2.0, "more": 3.0})
+    assert (state.total.spent, state.layers["a"].spent, state.layers["b"].spent) == (6.0, 1.0, 0.0)
+
+
+def test_what_a_layer_has_asked_for_at_no_cost_both_pay():
+    both = budgets({"a": 0.5, "b": 0.5})
+    granted, state = both.admit(both.init(0.0), 0.0, {"a": 1.0, "b": 0.0})
+    state = both.settle(state, granted, {"a": 1.0, "b": 9.0})
+    assert (state.total.spent, state.layers["b"].spent, state.layers["b"].tokens) == (10, 9, -4)
+    assert both.admit(state, 0.0, {"b": 0.0})[0] is None  # not before the debt is paid
+    assert both.wait_s(state, 0.0, {"b": 0.0}) == pytest.approx(4 / 2)
+
+
 def test_one_amount_for_all_layers_is_refused():
     both = budgets({"a": 0.5})
     for ask in (both.admit, both.wait_s):
@@ -120,3 +139,8 @@ def test_the_layers_cannot_be_changed_from_outside():
     layers["b"] = BudgetManager(1.0, 1.0)
     assert list(both.layers) == ["a"]
     assert deepcopy(both) == both
+
+
+def test_a_split_among_nobody_is_refused():
+    with pytest.raises(ValueError, match="shares must name at least one layer"):
+        LayerBudgets.split(BudgetManager(10.0, 20.0), {})

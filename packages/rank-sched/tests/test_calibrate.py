@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from rank_sched import PROFILES, HardwareProfile
+from rank_sched import PROFILES, HardwareProfile, PerfRow
 
 START = PROFILES["desktop-cpu"]
 
@@ -93,4 +93,18 @@ def test_energies_and_memory_stay_and_the_name_tells():
 )
 def test_rows_that_cannot_be_fitted_are_refused(rows, message):
     with pytest.raises(ValueError, match=message):
+        START.calibrated(rows)
+
+
+@pytest.mark.parametrize(
+    "rows, odd",
+    [
+        ([PerfRow("linear", 8, r, 1e-5) for r in (1, 2, 3)], r"PerfRow\(layer='linear', batch=8"),
+        ([(1, 1, 1, 1), (1, 1), (1, 1, 1, 1)], r"\(1, 1\)"),
+        ("rows", "'r'"),
+        ({1: 2}, "dict"),
+    ],
+)
+def test_rows_of_anything_but_four_numbers_are_named(rows, odd):
+    with pytest.raises(TypeError, match=f"rows of four numbers .* got {odd}"):
         START.calibrated(rows)

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from hypothesis import given, strategies as st
 
-from rank_sched import frontier
+from rank_sched import Frontier, frontier
 from rank_sched.testing import check_allocation, dynamic_program
 
 SHARES = (0.05, 0.2, 0.4, 0.6, 0.8, 0.9, 0.97)
@@ -64,6 +64,23 @@ def test_an_answer_does_not_depend_on_the_questions_before_it():
     forward = [points.at(budget) for budget in budgets]
     assert forward[::-1] == [points.at(budget) for budget in budgets[::-1]]
     assert forward == [frontier(*tables).at(budget) for budget in budgets]
+
+
+def test_an_answer_does_not_depend_on_a_question_that_another_thread_asks_meanwhile():
+    class Interrupted(Frontier):
+        def __setattr__(self, name, value):
+            super().__setattr__(name, value)
+            if name == "_last_core" and "asked" not in vars(self):
+                vars(self)["asked"] = True  # the other thread runs here, to its end
+                Frontier.at(self, at_share(self, 0.2))
+
+    for seed in range(10):
+        tables = staircases(seed, layers=6)
+        quiet, asked = frontier(*tables), frontier(*tables)
+        asked.__class__ = Interrupted
+        budget = at_share(quiet, 0.6)
+        assert asked.at(budget) == quiet.at(budget)
+        assert asked.asked
 
 
 def test_a_thousand_staircases_come_within_a_two_hundredth_of_the_bound():

@@ -94,3 +94,26 @@ def test_a_wrong_description_is_refused_with_the_reason(table, message):
 def test_anything_else_is_no_hardware(hardware):
     with pytest.raises(TypeError, match="hardware must be a HardwareProfile, the name of one"):
         PerfEstimator(hardware)
+
+
+def test_numbers_may_be_text_as_yaml_reads_them():
+    table = {"gpu_type": "V100", "energy_per_flop_j": "1e-12", "flops_per_mac": "2"}
+    text = PerfEstimator(table | {"gpu_cores": "5120", "memory_bandwidth": "1e12"}).hardware
+    assert (text.energy_per_flop_j, text.bandwidth_bytes_per_s) == (1e-12, 1e12)
+    assert text.peak_flops_per_s == 5120 * 2 * 1.53e9
+    with pytest.raises(TypeError, match="idle_power_w must be a number, got '50 W'"):
+        PerfEstimator({"idle_power_w": "50 W"})
+
+
+@pytest.mark.parametrize("tdp, idle", [(5, 10), (10, 10)])
+def test_a_device_draws_more_at_work_than_idle(tdp, idle):
+    message = f"tdp_w must be above idle_power_w={idle}, got {tdp}"
+    with pytest.raises(ValueError, match=message):
+        HardwareProfile.this_cpu(tdp_w=tdp, idle_power_w=idle)
+    sizes = {"peak_flops_per_s": 1e12, "bandwidth_bytes_per_s": 1e11, "memory_bytes": 1e9}
+    with pytest.raises(ValueError, match=message):
+        HardwareProfile.from_datasheet(
+            "x", **sizes, tdp_w=tdp, idle_power_w=idle, launch_overhead_s=0
+        )
+    with pytest.raises(TypeError, match="tdp_w must be a number"):
+        HardwareProfile.this_cpu(tdp_w="105")

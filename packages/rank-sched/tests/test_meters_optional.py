@@ -153,6 +153,17 @@ def test_the_default_reads_the_gpu_if_the_gpu_works(nvml, tmp_path):
     assert default_meter("h100", gpu=True).name == "estimated"
 
 
+def test_an_estimate_in_place_of_a_counter_says_why(nvml, tmp_path, caplog):
+    nvml.watts = []
+    with caplog.at_level("INFO"):
+        default_meter("h100", gpu=True)
+        default_meter(root=tmp_path, gpu=False)
+    first, second = caplog.records
+    assert (first.levelname, second.levelname) == ("WARNING", "INFO")
+    assert "estimated by profile 'h100': NVML must see at least one GPU" in first.getMessage()
+    assert "estimated by profile 'desktop-cpu': no RAPL zone" in second.getMessage()
+
+
 @pytest.mark.parametrize("used, name", [(True, "nvml"), (False, "estimated")])
 def test_by_default_torch_knows_whether_the_gpu_works(nvml, monkeypatch, tmp_path, used, name):
     cuda = SimpleNamespace(is_initialized=lambda: used, synchronize=lambda: None)

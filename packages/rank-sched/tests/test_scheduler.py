@@ -6,7 +6,22 @@ from types import ModuleType
 import numpy as np
 import pytest
 
-from rank_sched import EnergyAware, Fixed, LinearAnneal, Observation, RankScheduler, SchedulerState
+from rank_sched import (
+    Complexity,
+    CosineAnneal,
+    EnergyAware,
+    Fixed,
+    LatencyAware,
+    LinearAnneal,
+    LossBound,
+    Observation,
+    RankScheduler,
+    SchedulerState,
+    cooldown,
+    hysteresis,
+    lowest,
+    quantize,
+)
 from rank_sched.testing import check_policy
 
 NAMES = {
@@ -85,7 +100,7 @@ def test_halves_are_rounded_up():
         (("fixed", -1, 64), ValueError, "r_min must be at least 0, got -1"),
         (("fixed", 4, 6.5), TypeError, r"r_max must be a whole number, got 6\.5"),
         (("fixed", 4, 64), TypeError, "policy 'fixed' takes .*rank.*: missing a required .*'rank'"),
-        ((Fixed, 4, 64), TypeError, "policy must have init and decide"),
+        ((Fixed, 4, 64), TypeError, r"policy must be an object, got the class: Fixed\(\.\.\.\)"),
         ((None, 4, 64), TypeError, "policy must have init and decide, got None"),
     ],
 )
@@ -214,3 +229,52 @@ def test_a_policy_that_breaks_a_law_is_found_out(how, message):
 def test_a_state_is_a_plain_tuple():
     state = RankScheduler("fixed", 4, 64, rank=9).init()
     assert state == SchedulerState(0, None, None)
+
+
+class Wanting:
+    """A policy that answers as it is told."""
+
+    def __init__(self, answer):
+        self.answer = answer
+
+    def init(self, bounds):
+        return None
+
+    def decide(self, state, observation):
+        return self.answer
+
+
+@pytest.mark.parametrize("answer", [3, (3,), [3, None], None, (3, None, None)])
+def test_an_answer_that_is_no_rank_and_state_is_refused(answer):
+    with pytest.raises(TypeError, match="must return a rank and a state, got"):
+        RankScheduler(Wanting(answer), 1, 8).step()
+    with pytest.raises(TypeError, match="must return a rank and a state, got"):
+        RankScheduler(quantize(Wanting(answer), 4), 1, 8).step()
+
+
+POLICIES = {
+    "energy_aware": EnergyAware(),
+    "latency_aware": LatencyAware(),
+    "complexity": Complexity(),
+    "loss_bound": LossBound(max_loss=1.0),
+    "linear_anneal": LinearAnneal(steps=3),
+    "cosine_anneal": CosineAnneal(steps=3),
+    "hysteresis": hysteresis(Fixed(3), 1),
+    "cooldown": cooldown(Fixed(3), 1),
+    "lowest": lowest(Fixed(3), Fixed(4), Fixed(5), Fixed(6)),
+}
+# policies that remember the same kind of thing
+SAME = {"complexity", "loss_bound", "linear_anneal", "cosine_anneal"}
+
+
+@pytest.mark.parametrize("name", POLICIES)
+@pytest.mark.parametrize("other", POLICIES)
+def test_the_state_of_another_policy_is_refused_by_name(name, other):
+    kinds = ({"energy_aware", "latency_aware"}, SAME, {name})
+    if any({name, other} <= kind for kind in kinds):
+        return
+    table = [0, 1, 2, 3, 4]
+    seen = Observation(complexity=0.5, budget=1.0, rank_costs=table, loss_curve=table)
+    state = RankScheduler(POLICIES[other], 1, 4).init()
+    with pytest.raises(TypeError, match=f"state must be one that {name} gave, got"):
+        RankScheduler(POLICIES[name], 1, 4).step(state, seen)

@@ -38,12 +38,19 @@ class Observed:
         gradients: ``[m, m]``, sum over ``gradient_rows`` rows of the outer product of the
             objective's gradient with the layer's output; for a wide layer a sketch of it.
         gradient_rows: how many rows that sum has.
+        bad_gradients: rows that are not in it because they are not finite.
     """
 
     sketch: CovarianceSketch
     gradients: Tensor | CovarianceSketch
     rows: int = 0
     gradient_rows: int = 0
+    bad_gradients: int = 0
+
+    @property
+    def left_out(self) -> int:
+        """Rows that are not finite: as an input, or as a gradient, whichever are more."""
+        return max(self.sketch.n_skipped, self.bad_gradients)
 
     @property
     def heard(self) -> bool:
@@ -222,7 +229,9 @@ def _hook(seen: Observed, watch_inputs: bool) -> Callable[..., Tensor]:
 def _weigh(gradient: Tensor, seen: Observed) -> None:
     g = gradient.detach().reshape(-1, gradient.shape[-1])
     g = g[spread(g.shape[0], g.device)].double()
-    g = g[g.isfinite().all(1)]  # one exploding sample must not decide for all the others
+    fine = g.isfinite().all(1)  # one exploding sample must not decide for all the others
+    seen.bad_gradients += int((~fine).sum())
+    g = g[fine]
     if isinstance(seen.gradients, Tensor):
         seen.gradients += g.T @ g
     else:

@@ -1,10 +1,9 @@
 """An elastic model whose ranks follow each input."""
 
 import math
-import threading
 from collections.abc import Callable, Sequence
 from os import PathLike
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -12,11 +11,20 @@ from torch import Tensor, nn
 
 from adlrns_models._batch_rows import least, margin, put_rows, row_count, take_rows
 from adlrns_models._cascade_file import load_cascade, save_cascade
+from adlrns_models._cascade_ledger import Ledger
 from adlrns_models._checks import check_fraction, check_kind
 from adlrns_models._elastic import ElasticModel
 from rank_sched import CascadeFrontier, CascadeRule, OperatingPoint
 
 Confidence = Callable[[Any], Tensor]
+
+
+class _Setting(NamedTuple):
+    """What a budget has chosen, its own operating point if that serves all, and its accounts."""
+
+    rule: CascadeRule
+    own: OperatingPoint | None
+    ledger: Ledger
 
 
 class RankCascade(nn.Module):
@@ -28,7 +36,8 @@ class RankCascade(nn.Module):
     The budget is a hard one: over all inputs since it was set, the elastic layers have never
     spent more than ``flops`` times the dense cost an input, whatever inputs come. What easy inputs
     leave unspent is kept for later ones; where it does not reach, the least confident go first.
-    A batch of one therefore starts with cheap answers until enough is saved.
+    A batch of one therefore starts with cheap answers until enough is saved. A call that runs while
+    another thread sets a budget ends under the one it began with.
 
     Attributes:
         elastic: the model.
@@ -53,8 +62,7 @@ class RankCascade(nn.Module):
         self.rules = rules
         self.confidence = confidence
         self._shares = [point.cost / elastic.full_cost() for point in points]
-        self._lock = threading.Lock()
-        self._restart(self.rules[len(self.rules) - 1], math.inf)
+        self._now = _Setting(self.rules[len(self.rules) - 1], None, Ledger(math.inf))
 
     def set_budget(self, *, flops: float) -> CascadeRule:
         """Keeps to ``flops``, a share ``0..1`` of the dense FLOPs, from now on; returns the rule.
@@ -72,26 +80,23 @@ class RankCascade(nn.Module):
             own = self.elastic.point_for(flops=flops)
             cost = own.cost / self.elastic.full_cost()
             rule = CascadeRule(len(self.points), len(self.points), -math.inf, cost, fixed)
-        with self._lock:
-            self._restart(rule, flops, own)
+        self._now = _Setting(rule, own, Ledger(float(flops)))  # in one step: calls may be running
         return rule
-
-    def _restart(self, rule: CascadeRule, budget: float, own: OperatingPoint | None = None) -> None:
-        self._now, self._budget = (rule, own), budget  # in one step: a call may be running
-        self._credit, self._spent, self._inputs = 0.0, 0.0, 0
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the network's output, each input's at the operating point it was worth."""
-        rule, own = self._now
+        rule, own, ledger = self._now
         if own is not None or rule.first == rule.second:
             only = self._run(own or self.points[rule.first], args, kwargs)
-            self._account(rule.cost * _size(only), _size(only))
+            ledger.pay(_size(only), rule.cost)
             return only
         first = self._run(self.points[rule.first], args, kwargs)
         sure = self.confidence(first)
         size = row_count(sure)
-        unsure = torch.from_numpy(rule.escalates(sure.detach().float().cpu().numpy()))
-        rows = least(sure.detach().cpu(), unsure, self._grant(rule, size, int(unsure.sum())))
+        known = sure.detach().cpu().double()  # as the thresholds were found
+        unsure = torch.from_numpy(rule.escalates(known.numpy()))
+        prices = self._shares[rule.first], self._shares[rule.second]
+        rows = least(known, unsure, ledger.grant(size, *prices, int(unsure.sum())))
         if not len(rows):
             return first
         again = take_rows((args, kwargs), rows, size)
@@ -100,31 +105,16 @@ class RankCascade(nn.Module):
     @property
     def rule(self) -> CascadeRule:
         """The rule in force; its points are past the last of ``points`` where one of its own is."""
-        return self._now[0]
+        return self._now.rule
 
     def _run(self, point: OperatingPoint, args: Any, kwargs: Any) -> Any:
         with self.elastic.at(ranks=point.ranks):
             return self.elastic(*args, **kwargs)
 
-    def _grant(self, rule: CascadeRule, size: int, wanted: int) -> int:
-        """Takes from the credit what the second run of some inputs costs; returns how many."""
-        with self._lock:
-            credit = self._credit + size * (self._budget - self._shares[rule.first])
-            price = self._shares[rule.second]
-            granted = wanted if math.isinf(credit) else min(wanted, math.floor(credit / price))
-            self._credit = credit - granted * price
-        self._account(size * self._shares[rule.first] + granted * price, size)
-        return granted
-
-    def _account(self, spent: float, inputs: int) -> None:
-        with self._lock:
-            self._spent, self._inputs = self._spent + spent, self._inputs + inputs
-
     @property
     def mean_flops(self) -> float:
         """The share of the dense FLOPs spent an input since the budget was set; 0 before any."""
-        with self._lock:
-            return self._spent / self._inputs if self._inputs else 0.0
+        return self._now.ledger.mean
 
     def save(self, directory: str | PathLike[str]) -> None:
         """Writes the elastic model and ``directory/cascade.json``, each whole or not at all."""
@@ -154,13 +144,6 @@ class RankCascade(nn.Module):
         elastic = ElasticModel.load(directory, model)
         points, quality, rules = load_cascade(directory, elastic)
         return cls(elastic, points, quality, rules, confidence=confidence)
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()
 
 
 def _size(output: Any) -> int:

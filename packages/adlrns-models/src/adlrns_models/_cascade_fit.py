@@ -22,6 +22,7 @@ def fit_cascade(
     batches: Iterable[Any],
     *,
     points: int = 32,
+    lead: float = 2.0,
     confidence: Confidence = margin,
     quality: Quality = agreement,
     forward: Forward = default_forward,
@@ -30,14 +31,16 @@ def fit_cascade(
 
     Every batch runs at ``points`` operating points, from the cheapest to full rank. All rules of
     the form "run point i, and point j where i is not confident" are weighed by mean FLOPs and mean
-    quality; :meth:`RankCascade.set_budget` picks among the best. A fixed point is such a rule, so
-    on these batches no fixed rank of the same cost is better.
+    quality; :meth:`RankCascade.set_budget` picks among the best. A fixed point is such a rule, and
+    a rule of two must be ahead of the fixed points by more than chance: many thousands are tried.
 
     Args:
         elastic: the model; it is used, not copied, and keeps its ranks.
         batches: some hundreds of inputs or more that were not trained on: tensors,
             ``(input, ...)`` pairs, or mappings of keyword arguments.
         points: operating points tried, spaced evenly in the logarithm of their cost.
+        lead: how many standard errors of the paired difference, input by input, a rule of two
+            points must be ahead of fixed points of its cost; 0 takes whatever looks best.
         confidence: ``confidence(output)`` returns how sure an answer is, ``[B]``; any scale.
         quality: ``quality(output, full_output, batch)`` returns how good an answer is, ``[B]``;
             by default, whether it is the full-rank model's. Compare with labels in ``batch`` where
@@ -81,6 +84,7 @@ def fit_cascade(
         np.stack([torch.cat(rows).numpy() for rows in sure]),
         quality_of,
         [point.cost / elastic.full_cost() for point in chosen],
+        lead=lead,
     )
     alone = quality_of.mean(1).tolist()
     return RankCascade(elastic, chosen, alone, rules, confidence=confidence)

@@ -1,5 +1,6 @@
 """Checks of arguments, with errors that name the argument, the rule and what came."""
 
+from numbers import Real
 from typing import TypeVar
 
 import torch
@@ -20,13 +21,19 @@ def check_int(name: str, value: object, low: int, high: int | None = None) -> in
     return value
 
 
+def check_number(name: str, value: object) -> float:
+    """Returns ``value`` if it is a number, one of numpy's included."""
+    if isinstance(value, bool) or not isinstance(value, Real):
+        raise TypeError(f"{name} must be a number, got {value!r}")
+    return float(value)
+
+
 def check_fraction(name: str, value: object) -> float:
     """Returns ``value`` if it is a number in ``0..1``."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0.0 <= value <= 1.0:  # also refuses nan
+    found = check_number(name, value)
+    if not 0.0 <= found <= 1.0:  # also refuses nan
         raise ValueError(f"{name} must be in 0..1, got {value}")
-    return float(value)
+    return found
 
 
 def check_factorize(
@@ -48,6 +55,11 @@ def check_factorize(
     if sketch is not None and sketch.n_features != n:
         raise ValueError(
             f"sketch must have as many features as weight has inputs ({n}), got {sketch.n_features}"
+        )
+    if sketch is not None and sketch.n_samples_seen == 0:
+        raise ValueError(
+            "sketch must have seen at least one finite row, got none: feed it by partial_fit, or "
+            "leave it out for plain SVD"
         )
     if isinstance(sensitivity, CovarianceSketch):
         if sensitivity.n_features != m:
@@ -115,17 +127,23 @@ def check_budget(**budgets: float | None) -> tuple[str, float]:
     ((name, value),) = given.items()
     if name in ("flops", "parameters"):
         return name, check_fraction(name, value)
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not value >= 0.0:
+    amount = check_number(name, value)
+    if not amount >= 0.0:
         raise ValueError(f"{name} must not be negative, got {value}")
-    return name, float(value)
+    return name, amount
 
 
 def check_positive(name: str, value: object) -> float:
     """Returns ``value`` if it is a number above 0 and finite."""
-    if isinstance(value, bool) or not isinstance(value, int | float):
-        raise TypeError(f"{name} must be a number, got {value!r}")
-    if not 0.0 < value < float("inf"):
+    found = check_number(name, value)
+    if not 0.0 < found < float("inf"):
         raise ValueError(f"{name} must be positive and finite, got {value}")
-    return float(value)
+    return found
+
+
+def check_not_negative(name: str, value: object) -> float:
+    """Returns ``value`` if it is a number of at least 0 and finite."""
+    found = check_number(name, value)
+    if not 0.0 <= found < float("inf"):
+        raise ValueError(f"{name} must be finite and not negative, got {value}")
+    return found

@@ -18,6 +18,7 @@ class CrossMoments:
 
     Attributes:
         gram: of ``z``, exact, about its mean.
+        left_out: rows that did not count because they are not finite.
     """
 
     def __init__(self, inputs: int, outputs: Mapping[str, int], device: torch.device):
@@ -25,6 +26,7 @@ class CrossMoments:
             return torch.zeros(size, dtype=torch.float64, device=device)
 
         self.gram = ExactGram(inputs, center=True)
+        self.left_out = 0
         self._z = zeros(inputs)
         self._y = {name: zeros(m) for name, m in outputs.items()}
         self._products = {name: zeros(m, inputs) for name, m in outputs.items()}
@@ -32,6 +34,7 @@ class CrossMoments:
     def add(self, z: Tensor, y: Mapping[str, Tensor]) -> None:
         """Takes in rows ``z [k, n]`` and ``y [k, m]``; none of those where one is not finite."""
         fine = torch.stack([t.isfinite().all(1) for t in (z, *y.values())]).all(0)
+        self.left_out += int((~fine).sum())
         z = z[fine].double()
         self.gram.partial_fit(z)
         self._z += z.sum(0)

@@ -13,6 +13,7 @@ from adlrns_models._calibrate import Forward, default_forward, still, tensors_in
 from adlrns_models._checks import check_bool, check_int, check_kind, check_positive
 from adlrns_models._elastic import ElasticModel
 from adlrns_models._gauge import balance
+from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._points import (
     Ranks,
     full_rank_copy,
@@ -173,11 +174,21 @@ def _classroom(
         stack.enter_context(ranks_kept(elastic))
         for model in (teacher, elastic.network):
             stack.enter_context(still(model))
-        for layer in elastic.layers().values():
+        for layer in _free_to_balance(elastic, learners):
             balance(layer)
         for parameter in learners:
             parameter.requires_grad_(True)
         return stack.pop_all()
+
+
+def _free_to_balance(
+    elastic: ElasticModel, learners: list[nn.Parameter]
+) -> Iterator[AdaptiveLayer]:
+    """Yields the layers all of whose factors learn: balancing rewrites each of them."""
+    learning = set(learners)
+    for layer in elastic.layers().values():
+        if learning.issuperset((layer.down, layer.up, layer.inner_bias)):
+            yield layer
 
 
 @contextmanager

@@ -6,13 +6,21 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from adlrns_models import _observe, _passes
 from adlrns_models._checks import check_int
-from adlrns_models._dynamic_budget import Budget, Ceiling, Scheduler, check_unit, scheduled
-from adlrns_models._dynamic_factored import FactoredLayer
+from adlrns_models._dynamic_budget import (
+    Budget,
+    Ceiling,
+    Scheduler,
+    check_scheduler,
+    check_unit,
+    scheduled,
+)
 from adlrns_models._dynamic_factors import Factors
+from adlrns_models._dynamic_kind import DynamicKind
 from adlrns_models._gate import Decision, Gate, at_rank, complexity, make_gate
 from adlrns_models._gate_energy import gram_of, rows_of, truncation_errors
-from rank_sched import Cost, PerfEstimator
+from rank_sched import PerfEstimator
 
 GRANULARITIES = ("call", "sample")
 
@@ -39,7 +47,7 @@ class DynamicOptions(NamedTuple):
     budget_unit: str = "energy_mj_per_sample"
 
 
-class DynamicLayer(FactoredLayer):
+class DynamicLayer(DynamicKind):
     """A layer of nested factors that decides its rank at every call.
 
     ``y = up[:, :r] @ (down[:r] @ x + inner_bias[:r]) + outer_bias``; the gate reads ``r`` from the
@@ -47,7 +55,6 @@ class DynamicLayer(FactoredLayer):
     are run and what a sample costs.
     """
 
-    dim = -1  # the axis of features
     _cap: Tensor
 
     def __init__(
@@ -61,11 +68,13 @@ class DynamicLayer(FactoredLayer):
             )
         self.granularity = options.granularity
         self.budget_unit = check_unit("budget_unit", options.budget_unit)
-        self.scheduler, self._scheduler_state, self._steps = options.scheduler, None, 0
+        self.scheduler = check_scheduler(options.scheduler)
+        self._scheduler_state, self._steps = None, 0
         self._scheduled_rank: int | None = None
         self._estimator = options.estimator
         self.gate = make_gate(options, self.max_rank, self.r_min, factors.down)
         self._last: Decision | None = None
+        self._in_graph, self._called_at = False, 0
         self._sample: tuple[int, ...] = self._smallest_sample()
         self._forced: int | None = None
         self._budget: Budget | None = None
@@ -78,77 +87,42 @@ class DynamicLayer(FactoredLayer):
         """Returns the layer's output at the rank that input and budget call for."""
         if self.scheduler is not None and torch.compiler.is_compiling():
             return self._outside_of_graphs(input)
-        return self._decide_and_run(input)
+        return self._decided(input)[0]
 
     @torch.compiler.disable  # a scheduler is Python with a state
     def _outside_of_graphs(self, input: Tensor) -> Tensor:
-        return self._decide_and_run(input)
+        return self._decided(input)[0]
 
-    def _decide_and_run(self, input: Tensor) -> Tensor:
+    def _decided(self, input: Tensor) -> tuple[Tensor, Decision]:
+        """Returns the output and what was decided for it."""
         self._check(input)
         x = input if self._is_batch(input) else input[None]
         limit = self._limit(x)
         if self._forced is None:
-            y, decision = self.gate(self, x, limit)
+            y, decision = self._asked(x, limit)
         else:
             y, decision = at_rank(self, x, self._forced)
-        self._last = decision
-        return y if x is input else y[0]
+        self._keep(decision)
+        return y if x is input else y[0], decision
 
-    # what a subclass says
+    def _asked(self, x: Tensor, limit: int | Tensor) -> tuple[Tensor, Decision]:
+        """Returns what the gate gives."""
+        if torch.compiler.is_compiling() or not _observe.vmapped():
+            return self.gate(self, x, limit)
+        try:
+            return self.gate(self, x, limit)
+        except RuntimeError as error:
+            raise RuntimeError(
+                f"{type(self).__name__}: its {type(self.gate).__name__} could not decide under "
+                "vmap, for the reason above; force_rank() decides for it"
+            ) from error
 
-    def inner(self, x: Tensor, start: int, stop: int) -> Tensor:
-        """Returns ``down[start:stop] @ x + inner_bias[start:stop]``."""
-        raise TypeError(f"{type(self).__name__} must say how its first product is run")
-
-    def outer(self, z: Tensor) -> Tensor:
-        """Returns ``up[:, :r] @ z + outer_bias`` for inner values of ``r`` directions."""
-        raise TypeError(f"{type(self).__name__} must say how its second product is run")
-
-    def outer_at(self, z: Tensor, rank: Tensor) -> Tensor:
-        """Returns ``up[:, :rank] @ z[:rank] + outer_bias``, the rank read when the graph runs."""
-        raise TypeError(f"{type(self).__name__} must say how its second product is compiled")
-
-    def at_ranks(self, x: Tensor, ranks: Tensor) -> Tensor:
-        """Returns the output of a batch at a 0-dim rank, or at ``[N]``, one per sample."""
-        raise TypeError(f"{type(self).__name__} must say how it runs at ranks of tensors")
-
-    def run(self, x: Tensor, chosen: Tensor, bias: Tensor | None) -> Tensor:
-        """Returns ``up[:, chosen] @ (down[chosen] @ x + inner_bias[chosen]) + bias``."""
-        raise TypeError(f"{type(self).__name__} must say how chosen directions are run")
-
-    def input_energy(self, x: Tensor) -> Tensor:
-        """Returns ``[N]`` float64, the squared norm of all rows (patches) of each sample."""
-        raise TypeError(f"{type(self).__name__} must say what energy an input has")
-
-    def rows(self, x: Tensor, most: int) -> Tensor:
-        """Returns at most so many rows (patches) ``[k, n]`` of an input, evenly spaced."""
-        raise TypeError(f"{type(self).__name__} must say how rows are taken from an input")
-
-    def cost(self, rank: int | None = None) -> Cost:
-        """Returns the predicted cost of one sample of the size last seen; None is dense."""
-        raise TypeError(f"{type(self).__name__} must say what it costs")
-
-    def _check(self, x: Tensor) -> None:
-        raise TypeError(f"{type(self).__name__} must say which inputs it takes")
-
-    def _is_batch(self, x: Tensor) -> bool:
-        raise TypeError(f"{type(self).__name__} must say which inputs are batches")
-
-    def _sample_of(self, x: Tensor) -> tuple[int, ...]:
-        raise TypeError(f"{type(self).__name__} must say what the size of a sample is")
-
-    def _smallest_sample(self) -> tuple[int, ...]:
-        raise TypeError(f"{type(self).__name__} must say what its smallest sample is")
-
-    @property
-    def rows_per_sample(self) -> int:
-        """Rows (tokens, positions) of one sample of the size last seen."""
-        raise TypeError(f"{type(self).__name__} must say how many rows a sample has")
-
-    def row_count(self, x: Tensor) -> int:
-        """Returns how many rows (tokens, positions) a batch has."""
-        raise TypeError(f"{type(self).__name__} must say how many rows an input has")
+    def _keep(self, decision: Decision) -> None:
+        if torch.compiler.is_compiling():
+            self._last, self._in_graph = decision, True
+        elif not _passes.is_aside():
+            self._last, self._in_graph = decision, False
+            self._called_at = _passes.note(self, decision)
 
     def at_rank(self, x: Tensor, rank: int | None = None) -> Tensor:
         """Returns the output at a rank of your choice, full rank for None; no gate is asked."""
@@ -179,10 +153,11 @@ class DynamicLayer(FactoredLayer):
         Raises:
             RuntimeError: before the first call.
         """
-        rank = self.decision.rank
-        if isinstance(rank, Tensor) and self.granularity == "call":
-            return int(rank)
-        return rank
+        return self._rank_of(self.decision)
+
+    def _rank_of(self, decision: Decision) -> int | Tensor:
+        rank = decision.rank
+        return int(rank) if isinstance(rank, Tensor) and self.granularity == "call" else rank
 
     @property
     def decision(self) -> Decision:
@@ -207,23 +182,37 @@ class DynamicLayer(FactoredLayer):
     def _set_ceiling(self) -> None:
         rank = self.max_rank if self._budget is None else self._budget.affords(self)
         self._ceiling = Ceiling(rank, self._sample)
-        self._cap.fill_(rank)
+        # what inference mode made may not be written outside of it
+        closed = self._cap.is_inference() and not torch.is_inference_mode_enabled()
+        if closed or self._cap.device != self.up.device:
+            self._cap = torch.empty_like(self._cap, device=self.up.device)
+        with torch._C._DisableFuncTorch():  # a transform refuses, but it has no part in this
+            self._cap.fill_(rank)
 
-    def set_budget(self, amount: float | None, *, unit: str | None = None) -> None:
+    def set_budget(self, amount: float | None, *, unit: str | None = None, batch: int = 1) -> None:
         """Lets the layer spend at most ``amount`` for a sample from now on; None lifts the limit.
 
         The rank is then the largest whose predicted cost fits, at most what the gate asks for. A
-        budget below the cost of ``r_min`` is not met: the layer runs at ``r_min``.
+        budget below the cost of ``r_min`` is not met: the layer runs at ``r_min``. What the gate
+        keeps of the factors is computed anew.
 
         Args:
             amount: in ``unit``.
             unit: ``"energy_mj_per_sample"``, ``"latency_s"`` or ``"flops"`` (a share of the dense
                 layer's); None is the layer's ``budget_unit``.
+            batch: samples of the calls that costs are predicted for. They share a call's launches
+                and the reading of its weights; alone, a sample pays for both.
 
         Raises:
-            ValueError, TypeError: for an unknown unit or an amount that is negative or no number.
+            ValueError, TypeError: for an unknown unit, an amount that is negative or no number, or
+                a batch below 1.
         """
-        self._budget = None if amount is None else Budget.of(amount, unit or self.budget_unit)
+        budget = None if amount is None else Budget.of(amount, unit or self.budget_unit, batch)
+        self.gate.forget()
+        self._spend_at_most(budget)
+
+    def _spend_at_most(self, budget: Budget | None) -> None:
+        self._budget = budget
         self._set_ceiling()
 
     def force_rank(self, rank: int | None) -> None:
@@ -250,10 +239,16 @@ class DynamicLayer(FactoredLayer):
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> "DynamicLayer":
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         self._last = None
+        self._set_ceiling()  # costs depend on the size of a number
         return self
 
+    def _load_from_state_dict(self, *args: Any) -> None:
+        super()._load_from_state_dict(*args)
+        self._set_ceiling()  # the parameters may be others now
+
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_last": None}  # it may hold a graph, which nothing can copy
+        # a decision may hold a graph, which nothing can copy; numbers of calls are this process's
+        return {**self.__dict__, "_last": None, "_called_at": 0}
 
     def extra_repr(self) -> str:
         """Returns sizes and ranks for ``print(layer)``."""

@@ -221,10 +221,10 @@ class DynamicConv2d(DynamicLayer):
         count = self.window.count(x)
         return self.window.patches(x, torch.arange(0, count, max(1, -(-count // most))))
 
-    def cost(self, rank: int | None = None) -> Cost:
-        """Returns the predicted cost of one image of the size last seen; None is dense."""
+    def cost(self, rank: int | None = None, *, batch: int = 1) -> Cost:
+        """Returns the predicted cost of a call on images of the size last seen; None is dense."""
         return self.estimator.conv2d(
-            1,
+            batch,
             self.in_channels,
             self.out_channels,
             self.window.size,

@@ -6,9 +6,10 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from adlrns_models import _observe
 from adlrns_models._checks import check_int, check_kind
 from adlrns_models._dynamic import DynamicLayer, DynamicOptions, check_ranks
-from adlrns_models._dynamic_budget import Scheduler
+from adlrns_models._dynamic_budget import Budget, Scheduler
 from adlrns_models._dynamic_factors import fresh, taken
 from adlrns_models._factorize import Factorization, factorize
 from adlrns_models._gate import Gate
@@ -170,12 +171,12 @@ class DynamicLinear(DynamicLayer):
 
         Infinite where it leaves the range of the input's precision.
         """
-        dtype = torch.promote_types(
-            x.dtype, torch.float32
-        )  # in float64 it takes five times as long
-        norms = torch.linalg.vector_norm(x.detach().flatten(1), dim=1, dtype=dtype)
+        # all in float64 takes five times as long; a long sum in float32 stops growing
+        dtype = torch.promote_types(x.dtype, torch.float32)
+        norms = torch.linalg.vector_norm(x.detach(), dim=-1, keepdim=True, dtype=dtype)
         # squares of tiny numbers vanish, at most so much each
-        return norms.double().square() + x[:1].numel() * torch.finfo(dtype).tiny
+        hidden = x[:1].numel() * torch.finfo(dtype).tiny
+        return norms.double().square().flatten(1).sum(1) + hidden
 
     def rows(self, x: Tensor, most: int) -> Tensor:
         """Returns at most so many rows ``[k, n]`` of an input, evenly spaced."""
@@ -183,10 +184,10 @@ class DynamicLinear(DynamicLayer):
         rows = x.reshape(-1, x.shape[-1])
         return rows[:: max(1, -(-len(rows) // most))]
 
-    def cost(self, rank: int | None = None) -> Cost:
-        """Returns the predicted cost of one sample of the size last seen; None is dense."""
+    def cost(self, rank: int | None = None, *, batch: int = 1) -> Cost:
+        """Returns the predicted cost of a call on samples of the size last seen; None is dense."""
         return self.estimator.linear(
-            self.rows_per_sample,
+            batch * self.rows_per_sample,
             self.in_features,
             self.out_features,
             rank,
@@ -244,12 +245,14 @@ class DynamicLowRankLayer(DynamicLinear):
             budget: what this call may spend on a sample, in the layer's ``budget_unit``; None is
                 the budget in force. A budget below the cost of ``r_min`` gets ``r_min``.
         """
-        if budget is None:
-            return super().forward(input), self.last_rank
         before = self._budget
-        self.set_budget(budget)
+        if budget is not None:
+            self._spend_at_most(Budget.of(budget, self.budget_unit))
         try:
-            return super().forward(input), self.last_rank
+            if torch.compiler.is_compiling() or not _observe.transformed():
+                return super().forward(input), self.last_rank
+            y, decision = self._decided(input)  # the last one is of another call
+            return y, self._rank_of(decision)
         finally:
-            self._budget = before
-            self._set_ceiling()
+            if budget is not None:
+                self._spend_at_most(before)

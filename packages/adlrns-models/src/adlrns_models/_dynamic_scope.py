@@ -5,9 +5,9 @@ from contextlib import contextmanager
 
 from torch import nn
 
-from adlrns_models._checks import check_kind
+from adlrns_models._checks import check_int, check_kind
 from adlrns_models._dynamic import DynamicLayer
-from adlrns_models._dynamic_budget import amount_of, check_amount, check_unit
+from adlrns_models._dynamic_budget import Budget, amount_of, check_amount, check_unit
 
 
 def iter_dynamic_layers(model: nn.Module) -> Iterator[DynamicLayer]:
@@ -17,13 +17,17 @@ def iter_dynamic_layers(model: nn.Module) -> Iterator[DynamicLayer]:
 
 
 @contextmanager
-def rank_budget(model: nn.Module, budget: float, unit: str | None = None) -> Iterator[None]:
+def rank_budget(
+    model: nn.Module, budget: float, unit: str | None = None, *, batch: int = 1
+) -> Iterator[None]:
     """Has every dynamic layer of a model decide under a budget, inside a ``with`` block.
 
-    A layer's part of the budget is its part of the dense cost of all dynamic layers, so together
-    they spend no more than the budget wherever each can afford ``r_min``; a layer that cannot runs
-    at ``r_min``. Costs are of samples of the size that a layer saw last: run the model once before,
-    or convolutions are weighed as if they had a single position.
+    Each layer gets what ``r_min`` costs there, and of the rest its part of what the largest ranks
+    cost more: together they spend no more than the budget wherever it pays for ``r_min`` in all
+    layers, and run at ``r_min`` where it does not. A share of the FLOPs is the share of every
+    layer, and one that cannot keep to it runs at ``r_min``. Costs are of samples of the size that a
+    layer saw last: run the model once before, or convolutions are weighed as if they had a single
+    position.
 
     Args:
         model: any module.
@@ -31,10 +35,12 @@ def rank_budget(model: nn.Module, budget: float, unit: str | None = None) -> Ite
         unit: ``"energy_mj_per_sample"`` or ``"latency_s"``, predicted by the layers' estimators
             for all their layers in all, or ``"flops"``, a share of the dense FLOPs. None is the
             first layer's ``budget_unit``.
+        batch: samples of the calls that costs are predicted for: they share the joules of a call,
+            its launches among them, and each waits for all of its seconds.
 
     Raises:
-        ValueError, TypeError: for an unknown unit, a budget that is negative or no number, or a
-            model without dynamic layers.
+        ValueError, TypeError: for an unknown unit, a budget that is negative or no number, a batch
+            below 1, or a model without dynamic layers.
 
     Example:
         >>> import torch
@@ -50,14 +56,26 @@ def rank_budget(model: nn.Module, budget: float, unit: str | None = None) -> Ite
         raise ValueError("model must have a dynamic layer, got none")
     unit = check_unit("unit", layers[0].budget_unit if unit is None else unit)
     total = check_amount(budget)
-    costs = [amount_of(layer, None, unit) for layer in layers]
+    check_int("batch", batch, 1)
+    parts = _parts(layers, total, unit, batch)
     before = [layer._budget for layer in layers]
     try:
-        for layer, cost in zip(layers, costs, strict=True):
-            part = total if unit == "flops" else total * cost / sum(costs)
-            layer.set_budget(part, unit=unit)
+        for layer, part in zip(layers, parts, strict=True):
+            layer._spend_at_most(Budget.of(part, unit, batch))
         yield
     finally:
         for layer, old in zip(layers, before, strict=True):
-            layer._budget = old
-            layer._set_ceiling()
+            layer._spend_at_most(old)
+
+
+def _parts(layers: list[DynamicLayer], total: float, unit: str, batch: int) -> list[float]:
+    """Returns what each layer may spend."""
+    if unit == "flops":
+        return [total] * len(layers)
+    least = [amount_of(layer, layer.r_min, unit, batch) for layer in layers]
+    more = [
+        amount_of(layer, layer.max_rank, unit, batch) - low
+        for layer, low in zip(layers, least, strict=True)
+    ]
+    share = max(0.0, total - sum(least)) / (sum(more) or 1.0)
+    return [low + share * extra for low, extra in zip(least, more, strict=True)]

@@ -1,6 +1,5 @@
 """One network for every budget."""
 
-import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from os import PathLike
@@ -23,11 +22,12 @@ from adlrns_models._calibrate import (
 )
 from adlrns_models._checks import check_budget, check_int
 from adlrns_models._elastic_file import load_parts, save_elastic
+from adlrns_models._elastic_ranks import RanksInForce
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._measure import evaluating, measure
 from adlrns_models._measured import Measured
 from adlrns_models._profile import LayerProfile
-from adlrns_models._serving import rank_here, ranks_here
+from adlrns_models._serving import ranks_here
 from rank_sched import EnergyMeter, Frontier, OperatingPoint
 
 Budget = float | Mapping[str, float]
@@ -67,10 +67,9 @@ class ElasticModel(nn.Module):
         self._layers = {name: _adaptive(network, name) for name in self.profiles}
         for layer in self._layers.values():
             layer._serve()
-        self._lock = threading.Lock()
+        self._in_force = RanksInForce(self._layers)
         self._compiled: Callable[..., Any] | None = None
-        self._frontiers: dict[tuple[str, str], Frontier] = {}
-        self._point: OperatingPoint | None = None
+        self._frontiers: dict[tuple[object, ...], Frontier] = {}
         found = self.info.get("measured")
         self.measured = None if found is None else Measured.from_dict(found, self.profiles)
 
@@ -91,7 +90,7 @@ class ElasticModel(nn.Module):
             if budget is not None:
                 raise RuntimeError("budget must be None in a compiled call: use at() around it")
             return self.network(*args, **kwargs)
-        with ranks_here(self._ranks_now() if budget is None else self._ranks_at(budget)):
+        with ranks_here(self._in_force.now() if budget is None else self._ranks_at(budget)):
             run = self.network if self._compiled is None else self._compiled
             return run(*args, **kwargs)
 
@@ -126,18 +125,13 @@ class ElasticModel(nn.Module):
         point = None if ranks is not None else self.point_for(**budget)
         asked = ranks if point is None else point.ranks
         assert asked is not None
-        chosen = self._check_ranks(asked)
-        with ranks_here({**self._ranks_now(), **chosen}):
+        chosen = self._in_force.checked(asked)
+        with ranks_here({**self._in_force.now(), **chosen}):
             yield point
-
-    def _ranks_now(self) -> dict[AdaptiveLayer, int]:
-        """The ranks of one moment: those that this call has said, else those in force."""
-        with self._lock:
-            return {layer: rank_here(layer) for layer in self._layers.values()}
 
     def _ranks_at(self, budget: Budget) -> dict[AdaptiveLayer, int]:
         asked: dict[str, Any] = dict(budget) if isinstance(budget, Mapping) else {"flops": budget}
-        return self._check_ranks(self.point_for(**asked).ranks)
+        return self._in_force.checked(self.point_for(**asked).ranks)
 
     def frontier(self, cost: str = "flops", form: str = "factored") -> Frontier:
         """Returns the operating points that no other beats, for one kind of cost.
@@ -153,7 +147,8 @@ class ElasticModel(nn.Module):
             ValueError: for an unknown cost or form.
         """
         check_kind_of_cost(cost, form)
-        key = (cost, form)
+        sizes = tuple(layer.down.element_size() for layer in self._layers.values())
+        key = (cost, form, sizes if cost == "memory_bytes" else ())
         if key not in self._frontiers:
             self._frontiers[key] = frontier_of(self, cost, form)
         return self._frontiers[key]
@@ -199,7 +194,7 @@ class ElasticModel(nn.Module):
             self.measured = measure(self, batch, forward=forward, repeats=repeats, meter=meter)
         self.info["measured"] = self.measured.to_dict()
         for cost in MEASURED:
-            self._frontiers.pop((cost, "factored"), None)
+            self._frontiers.pop((cost, "factored", ()), None)
         return self.measured
 
     def set_budget(
@@ -249,7 +244,7 @@ class ElasticModel(nn.Module):
             loss=loss,
             form=form,
         )
-        self._run_at(self._check_ranks(point.ranks), point)
+        self._in_force.put(self._in_force.checked(point.ranks), point)
         return point
 
     def point_for(self, *, form: str = "factored", **budget: Any) -> OperatingPoint:
@@ -275,22 +270,7 @@ class ElasticModel(nn.Module):
         Raises:
             ValueError: for an unknown layer or a rank outside ``0..max_rank``.
         """
-        self._run_at(self._check_ranks(ranks), None)
-
-    def _run_at(self, ranks: Mapping[AdaptiveLayer, int], point: OperatingPoint | None) -> None:
-        with self._lock:  # a call that begins now sees all of them or none
-            old = {layer: layer._assign(rank) for layer, rank in ranks.items()}
-            self._point = point
-        for layer, rank in old.items():  # a callback may fail: by now all ranks are set
-            layer._announce(rank)
-
-    def _check_ranks(self, ranks: Mapping[str, int]) -> dict[AdaptiveLayer, int]:
-        layers = self._layers
-        for name, rank in ranks.items():
-            if name not in layers:
-                raise ValueError(f"ranks must name elastic layers, got {name!r}")
-            check_int(f"ranks[{name!r}]", rank, 0, layers[name].max_rank)
-        return {layers[name]: rank for name, rank in ranks.items()}
+        self._in_force.put(self._in_force.checked(ranks), None)
 
     def ranks(self) -> dict[str, int]:
         """Returns the rank in force of every elastic layer."""
@@ -302,8 +282,12 @@ class ElasticModel(nn.Module):
 
     @property
     def operating_point(self) -> OperatingPoint | None:
-        """The point that the last budget chose; None before the first, or after ``set_ranks``."""
-        return self._point
+        """The point that the last budget chose, for everybody: a call may run at others.
+
+        None before the first, and where the ranks in force are no longer its own: after
+        :meth:`set_ranks`, a layer's ``set_rank`` or adaptation, or another model's state.
+        """
+        return self._in_force.point
 
     def compile(self, *args: Any, **kwargs: Any) -> None:
         """Runs calls of this model by a compiled network; arguments are those of ``torch.compile``.
@@ -316,7 +300,7 @@ class ElasticModel(nn.Module):
 
     def state_dict(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the state, of one operating point though budgets move meanwhile."""
-        with ranks_here(self._ranks_now()):
+        with ranks_here(self._in_force.now()):
             return super().state_dict(*args, **kwargs)
 
     def save(self, directory: str | PathLike[str]) -> None:
@@ -324,7 +308,7 @@ class ElasticModel(nn.Module):
 
         The file appears whole or not at all; an older one is replaced.
         """
-        with ranks_here(self._ranks_now()):  # of one point, though budgets move meanwhile
+        with ranks_here(self._in_force.now()):  # of one point, though budgets move meanwhile
             save_elastic(self, directory)
 
     @classmethod
@@ -344,11 +328,7 @@ class ElasticModel(nn.Module):
         return cls(network, profiles, multiple_of=multiple_of, info=info)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {**self.__dict__, "_lock": None, "_compiled": None}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        super().__setstate__(state)  # type: ignore[no-untyped-call]
-        self._lock = threading.Lock()
+        return {**self.__dict__, "_compiled": None}
 
     def _step_of(self, name: str) -> int:
         if self.multiple_of is not None:

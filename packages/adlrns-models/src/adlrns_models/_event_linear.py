@@ -7,19 +7,21 @@ import torch
 from torch import Tensor, nn
 
 from adlrns_models import _kept
-from adlrns_models._checks import check_int, check_kind
+from adlrns_models._checks import check_int, check_kind, check_number
 
 
 class _Memory(NamedTuple):
     """Inputs and outputs of the last event of each row, and the weights they belong to."""
 
     key: tuple[object, ...]
+    held: tuple[Tensor, ...]  # the weights: nothing else can come to lie at their addresses
     inputs: Tensor  # [N, n]
     outputs: Tensor  # [N, m]
 
 
 class _Parts(NamedTuple):
     key: tuple[object, ...]
+    held: tuple[Tensor, ...]
     down: Tensor  # [r, n]
     up: Tensor  # [m, r]
     norm: float
@@ -35,10 +37,12 @@ class EventLinear(nn.Module):
 
     with the leading r singular directions of W; at ``rank=0`` that is ``y_0``, within
     ``|W|_2 theta``. A row that has moved further, or holds nan, is an event: ``y = W x + b``, kept.
-    The bound holds at all times, up to rounding, however far the stream drifts.
+    The bound holds at all times, however far the stream drifts, up to the rounding of the products:
+    in half precision and under autocast that of half precision, which may be more than the bound.
 
     Outside of ``torch.no_grad`` and ``torch.inference_mode``, and in training mode, nothing is
-    kept and the layer is the plain one. A batch of another shape, and new weights, begin anew.
+    kept and the layer is the plain one. A batch of another shape or precision, another precision of
+    autocast, and new weights begin anew; weights written through ``.data`` are not noticed.
 
     Args:
         linear: the layer; it is kept and shared, not copied.
@@ -67,11 +71,9 @@ class EventLinear(nn.Module):
     def __init__(self, linear: nn.Linear, theta: float, *, rank: int = 0):
         super().__init__()
         self.linear = check_kind("linear", linear, nn.Linear)
-        if isinstance(theta, bool) or not isinstance(theta, int | float):
-            raise TypeError(f"theta must be a number, got {theta!r}")
-        if not 0.0 <= theta < math.inf:
+        self.theta = check_number("theta", theta)
+        if not 0.0 <= self.theta < math.inf:
             raise ValueError(f"theta must be 0 or more and finite, got {theta}")
-        self.theta = float(theta)
         self.rank = check_int("rank", rank, 0, min(linear.weight.shape))
         self._memory: _Memory | None = None
         self._parts: _Parts | None = None
@@ -118,7 +120,7 @@ class EventLinear(nn.Module):
         if memory is None or memory.key != key:
             outputs = self.linear(rows)
             # the caller may write to either
-            self._memory = _Memory(key, rows.clone(), outputs.clone())
+            self._memory = _Memory(key, self._weights(), rows.clone(), outputs.clone())
             self._events = torch.ones(len(rows), dtype=torch.bool, device=rows.device)
             return outputs
         change = rows - memory.inputs
@@ -137,15 +139,21 @@ class EventLinear(nn.Module):
         return x.requires_grad or any(p.requires_grad for p in self.linear.parameters())
 
     def _key(self, x: Tensor) -> tuple[object, ...]:
-        kind = torch.get_autocast_dtype(x.device.type) if torch.is_autocast_enabled() else None
+        place = x.device.type
+        lowered = torch.amp.is_autocast_available(place) and torch.is_autocast_enabled(place)
+        kind = torch.get_autocast_dtype(place) if lowered else None
         return (x.shape, x.dtype, x.device, kind, *self._weights_key())
 
     def _weights_key(self) -> tuple[object, ...]:
-        tensors = [p for p in (self.linear.weight, self.linear.bias) if p is not None]
+        tensors = self._weights()
         if tensors[0].is_inference():  # such tensors have no version
             return (object(),)
         versions = [(t.data_ptr(), t._version) for t in tensors]
         return (_kept._last_optimizer_step, *versions)
+
+    def _weights(self) -> tuple[Tensor, ...]:
+        both = (self.linear.weight, self.linear.bias)
+        return tuple(p.detach() for p in both if p is not None)
 
     @torch.no_grad()
     def _singular_parts(self) -> _Parts:
@@ -155,7 +163,7 @@ class EventLinear(nn.Module):
             U, S, Vt = torch.linalg.svd(weight.double(), full_matrices=False)
             down = (S[:r, None] * Vt[:r]).to(weight.dtype)
             norm = float(S[r]) if r < len(S) else 0.0
-            self._parts = _Parts(key, down, U[:, :r].to(weight.dtype), norm)
+            self._parts = _Parts(key, self._weights(), down, U[:, :r].to(weight.dtype), norm)
         return self._parts
 
     def _apply(self, fn: Any, recurse: bool = True) -> "EventLinear":

@@ -5,7 +5,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from adlrns_models._checks import check_int, check_kind
+from adlrns_models._checks import check_int, check_kind, check_number
 from adlrns_models._dynamic import DynamicLayer
 from adlrns_models._dynamic_factors import effective
 from adlrns_models._factorize import Factorization, factorize
@@ -80,11 +80,9 @@ class RefactorTrigger:
     ):
         self.layer = check_kind("layer", layer, DynamicLayer)
         self.rank = check_int("rank", rank, 1, layer.max_rank - 1)
-        if isinstance(tau, bool) or not isinstance(tau, int | float):
-            raise TypeError(f"tau must be a number, got {tau!r}")
-        if not tau >= 0.0:
+        self.tau = check_number("tau", tau)
+        if not self.tau >= 0.0:
             raise ValueError(f"tau must not be negative, got {tau}")
-        self.tau = float(tau)
         self.every = check_int("every", every, 1)
         self.max_rows = check_int("max_rows", max_rows, 1)
         self.sketch: ExactGram | FrequentDirections = covariance_sketch(

@@ -94,8 +94,9 @@ def factorize(
     Args:
         weight: ``[m, n]``.
         bias: ``[m]`` or None.
-        sketch: sketch of the inputs ``[*, n]``; None means white inputs (plain SVD). A centred
-            sketch gives the bias correction ``b + (I - U_r U_r') W mu`` at every rank.
+        sketch: sketch of the inputs ``[*, n]``, with rows seen; None means white inputs (plain
+            SVD). A centred sketch gives the bias correction ``b + (I - U_r U_r') W mu`` at every
+            rank.
         sensitivity: ``[m]`` non-negative weights of the outputs' squared errors, or ``[m, m]``
             a positive semi-definite matrix ``G`` of them, or a sketch of gradients with the
             output whose mean second moment is ``G``; None (or nothing but zeros) means all equal.

@@ -44,6 +44,9 @@ class Gate(nn.Module):
         """
         raise TypeError(f"{type(self).__name__} must say how it decides")
 
+    def forget(self) -> None:
+        """Drops what the gate keeps of a layer's factors from call to call, if it keeps any."""
+
 
 def make_gate(options: "DynamicOptions", max_rank: int, r_min: int, like: Tensor) -> Gate:
     """Returns the gate that a layer's options ask for, on the device of its factors."""

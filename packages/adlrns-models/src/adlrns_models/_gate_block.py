@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
+from adlrns_models import _observe
 from adlrns_models._checks import check_fraction, check_int
 from adlrns_models._gate import Decision, Gate
 from adlrns_models._gate_scorer import Scorer, features, spread
@@ -106,9 +107,11 @@ class BlockGate(Gate):
         if layer.scheduler is not None and not isinstance(ceiling, Tensor):
             ceiling = layer.scheduled(layer.complexity(x), ceiling)
         p = self.probabilities(seen, together=layer.granularity == "call")
-        mask = self._mask(p, layer.r_min, ceiling)  # [N, R]
-        if layer.training:
-            self._balance()
+        mask, opened = self._mask(p, layer.r_min, ceiling)  # [N, R], [N, B]
+        if torch.compiler.is_compiling() or not _observe.transformed():  # its tensors end with it
+            self._open = opened
+            if layer.training:
+                self._balance(opened)
         m, n = layer.sizes
         expected = (p @ self.size.to(p)).mean() if len(p) else p.sum() + layer.r_min
         ranks = mask.sum(1)
@@ -119,7 +122,7 @@ class BlockGate(Gate):
         if layer.training or torch.compiler.is_compiling():
             y, spent = self._softly(layer, x, p, mask), layer.max_rank
         else:
-            y = self._firmly(layer, x, mask)
+            y = self._firmly(layer, x, mask, opened)
             spent = float(ranks.double().mean()) if len(ranks) else 0.0
         share = spent * (m + n) / (m * n) + looked
         return y, Decision(rank, expected, share, layer.row_count(x))
@@ -140,21 +143,19 @@ class BlockGate(Gate):
         """Returns the settings for ``print(gate)``."""
         return f"blocks={len(self.usage)}, kappa={self.kappa:g}, target={self.target:g}"
 
-    def _mask(self, p: Tensor, r_min: int, ceiling: int | Tensor) -> Tensor:
-        """Returns the directions that are open, ``[N, R]``."""
+    def _mask(self, p: Tensor, r_min: int, ceiling: int | Tensor) -> tuple[Tensor, Tensor]:
+        """Returns the directions that are open, ``[N, R]``, and the blocks, ``[N, B]``."""
         ceiling = ceiling.to(p.device) if isinstance(ceiling, Tensor) else ceiling
         likely, order = p.detach().sort(dim=1, descending=True, stable=True)
         before = self.size[order].cumsum(1) - self.size[order]  # directions of likelier blocks
         opened = ((likely > 0.5) | (before < r_min)) & (before < ceiling)
         room = torch.where(opened, torch.minimum(self.size[order], ceiling - before), 0)
         room = torch.zeros_like(room).scatter(1, order, room)
-        self._open = room > 0
-        return self.inside < room[:, self.block]
+        return self.inside < room[:, self.block], room > 0
 
     @torch.no_grad()
-    def _balance(self) -> None:
+    def _balance(self, opened: Tensor) -> None:
         """Moves the offsets towards equal use."""
-        opened = self.open_blocks
         if len(opened):
             self.usage.lerp_(opened.to(self.usage).mean(0), self.rate)
             self.offset.add_(self.target - self.usage, alpha=self.gain)
@@ -165,12 +166,12 @@ class BlockGate(Gate):
         of_each = p[:, self.block]
         return layer.outer(z * spread(mask + of_each - of_each.detach(), layer, z))
 
-    def _firmly(self, layer: "DynamicLayer", x: Tensor, mask: Tensor) -> Tensor:
+    def _firmly(self, layer: "DynamicLayer", x: Tensor, mask: Tensor, opened: Tensor) -> Tensor:
         """Returns the output of open directions, computing no others."""
         if len(mask) == 1:
             return layer.run(x, mask[0].nonzero()[:, 0], layer.outer_bias)
         parts = []
-        room = torch.zeros_like(self.open_blocks, dtype=torch.int64)
+        room = torch.zeros_like(opened, dtype=torch.int64)
         room.index_add_(1, self.block, mask.long())
         starts = (self.size.cumsum(0) - self.size).tolist()
         for b, start in enumerate(starts):

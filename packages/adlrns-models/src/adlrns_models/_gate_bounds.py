@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor
 
-from adlrns_models import _kept
+from adlrns_models import _kept, _observe
 from adlrns_models._gate_energy import NEARLY, distance, gram_of
 
 if TYPE_CHECKING:
@@ -43,7 +43,7 @@ class FactorBounds:
         later: ``[k, d]``, takes ``h - b[:k]`` to the known part of what is to come.
         offset: ``[d]``, what is to come for ``q = 0`` and ``s = 0``.
         reach: the most that a unit of ``s`` adds.
-        rounding: the share of ``|x|^2`` that rounding may hide.
+        rounding: times the precision of ``h``, the share of ``|x|^2`` that rounding may hide.
     """
 
     key: Key
@@ -64,16 +64,19 @@ class FactorBounds:
         """Whether sums of squares serve in place of a quadratic form."""
         return self.distance <= NEARLY
 
-    def prove(self, h: Tensor, energy: Tensor, eps: float, *, together: bool) -> Tensor:
+    def prove(
+        self, h: Tensor, energy: Tensor, eps: float, *, precision: float, together: bool
+    ) -> Tensor:
         """Returns where ``|y_c - y_k| <= eps |y_c - outer_bias|`` is certain.
 
         Args:
-            h: ``[N, positions, k]`` inner values, float64.
+            h: ``[N, positions, k]`` inner values, as float64.
             energy: ``[N]``, ``|x|^2`` over a sample's rows.
             eps: the bound.
+            precision: that the inner values were computed in, relative.
             together: one answer ``[1]`` for all samples with finite numbers, not ``[N]``.
         """
-        to_come, whole, hidden = self._energies(h, energy, together)
+        to_come, whole, hidden = self._energies(h, energy, precision, together)
         hidden = self.reach * hidden.sqrt()
         lost = to_come.sqrt() + hidden
         left = whole.sqrt() - hidden
@@ -83,7 +86,9 @@ class FactorBounds:
             left = torch.maximum(left, ((1 - self.distance) * first).sqrt())
         return lost <= eps * left
 
-    def _energies(self, h: Tensor, energy: Tensor, together: bool) -> tuple[Tensor, Tensor, Tensor]:
+    def _energies(
+        self, h: Tensor, energy: Tensor, precision: float, together: bool
+    ) -> tuple[Tensor, Tensor, Tensor]:
         """Returns the squared norms of what is known to come, of all that is known, and ``s^2``."""
         centred = h - self.start
         known = centred @ self.later + self.offset
@@ -91,7 +96,7 @@ class FactorBounds:
         parts = (
             known.square().sum((1, 2)),
             (known + h @ self.first).square().sum((1, 2)),
-            s + self.rounding * energy,
+            s + precision * self.rounding * energy,
         )
         return tuple(map(_finite_sum, parts)) if together else parts  # type: ignore[return-value]
 
@@ -133,7 +138,6 @@ def bounds_of(layer: "DynamicLayer", ceiling: int, key: Key = ()) -> FactorBound
     known = torch.cat([S[:, :k], later @ basis.T, (S[:, k:] @ b[k:])[:, None]], 1)  # [c, 2k + 1]
     if known.shape[1] < known.shape[0]:  # norms alone count: in as few coordinates as there are
         known = torch.linalg.qr(known).Q.T @ known
-    eps = torch.finfo(layer.up.dtype).eps
     return FactorBounds(
         key=key,
         held=held,
@@ -146,13 +150,13 @@ def bounds_of(layer: "DynamicLayer", ceiling: int, key: Key = ()) -> FactorBound
         later=known[:, k : 2 * k].T,
         offset=known[:, 2 * k],
         reach=float(torch.linalg.matrix_norm(hidden, 2)),
-        rounding=4.0 * rows.shape[1] ** 0.5 * eps * spread,
+        rounding=4.0 * rows.shape[1] ** 0.5 * spread,
     )
 
 
 def _key(layer: "DynamicLayer", ceiling: int) -> Key:
     """Returns what changes when the factors do, or nothing where that cannot be told."""
-    if layer.up.is_inference():
+    if layer.up.is_inference() or _observe.transformed():
         return ()
     tensors = _parts(layer)
     where = [t.data_ptr() for t in tensors] + [t._version for t in tensors]

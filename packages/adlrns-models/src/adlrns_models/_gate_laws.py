@@ -69,8 +69,7 @@ def check_budget(layer: DynamicLayer, x: Tensor, share: float) -> None:
         fits = amount_of(layer, most, "flops") <= share
         assert fits or most == layer.r_min, f"rank {most} costs more than {share}"
     finally:
-        layer._budget = before
-        layer._set_ceiling()
+        layer._spend_at_most(before)
 
 
 def check_prefix_decisions(layer: DynamicLayer, x: Tensor) -> None:

@@ -5,7 +5,6 @@ from itertools import pairwise
 from typing import TYPE_CHECKING
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from adlrns_models._checks import check_fraction, check_int
@@ -136,7 +135,8 @@ class LearnedGate(Gate):
         noise = -torch.empty_like(scores).exponential_().log()
         soft = ((scores + noise) / self.temperature).softmax(1)
         picked = soft.argmax(1)
-        through = F.one_hot(picked, len(choices)).to(soft) + soft - soft.detach()
+        drawn = torch.arange(len(choices), device=x.device) == picked[:, None]  # [N, K]
+        through = drawn.to(soft) + soft - soft.detach()
         stairs = (torch.arange(R, device=x.device) < choices[:, None]).to(soft)  # [K, R]
         y = layer.outer(z * spread(through @ stairs, layer, z))
         ranks = choices[picked]

@@ -16,6 +16,7 @@ from adlrns_models._gate import (
 )
 from adlrns_models._gate_bounds import FactorBounds, kept_bounds
 from adlrns_models._gate_energy import energies, finite_sum, gram_of, rows_of, truncation_errors
+from adlrns_models._precision import epsilon_of
 
 if TYPE_CHECKING:
     from adlrns_models._dynamic import DynamicLayer
@@ -34,7 +35,11 @@ class SpectralGate(Gate):
     In training all of ``z`` is computed, and only the second product is cut to the rank. In
     ``eval`` mode the gate stops after the first ``r_min`` directions where these and the norm of
     the input prove that the rest stays below the bound; inputs for which they do not take the first
-    product whole.
+    product whole. The coarser the numbers of a product, the less it proves: under autocast, in half
+    precision, or where ``torch.backends.fp32_precision`` shortens single precision.
+
+    What the proof needs of the factors is kept while they stay. Optimizers and changes in place are
+    noticed, changes through ``.data`` are not: set the layer's budget again after such.
 
     Args:
         eps: the share of the output's norm that may be lost, 0..1. The default loses at most one
@@ -64,11 +69,17 @@ class SpectralGate(Gate):
             return self._in_a_graph(layer, x, ceiling)
         if ceiling <= layer.r_min:
             return at_rank(layer, x, ceiling)
-        bounds = self._kept = kept_bounds(self._kept, layer, ceiling)
+        bounds = kept_bounds(self._kept, layer, ceiling)
+        if bounds.key:  # others are for this call alone
+            self._kept = bounds
         if layer.training or layer.scheduler is not None:
             z = layer.inner(x, 0, ceiling)
             return self._cut(layer, x, z, self._ranks(layer, z, bounds))
         return self._in_two_steps(layer, x, bounds)
+
+    def forget(self) -> None:
+        """Drops the bounds that are kept: the next call computes them anew."""
+        self._kept = None
 
     def extra_repr(self) -> str:
         """Returns the bound for ``print(gate)``."""
@@ -109,7 +120,13 @@ class SpectralGate(Gate):
         """Stops after ``r_min`` directions where they prove that the rest is below the bound."""
         h = layer.inner(x, 0, layer.r_min)
         call = layer.granularity == "call"
-        enough = bounds.prove(rows_of(layer, h), layer.input_energy(x), self.eps, together=call)
+        enough = bounds.prove(
+            rows_of(layer, h),
+            layer.input_energy(x),
+            self.eps,
+            precision=epsilon_of(layer, h),
+            together=call,
+        )
         if bool(enough.all()):
             y, decision = self._stop(layer, x, h)
         elif call or not bool(enough.any()):

@@ -15,6 +15,7 @@ from adlrns_models._checks import check_bool, check_int
 from adlrns_models._config import AdaptConfig
 from adlrns_models._factorize import Factorization
 from adlrns_models._kept import Kept, kept_product
+from adlrns_models._layer_kind import LayerKind
 from adlrns_models._prefix_loss import prefix_loss
 from adlrns_models._serving import decided, rank_here, rank_in_graph
 from adlrns_models._watch import InputWatch
@@ -23,7 +24,7 @@ from fd_sketch import CovarianceSketch
 RankChange = Callable[[int, int], None]
 
 
-class AdaptiveLayer(nn.Module):
+class AdaptiveLayer(LayerKind):
     """A layer of nested factors whose rank r can move.
 
     ``y = up[:, :r] @ (down[:r] @ x + inner_bias[:r]) + outer_bias``: every prefix of the factors
@@ -107,35 +108,6 @@ class AdaptiveLayer(nn.Module):
             # the hook alone keeps the mark alive: a graph thrown away takes it along
             y.register_hook(lambda gradient: self._graphs.discard(graph))
         return y
-
-    # what a subclass says
-
-    def _product(self, x: Tensor, rank: int | Tensor) -> Tensor:
-        """Returns the low-rank product."""
-        raise TypeError(f"{type(self).__name__} must say how its product is run")
-
-    def _prepare(self, rank: int, *, packed: bool = False) -> Callable[[Tensor], Tensor]:
-        """Returns the low-rank product at a rank that stays, what can be done once done.
-
-        ``packed``: by a copy of the active part of ``up``, where that is faster.
-        """
-        raise TypeError(f"{type(self).__name__} must say how its product is prepared")
-
-    def _prepare_dense(self, weight: Tensor, bias: Tensor) -> Callable[[Tensor], Tensor]:
-        """Returns the product with a dense weight."""
-        raise TypeError(f"{type(self).__name__} must say how its dense product is run")
-
-    def _takes(self, x: Tensor) -> bool:
-        """Returns whether an input has the shape that the layer is made for."""
-        raise TypeError(f"{type(self).__name__} must say which inputs it takes")
-
-    def _row_count(self, x: Tensor) -> int:
-        """Returns how many rows (tokens, patches) an input has."""
-        raise TypeError(f"{type(self).__name__} must say how many rows an input has")
-
-    def _take_rows(self, x: Tensor, numbers: Tensor) -> Tensor:
-        """Returns the numbered rows ``[k, n]`` of an input."""
-        raise TypeError(f"{type(self).__name__} must say how rows are taken from an input")
 
     # rank
 

@@ -21,6 +21,9 @@ class JSONLLogger(Callback):
     Numbers that are not finite become ``null``. What a killed run wrote after its last checkpoint
     is taken out when it is resumed, and written again.
 
+    Raises:
+        ValueError: when a run begins that is not resumed, and the file holds another's log.
+
     Example:
         >>> from adlrns_models import JSONLLogger
         >>> logger = JSONLLogger("train.jsonl", steps=True)
@@ -33,6 +36,7 @@ class JSONLLogger(Callback):
         """Keeps the lines up to the step at which the run goes on."""
         if not (trainer.is_first and self.path.exists()):
             return
+        _check_new(trainer, self.path)
         lines = self.path.read_text(encoding="utf-8").splitlines()
         kept = [line for line in lines if _is_past(_record(line), trainer)]
         write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
@@ -56,7 +60,8 @@ class JSONLLogger(Callback):
 class CSVLogger(Callback):
     """One row for each epoch, under a header; columns are those of the first record.
 
-    Rows are taken out and written again as by :class:`JSONLLogger`.
+    Rows are taken out and written again, and another run's are refused, as by
+    :class:`JSONLLogger`.
 
     Example:
         >>> from adlrns_models import CSVLogger
@@ -69,6 +74,7 @@ class CSVLogger(Callback):
     def on_train_begin(self, trainer: "ADLRNSTrainer") -> None:
         """Keeps the rows of the epochs that the run has behind it."""
         if trainer.is_first and self.path.exists():
+            _check_new(trainer, self.path)
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
             whole = (row for row in rows if None not in row.values())
@@ -136,6 +142,15 @@ class TensorBoardLogger(Callback):
             for name, value in record.items():
                 if name != "step":
                     self._writer.add_scalar(f"{group}/{name}", value, record["step"])
+
+
+def _check_new(trainer: "ADLRNSTrainer", path: Path) -> None:
+    """Raises if a run that begins anew would take out what another one has written."""
+    if not trainer.step and not trainer.resume and (size := path.stat().st_size):
+        raise ValueError(
+            f"{path} must hold no log of another run, got {size} bytes: pass resume=True to go on, "
+            "or choose another file"
+        )
 
 
 def _record(line: str) -> Record:

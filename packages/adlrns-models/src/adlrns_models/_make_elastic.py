@@ -17,6 +17,7 @@ from adlrns_models._calibrate import (
 from adlrns_models._checks import check_bool, check_int, check_kind
 from adlrns_models._elastic import ElasticModel
 from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._left_out import tell_left_out
 from adlrns_models._open import opened, replace_modules
 from adlrns_models._profile import elastic_layer
 from adlrns_models._targets import find_targets
@@ -41,6 +42,9 @@ def make_elastic(
     convolution layer and measures how much an error in its output moves the model's output. Each
     weight is then factorised for its inputs, and each layer's loss curve weighed against its cost.
     The copy starts at full rank, where it computes what ``model`` does; ``model`` is untouched.
+
+    Rows that are not finite enter no statistic: a warning is logged, and their number stands in
+    ``info["non_finite_rows"]`` by layer.
 
     Args:
         model: a trained network.
@@ -111,6 +115,7 @@ def make_elastic(
         "calibration": {"samples": stream.samples, "sha256": stream.digest()},
         "sketch_size": sketch_size,
         "skipped": skipped,
+        "non_finite_rows": tell_left_out("make_elastic", {n: o.left_out for n, o in seen.items()}),
     }
     network = replace_modules(copied, new)
     return ElasticModel(network, profiles, multiple_of=multiple_of, info=info)

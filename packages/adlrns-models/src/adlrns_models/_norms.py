@@ -34,7 +34,8 @@ def reestimate_norms(
 
     Raises:
         TypeError: if ``model`` is no module, or ``batches`` a bare tensor.
-        ValueError: if there is no batch.
+        ValueError: if there is no batch; for one of which a norm gets a single value a feature, or
+            one that is not finite.
 
     Example:
         >>> import torch
@@ -48,11 +49,14 @@ def reestimate_norms(
     check_kind("model", model, nn.Module)
     stored = stored_batches(batches)
     norms = {name: part for name, part in model.named_modules() if _has_statistics(part)}
-    found = {name: _Moments() for name in norms}
+    found = {name: _Moments(name) for name in norms}
     with restored_on_error(model):
         with _measuring(model, norms, found):
-            for batch in stored:
-                forward(model, batch)
+            for number, batch in enumerate(stored):
+                try:
+                    forward(model, batch)
+                except _UnfitError as error:
+                    raise ValueError(f"batches[{number}] must give norm {error}") from None
         reached = [name for name in norms if found[name].rows]
         for name in reached:
             found[name].write(norms[name], len(stored))
@@ -63,15 +67,23 @@ def _has_statistics(part: nn.Module) -> bool:
     return isinstance(part, _BatchNorm) and part.running_mean is not None
 
 
+class _UnfitError(ValueError):
+    """What a norm gets has no statistics."""
+
+
 class _Moments:
     """Sums over rows, about the first batch's mean: squares of far-off inputs would cancel."""
 
-    def __init__(self) -> None:
-        self.rows = 0
+    def __init__(self, name: str) -> None:
+        self.name, self.rows = name, 0
         self.origin = self.sums = self.squares = torch.zeros(())
 
     def add(self, x: Tensor) -> None:
         x = x.detach().transpose(0, 1).flatten(1).double()  # [features, rows]
+        if x.shape[1] < 2:
+            raise _UnfitError(f"{self.name!r} at least 2 values a feature, got {x.shape[1]}")
+        if not bool(x.isfinite().all()):
+            raise _UnfitError(f"{self.name!r} finite values, got nan or inf")
         if self.rows == 0:
             self.origin = x.mean(1)
         x = x - self.origin[:, None]

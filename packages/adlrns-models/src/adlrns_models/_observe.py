@@ -57,6 +57,12 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def vmapped() -> bool:
+    """Whether one of the transforms at work is ``vmap``: numbers cannot be read then."""
+    levels = torch._C._functorch.get_interpreter_stack() or ()
+    return any(level.key() == torch._C._functorch.TransformType.Vmap for level in levels)
+
+
 def has_other_workers() -> bool:
     """Whether other processes train the same layer: each alone would choose another rank."""
     if not torch.distributed.is_available() or not torch.distributed.is_initialized():

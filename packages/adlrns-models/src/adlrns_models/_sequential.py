@@ -24,6 +24,7 @@ from adlrns_models._elastic import ElasticModel
 from adlrns_models._factorize import factorize
 from adlrns_models._grouped_conv import AdaptiveGroupedConv2d
 from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._left_out import tell_left_out
 from adlrns_models._order import Order, calls_of, order_of
 from adlrns_models._points import (
     Ranks,
@@ -68,7 +69,8 @@ def refit(
 
     Args:
         elastic: changed in place or, on an error, not at all.
-        batches: real inputs; they are held and gone through twice for each group of layers.
+        batches: real inputs; they are held and gone through twice for each group of layers. Rows
+            that are not finite do not count, and a warning is logged.
         shares: budgets that the layers before run at; with several, inputs of all are mixed.
         cost: what they are shares of, ``"parameters"`` or ``"flops"``.
         form: the form that this cost is counted in.
@@ -145,12 +147,15 @@ class _Refit:
             watch_inputs=False,
         )
         order = order_of(self.old, self._pass(self.teacher, self.batches[0]))
+        left_out = {}
         for done, names in enumerate(order.groups, 1):
             moments = self._moments(names, order)
+            left_out[names[0]] = moments.left_out
             for name in names:
                 if seen[name].gradient_rows and moments.gram.n_samples_seen:
                     self._fit(name, moments, seen[name])
             report(done, len(order.groups))
+        tell_left_out("refit", left_out)
 
     def _moments(self, names: list[str], order: Order) -> CrossMoments:
         first = self.new[names[0]]

@@ -1,8 +1,8 @@
 """A training loop that can be killed at any moment."""
 
-import itertools
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -13,8 +13,16 @@ from torch import nn
 from adlrns_models._callbacks import Callback, ProgressBar
 from adlrns_models._checks import check_bool, check_int, check_kind
 from adlrns_models._trainer_config import TrainConfig
+from adlrns_models._trainer_hardware import (
+    check_callbacks,
+    check_device,
+    equip,
+    tell_idle_keys,
+)
+from adlrns_models._trainer_loader import check_length, groups, rest_of_epoch, with_new_workers
 from adlrns_models._trainer_objective import Loss
-from adlrns_models._trainer_random import seed_epoch, set_random_state
+from adlrns_models._trainer_random import seed_generators
+from adlrns_models._trainer_ranks import share_decision_state
 from adlrns_models._trainer_state import begin, restore, store
 from adlrns_models._trainer_step import Stepper, to_device
 from adlrns_models._trainer_sums import Sums, is_stale, numbers, watched
@@ -66,14 +74,19 @@ class ADLRNSTrainer:
         callbacks: Sequence[Callback] | None = None,
     ):
         check_kind("model", model, nn.Module)
+        nested = config if isinstance(config, Mapping) else None
         if not isinstance(config, TrainConfig):
             config = TrainConfig.from_dict({} if config is None else config)
-        self.config, self.device, self.save_dir = config, torch.device(device), Path(save_dir)
+        self.callbacks = [ProgressBar()] if callbacks is None else check_callbacks(callbacks)
+        self.config, self.device, self.save_dir = config, check_device(device), Path(save_dir)
         self.model, self.stepper = model, Stepper(model, config, self.device, loss)
-        self.callbacks = [ProgressBar()] if callbacks is None else list(callbacks)
+        tell_idle_keys(model, config)
+        if nested is not None:
+            equip(model, nested)
         self.history: list[dict[str, Any]] = []
         self.epoch = self.batch = self.step = 0
-        self.sums, self.stop, self.started = Sums(), False, False
+        self.sums, self.stop, self.started, self.resume = Sums(), False, False, False
+        self.batches: int | None = None  # of an epoch
         self.random: dict[str, Any] | None = None
 
     @property
@@ -98,30 +111,31 @@ class ADLRNSTrainer:
 
         Args:
             train_loader: batches, in an order that ``torch.manual_seed`` or the loader's generator
-                decides (every ``DataLoader``; a list is taken as it is).
+                decides (every ``DataLoader``; a list is taken as it is). Its worker processes start
+                anew each epoch, persistent or not: they are seeded only then.
             val_loader: batches to judge by after each epoch.
             num_epochs: ``config.epochs`` if missing. A later call with more goes on.
             resume: go on from the newest checkpoint in ``save_dir``, if there is one. To get back
                 to its batch the loader is run up to there.
 
         Raises:
-            ValueError: if ``save_dir`` holds another run's checkpoints and ``resume`` is off.
+            ValueError: if ``save_dir`` or a logger's file holds another run and ``resume`` is off,
+                or ``train_loader`` has not as many batches as the epoch that it goes on with.
             RuntimeError: after ``max_bad_steps`` steps in a row whose loss or gradient was not
                 finite.
         """
         epochs = self.config.epochs if num_epochs is None else num_epochs
         check_int("num_epochs", epochs, 1)
-        self._measure(train_loader, epochs)
-        begin(self, resume=check_bool("resume", resume))
-        for callback in self.callbacks:
-            callback.on_train_begin(self)
-        try:
+        count = check_loader(train_loader, self.config.batch_size)
+        self.resume = check_bool("resume", resume)
+        begin(self)
+        check_length(self, count)
+        self._measure(count, epochs)
+        with self._heard():
             while self.epoch < epochs and not self.stop and not is_stale(self.history, self.config):
+                self.batches = count
                 self._train_epoch(train_loader)
                 self._end_epoch(val_loader)
-        finally:
-            for callback in self.callbacks:
-                callback.on_train_end(self)
         return self.history
 
     @torch.no_grad()
@@ -130,6 +144,7 @@ class ADLRNSTrainer:
         objective, sums = self.stepper.objective, Sums()
         was_training = objective.training
         objective.eval()
+        share_decision_state(self.model)
         try:
             for batch in loader:
                 sums.add(numbers(objective(to_device(batch, self.device), self.step)))
@@ -145,14 +160,27 @@ class ADLRNSTrainer:
         """Goes back to a checkpoint of this run, ``save_dir / "best.safetensors"`` for instance."""
         restore(self, Path(path))
 
-    def _measure(self, loader: Any, epochs: int) -> None:
-        count, extent = check_loader(loader, self.config.batch_size), self.stepper.extent
+    @contextmanager
+    def _heard(self) -> Iterator[None]:
+        """Tells listeners that training begins and ends; the end those that heard the beginning."""
+        begun: list[Callback] = []
+        try:
+            for callback in self.callbacks:
+                begun.append(callback)
+                callback.on_train_begin(self)
+            yield
+        finally:
+            for callback in begun:
+                callback.on_train_end(self)
+
+    def _measure(self, count: int, epochs: int) -> None:
+        extent = self.stepper.extent
         extent.steps_per_epoch = max(1, math.ceil(count / self.config.accumulate))
         extent.steps = epochs * extent.steps_per_epoch
 
     def _train_epoch(self, loader: Iterable[Any]) -> None:
         self.stepper.runner.train()
-        for group in _groups(self._batches(loader), self.config.accumulate):
+        for group in groups(rest_of_epoch(self, loader), self.config.accumulate):
             sums, good = self.stepper.step(group, self.step)
             if good:
                 self.sums.add(sums.values)
@@ -164,25 +192,12 @@ class ADLRNSTrainer:
             if every and self.step % every == 0:
                 self.save()
 
-    def _batches(self, loader: Iterable[Any]) -> Iterator[Any]:
-        """Yields what is left of the epoch, with everything random as it was or would have been."""
-        seed_epoch(loader, self.config.seed, self.epoch, worker())
-        batches = iter(loader)
-        done = sum(1 for _ in itertools.islice(batches, self.batch))
-        if done < self.batch:
-            raise ValueError(
-                f"train_loader must have {self.batch} batches, as when the checkpoint was "
-                f"written, got {done}"
-            )
-        if self.random is not None:
-            set_random_state(self.random)
-        self.random = None
-        return batches
-
     def _end_epoch(self, loader: Iterable[Any] | None) -> None:
         record = {"epoch": self.epoch + 1, "step": self.step, **self.sums.means("train_")}
         if loader is not None:
-            record |= {f"val_{name}": value for name, value in self.evaluate(loader).items()}
+            seed_generators(loader, self.config.seed, self.epoch)
+            means = self.evaluate(with_new_workers(loader))
+            record |= {f"val_{name}": value for name, value in means.items()}
         record |= self._where()
         self.history.append(record)
         self.stepper.end_epoch(watched(record))
@@ -193,9 +208,3 @@ class ADLRNSTrainer:
 
     def _where(self) -> dict[str, Any]:
         return {"lr": self.stepper.lr, "skipped": self.stepper.skipped}
-
-
-def _groups(batches: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    """Yields ``size`` batches at a time, none of them fetched before its turn."""
-    while group := list(itertools.islice(batches, size)):
-        yield group

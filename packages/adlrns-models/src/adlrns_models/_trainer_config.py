@@ -3,6 +3,7 @@
 import math
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, fields
+from difflib import get_close_matches
 from typing import Any
 
 from adlrns_models._checks import check_int
@@ -13,10 +14,13 @@ PRECISIONS = ("float32", "bfloat16", "float16")
 
 # the sections of a nested configuration; those without fields here belong to others
 _SECTIONS = ("model", "train", "scheduler", "hardware")
+_BUDGET, _PUBLISHED = "energy_budget_mj_per_sample", "energy_budget_mJ_per_sample"
 _OF_SCHEDULER = {
     "alpha": "alpha",
     "beta": "beta",
-    "energy_budget_mJ_per_sample": "energy_budget_mj_per_sample",
+    _PUBLISHED: _BUDGET,
+    _BUDGET: _BUDGET,
+    "budget_batch": "budget_batch",
 }
 _SCHEDULER_OF_OTHERS = ("type", "r_min", "r_max")
 
@@ -48,6 +52,8 @@ class TrainConfig:
         alpha: weight of the FLOPs in the rank penalty.
         beta: weight of the memory in the rank penalty.
         energy_budget_mj_per_sample: budget under which layers choose their ranks in training.
+        budget_batch: samples of the calls that the budget is predicted for, which share their
+            launches; ``None`` is ``batch_size``, or 1 without one.
         sandwich: how many ranks beside the gated pass each batch is trained at: the smallest
             first, then random ones, all taught by the full rank; 0 is off.
         distill_weight: weight of what the full rank teaches the others.
@@ -84,6 +90,7 @@ class TrainConfig:
     alpha: float = 1.0
     beta: float = 0.1
     energy_budget_mj_per_sample: float | None = None
+    budget_batch: int | None = None
     sandwich: int = 0
     distill_weight: float = 1.0
     patience: int | None = None
@@ -105,8 +112,9 @@ class TrainConfig:
         """Returns the configuration that flat keys, or the sections of a nested one, stand for.
 
         Sections are ``train`` (these fields), ``scheduler`` (``alpha``, ``beta``,
-        ``energy_budget_mJ_per_sample``; its ``type``, ``r_min`` and ``r_max`` are for who builds
-        the model, as are the sections ``model`` and ``hardware``).
+        ``energy_budget_mJ_per_sample``, with ``mj`` too, and ``budget_batch``; its ``type``,
+        ``r_min`` and ``r_max`` are for who builds the model, as is the section ``model``; the
+        trainer has layers without an estimator predict for ``hardware``).
 
         Raises:
             ValueError: naming an unknown key.
@@ -122,10 +130,16 @@ class TrainConfig:
                 raise TypeError(f"{name} must be a dict, got {type(part).__name__}")
         values = _known("train.", parts["train"])
         _refuse_unknown("scheduler.", parts["scheduler"], (*_OF_SCHEDULER, *_SCHEDULER_OF_OTHERS))
+        _refuse_both("scheduler.", parts["scheduler"])
         for key, field in _OF_SCHEDULER.items():
             if key in parts["scheduler"]:
                 values[field] = parts["scheduler"][key]
         return cls(**values)
+
+    @property
+    def calls_of(self) -> int:
+        """Samples of the calls that a budget is predicted for."""
+        return self.budget_batch or self.batch_size or 1
 
     def to_dict(self) -> dict[str, Any]:
         """Returns the fields as plain values, for a file."""
@@ -133,7 +147,10 @@ class TrainConfig:
 
 
 _CHOICES = {"optimizer": OPTIMIZERS, "schedule": SCHEDULES, "precision": PRECISIONS}
-_POSITIVE = ("epochs", "batch_size", "accumulate", "step_epochs", "patience", "max_bad_steps")
+_POSITIVE = (
+    *("epochs", "batch_size", "accumulate", "step_epochs", "patience", "max_bad_steps"),
+    "budget_batch",
+)
 _COUNTS = {
     **dict.fromkeys((*_POSITIVE, "checkpoint_every", "keep_last"), 1),
     **dict.fromkeys(("warmup_steps", "sandwich", "seed"), 0),
@@ -142,6 +159,7 @@ _OPTIONAL = (
     "batch_size",
     "clip_norm",
     "energy_budget_mj_per_sample",
+    "budget_batch",
     "patience",
     "checkpoint_every",
 )
@@ -173,11 +191,21 @@ def _number(name: str, value: Any) -> float:
 
 
 def _known(where: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    _refuse_unknown(where, values, [field.name for field in fields(TrainConfig)])
-    return dict(values)
+    _refuse_unknown(where, values, [*(field.name for field in fields(TrainConfig)), _PUBLISHED])
+    _refuse_both(where, values)
+    return {_BUDGET if name == _PUBLISHED else name: value for name, value in values.items()}
+
+
+def _refuse_both(where: str, values: Mapping[str, Any]) -> None:
+    if _BUDGET in values and _PUBLISHED in values:
+        raise ValueError(f"{where}{_BUDGET} must be given once, got {_PUBLISHED} too")
 
 
 def _refuse_unknown(where: str, values: Mapping[str, Any], allowed: Any) -> None:
     for name in values:
         if name not in allowed:
-            raise ValueError(f"unknown key {where}{name}: must be one of {', '.join(allowed)}")
+            near = get_close_matches(str(name), allowed, 1)
+            hint = f"did you mean {near[0]}? It " if near else ""
+            raise ValueError(
+                f"unknown key {where}{name}: {hint}must be one of {', '.join(allowed)}"
+            )

@@ -69,7 +69,7 @@ class Objective(nn.Module):
 
     def _gated(self, batch: Any) -> Outcome:
         config = self.config
-        with within_budget(self.model, config.energy_budget_mj_per_sample):
+        with within_budget(self.model, config.energy_budget_mj_per_sample, config.calls_of):
             output, target = self._run_together(batch)
         loss = self._loss(output, target)
         extra = rank_penalty(self.model, alpha=config.alpha, beta=config.beta).to(loss.device)

@@ -18,13 +18,18 @@ def seed_epoch(loader: Any, seed: int, epoch: int, worker: int) -> None:
     random.seed(int(own[0]))
     np.random.seed(int(own[0]))  # noqa: NPY002 - data sets use the global one
     torch.manual_seed(int(own[0]) << 20 | int(own[1]) >> 12)
-    shared = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
-    for generator in _generators(loader):
-        generator.manual_seed(shared)
+    seed_generators(loader, seed, epoch)
     for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
         set_epoch = getattr(sampler, "set_epoch", None)
         if callable(set_epoch):
             set_epoch(epoch)
+
+
+def seed_generators(loader: Any, seed: int, epoch: int) -> None:
+    """Seeds the generators that a loader has of its own."""
+    shared = int(np.random.SeedSequence([seed, epoch]).generate_state(1)[0])
+    for generator in _generators(loader):
+        generator.manual_seed(shared)
 
 
 def _generators(loader: Any) -> Iterator[torch.Generator]:

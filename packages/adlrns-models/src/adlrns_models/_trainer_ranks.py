@@ -4,9 +4,11 @@ from collections.abc import Iterator
 from contextlib import AbstractContextManager, ExitStack, contextmanager, nullcontext
 from typing import Any
 
+import torch
 from torch import nn
 
 from adlrns_models import _adapt
+from adlrns_models._checkpoint_tree import pack, unpack
 from adlrns_models._dynamic_budget import Scheduler
 from adlrns_models._dynamic_scope import iter_dynamic_layers, rank_budget
 from adlrns_models._layer import AdaptiveLayer
@@ -30,11 +32,13 @@ def spent(model: nn.Module) -> float | None:
     return mean_flops(model) if has_dynamic(model) else None
 
 
-def within_budget(model: nn.Module, millijoules: float | None) -> AbstractContextManager[None]:
+def within_budget(
+    model: nn.Module, millijoules: float | None, batch: int
+) -> AbstractContextManager[None]:
     """Returns a context in which dynamic layers decide under a budget, if there is one."""
     if millijoules is None or not has_dynamic(model):
         return nullcontext()
-    return rank_budget(model, millijoules, "energy_mj_per_sample")
+    return rank_budget(model, millijoules, "energy_mj_per_sample", batch=batch)
 
 
 @contextmanager
@@ -118,6 +122,7 @@ def decision_state(model: nn.Module) -> list[dict[str, Any]]:
         {
             "sample": list(layer._sample),
             "steps": layer._steps,
+            "rank": layer._scheduled_rank,
             "scheduler": _plain(layer._scheduler_state),
         }
         for layer in iter_dynamic_layers(model)
@@ -128,9 +133,23 @@ def set_decision_state(model: nn.Module, states: list[dict[str, Any]]) -> None:
     """Puts back what :func:`decision_state` returned."""
     for layer, state in zip(iter_dynamic_layers(model), states, strict=True):
         layer._sample, layer._steps = tuple(state["sample"]), state["steps"]
+        layer._scheduled_rank = state.get("rank")  # older checkpoints do not say it
         layer._set_ceiling()
         if layer.scheduler is not None:
             layer._scheduler_state = _like(layer.scheduler.init(), state["scheduler"])
+
+
+def share_decision_state(model: nn.Module) -> None:
+    """Has all workers decide from where worker 0 stands, which alone decided until now."""
+    if worker_count() == 1 or not has_dynamic(model):
+        return
+    tree, tensors = pack(decision_state(model), "state")
+    plain = {name: (str(t.dtype).split(".")[1], t.tolist()) for name, t in tensors.items()}
+    tree, plain = from_first((tree, plain))
+    values = {
+        name: torch.tensor(v, dtype=getattr(torch, kind)) for name, (kind, v) in plain.items()
+    }
+    set_decision_state(model, unpack(tree, values))
 
 
 def _plain(state: Any) -> Any:

@@ -17,12 +17,12 @@ if TYPE_CHECKING:
 _FREE = {"epochs", "patience", "min_delta", "max_bad_steps", "checkpoint_every", "keep_last"}
 
 
-def begin(trainer: "ADLRNSTrainer", *, resume: bool) -> None:
+def begin(trainer: "ADLRNSTrainer") -> None:
     """Goes to the newest checkpoint, or sees to it that there is none."""
     if trainer.started:
         return
     found = from_first(_checkpoint.steps(trainer.save_dir))
-    if found and not resume:
+    if found and not trainer.resume:
         raise ValueError(
             f"save_dir must hold no checkpoints of another run, got {len(found)} in "
             f"{trainer.save_dir}: pass resume=True to go on, or choose another folder"
@@ -54,6 +54,7 @@ def _state(trainer: "ADLRNSTrainer", generators: list[Any] | None) -> dict[str, 
         "stepper": trainer.stepper.state_dict(),
         "epoch": trainer.epoch,
         "batch": trainer.batch,
+        "batches": trainer.batches,
         "step": trainer.step,
         "sums": trainer.sums.values,
         "history": trainer.history,
@@ -80,6 +81,7 @@ def restore(trainer: "ADLRNSTrainer", path: Path) -> None:
     set_decision_state(trainer.model, state["decisions"])
     trainer.stepper.load_state_dict(state["stepper"])
     trainer.epoch, trainer.batch, trainer.step = state["epoch"], state["batch"], state["step"]
+    trainer.batches = state.get("batches")  # older checkpoints do not say it
     trainer.sums, trainer.history = Sums(state["sums"]), state["history"]
     trainer.random = None if generators is None else generators[worker()]
     trainer.started = True

@@ -47,12 +47,14 @@ def numbers(outcome: Outcome) -> list[float]:
 
 
 def watched(record: dict[str, Any]) -> float:
-    """Returns the loss by which an epoch is judged."""
-    return float(record.get("val_loss", record["train_loss"]))
+    """Returns the loss by which an epoch is judged; infinity if it was not finite."""
+    loss = float(record.get("val_loss", record["train_loss"]))
+    # no loss is smaller than NaN, and none is larger
+    return loss if math.isfinite(loss) else math.inf
 
 
 def is_best(history: Sequence[dict[str, Any]]) -> bool:
-    """Returns whether the last epoch is better than all before."""
+    """Returns whether the last epoch is better than all before; the first always is."""
     return all(watched(history[-1]) < watched(record) for record in history[:-1])
 
 

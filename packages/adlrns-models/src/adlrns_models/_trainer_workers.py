@@ -80,6 +80,8 @@ def check_loader(loader: Any, batch_size: int | None) -> int:
     """Returns how many batches a loader has, if it can be trained from."""
     if not hasattr(loader, "__len__"):
         raise TypeError(f"train_loader must have a length, got {type(loader).__name__}")
+    if not len(loader):
+        raise ValueError("train_loader must have at least one batch, got none")
     if not isinstance(loader, DataLoader):
         return len(loader)
     if batch_size is not None and loader.batch_size not in (None, batch_size):

@@ -1,4 +1,4 @@
-"""One command and one Python API over the packages of the rank dial."""
+"""One command over the packages of the rank dial, and their most used names."""
 
 from importlib import import_module
 from importlib.metadata import version

@@ -36,14 +36,15 @@ def _columns(task: Task) -> tuple[Column, ...]:
     accuracy = task.metric == "accuracy"
     form = ".2%" if accuracy else ".4f"
     change = "+.2f" if accuracy else "+.4f"
+    unit = "_points" if accuracy else ""  # hundredths
     return (
-        Column("part", "switched off"),
-        Column("on", f"{task.metric}\nwith", form),
-        Column("off", "without", form),
-        Column("change", "points" if accuracy else "change", change),
-        Column("sure", "± 95 %", change.removeprefix("+")),
-        Column("flops_on", "FLOPs / dense\nwith", ".3f"),
-        Column("flops_off", "without", ".3f"),
+        Column("part", "switched off", name="switched_off"),
+        Column("on", f"{task.metric}\nwith", form, name=f"{task.metric}_with"),
+        Column("off", "without", form, name=f"{task.metric}_without"),
+        Column("change", "points" if accuracy else "change", change, name=f"change{unit}"),
+        Column("sure", "± 95 %", change.removeprefix("+"), name=f"change_ci95{unit}"),
+        Column("flops_on", "FLOPs / dense\nwith", ".3f", name="flops_to_dense_with"),
+        Column("flops_off", "without", ".3f", name="flops_to_dense_without"),
         Column("seeds", "seeds", "d", where="csv"),
     )
 

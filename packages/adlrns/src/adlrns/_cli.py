@@ -15,6 +15,7 @@ from adlrns._commands_train import experiment, train
 from adlrns._errors import one_line
 
 INTERRUPTED = 130
+RESUMABLE = ("train", "experiment")
 
 
 class Group(TyperGroup):
@@ -37,7 +38,8 @@ class Group(TyperGroup):
                 raise
             return _explain(error)
         if code == INTERRUPTED:
-            print("error: interrupted", file=sys.stderr)  # noqa: T201
+            more = "; --resume goes on" if args and args[0] in RESUMABLE else ""
+            print(f"error: interrupted{more}", file=sys.stderr)  # noqa: T201
         return code if isinstance(code, int) else 0
 
 

@@ -99,4 +99,7 @@ def _numbers(text: str | None) -> tuple[int, ...] | None:
     parts = text.split(",")
     if not all(part.strip().isdecimal() for part in parts):
         raise UseError(f"--seeds must be whole numbers with commas between, got {text!r}")
-    return tuple(dict.fromkeys(int(part) for part in parts))
+    numbers = tuple(int(part) for part in parts)
+    if len(set(numbers)) < len(numbers):
+        raise UseError(f"--seeds must differ, got {text!r}")
+    return numbers

@@ -96,6 +96,11 @@ def _table(request: Request, job: Job, network: nn.Module, point: OperatingPoint
         "small at deep cuts",
         _held_out_note(request, job),
     ]
+    if rows := job.elastic.info.get("non_finite_rows"):
+        table.notes.append(
+            f"not finite, so in no statistic: {max(rows.values())} rows of inputs at one of "
+            f"{len(rows)} layers"
+        )
     if skipped := job.elastic.info.get("skipped"):
         first = [f"{name} ({reason})" for name, reason in list(skipped.items())[:3]]
         table.notes.append(f"left as they are: {len(skipped)} layers: {', '.join(first)}")

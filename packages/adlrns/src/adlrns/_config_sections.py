@@ -5,7 +5,8 @@ from dataclasses import fields
 from functools import partial
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, create_model
+import torch
+from pydantic import AfterValidator, AliasChoices, BaseModel, ConfigDict, Field, create_model
 
 import adlrns_models
 from adlrns._datasets import names
@@ -78,11 +79,18 @@ Train = create_model(
 )
 
 
+# the published spelling, and that of `TrainConfig`
+BUDGET = ("energy_budget_mJ_per_sample", "energy_budget_mj_per_sample")
+
+
 class Scheduler(Section):
     """What a layer may spend, and who has the last word on its rank."""
 
     type: Literal["energy_aware", "complexity"] | None = None
-    energy_budget_mJ_per_sample: Annotated[float, Field(gt=0)] | None = None  # noqa: N815
+    energy_budget_mJ_per_sample: Annotated[float, Field(gt=0)] | None = Field(  # noqa: N815
+        default=None, validation_alias=AliasChoices(*BUDGET)
+    )
+    budget_batch: Count | None = None
     alpha: Annotated[float, Field(ge=0)] = 1.0
     beta: Annotated[float, Field(ge=0)] = 0.1
     r_min: Count | None = None
@@ -142,6 +150,15 @@ class Data(Section):
         return {name: value for name, value in given.items() if value is not None}
 
 
+def _device(name: str) -> str:
+    try:
+        torch.device("cpu" if name == "auto" else name)
+    except RuntimeError:
+        known = "auto, or a name that torch knows, such as cpu or cuda:0"
+        raise ValueError(f"device must be {known}, got {name!r}") from None
+    return name
+
+
 class Run(Section):
     """How often, and what `adlrns experiment` compares.
 
@@ -159,7 +176,7 @@ class Run(Section):
     """
 
     seeds: Annotated[list[Annotated[int, Field(ge=0)]], Field(min_length=1)] = [0]
-    device: str = "auto"
+    device: Annotated[str, AfterValidator(_device)] = "auto"
     budgets: Annotated[list[Share], Field(min_length=1)] = [0.4]
     weights: Share = 1.0
     ablation_budget: Share = 0.2

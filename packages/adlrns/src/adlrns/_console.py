@@ -27,6 +27,13 @@ def say(text: str) -> None:
     print(text)  # noqa: T201
 
 
+def remark(text: str) -> None:
+    """Prints to stderr what a reader should know about how the work is done."""
+    Console(stderr=True).print(
+        f"note: {text}", markup=False, emoji=False, highlight=False, soft_wrap=True
+    )
+
+
 @contextmanager
 def stage(text: str) -> Iterator[Advance]:
     """Shows a stage of the work while it runs, and what it took.

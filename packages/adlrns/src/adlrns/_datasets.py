@@ -52,6 +52,8 @@ def open_task(name: str, path: Path | None, options: dict[str, Any] | None = Non
         if name != "digits":
             raise UseError(f"data {name} needs a path: --data PATH, or data.path in the file")
         path = Path()
+    elif name == "digits":
+        raise UseError(f"data digits must have no path, they come with scikit-learn, got {path}")
     elif not path.exists():
         raise UseError(f"data {name}: {path}: no such file or folder")
     return openers[name](path, dict(options or {}))

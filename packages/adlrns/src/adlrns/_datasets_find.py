@@ -18,6 +18,9 @@ class Found(NamedTuple):
 def find(spec: str, name: str | None = None) -> Found:
     """Returns what ``--data`` stands for: a path, a name, or ``name:path``.
 
+    A path wins over the name that a configuration says: that name stays if the files may be its
+    own, otherwise it is the one that they are recognised by.
+
     Args:
         spec: what was given.
         name: of the data set, where a configuration says it.
@@ -32,8 +35,35 @@ def find(spec: str, name: str | None = None) -> Found:
     if not path.exists():
         if spec in names():
             return Found(spec, None)
-        raise UseError(f"--data {spec}: no such file or folder")
-    return Found(name or recognise(path), path)
+        raise UseError(f"--data {spec}: no such file or folder, nor one of {', '.join(names())}")
+    if name is None or name == "digits":  # these have no files
+        return Found(recognise(path), path)
+    return Found(_other(path, name) or name, path)
+
+
+def place(path: Path, name: str | None) -> Found:
+    """Returns what ``data.path`` of a configuration stands for, beside its ``data.name``.
+
+    Raises:
+        UseError: if there is nothing, or the files of another data set than the one named.
+    """
+    if not path.exists():
+        raise UseError(f"data.path {path}: no such file or folder")
+    if name is None:
+        return Found(recognise(path), path)
+    if other := _other(path, name):
+        raise UseError(f"data.path {path} must hold {name}, as data.name says, got {other}")
+    return Found(name, path)
+
+
+def _other(path: Path, name: str) -> str | None:
+    """The data set whose files these must be, if it is not the named one.
+
+    A file may be anybody's: only folders tell.
+    """
+    if not path.is_dir() or _SIGNS.get(_SAME.get(name, name), _nobody)(path):
+        return None
+    return next((known for known, holds in _SIGNS.items() if holds(path)), None)
 
 
 def recognise(path: Path) -> str:
@@ -49,6 +79,11 @@ def recognise(path: Path) -> str:
     raise UseError(f"{path}: must hold the files of a known data set ({known}): give NAME:PATH")
 
 
+def _nobody(path: Path) -> bool:
+    del path
+    return False
+
+
 def _any(*patterns: str) -> Callable[[Path], bool]:
     return lambda path: path.is_dir() and any(any(path.glob(pattern)) for pattern in patterns)
 
@@ -61,3 +96,5 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "imagenet": lambda path: (path / "train").is_dir() and (path / "val").is_dir(),
     "text": lambda path: path.is_file(),
 }
+# sets that share their files' names
+_SAME = {"fashion-mnist": "mnist"}

@@ -16,6 +16,8 @@ from adlrns._errors import UseError, need
 
 # of all training pixels; the usual numbers of the three sets
 _SHIFT = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))}
+# pixels a side of a picture: what the reference nets can take in
+PICTURES = 128
 _RECORD = 1 + 3 * 32 * 32
 _PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
@@ -104,7 +106,7 @@ def _records(path: Path) -> tuple[Tensor, Tensor]:
 
 def open_folders(path: Path, options: dict[str, Any]) -> Task:
     """Returns ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, each picture read when asked for."""
-    size = option(options, "size", 224, int)
+    size = option(options, "size", PICTURES, int)
     no_more(options, "imagenet")
     need("PIL.Image")
     train = Pictures(path / "train", size)

@@ -106,7 +106,7 @@ def table(
             "latency_64_ms": 1e3 * median(batch[key]),
             "ratio_1": measure.paired_ratio(one[key], one[keys[0]]),
             "ratio_64": measure.paired_ratio(batch[key], batch[keys[0]]),
-            "energy_uj": 1e6 * reader.per_sample_j(variant.model, many),
+            "energy_uj": 1e6 * reader.per_sample_j(variant.model, many, seconds=median(batch[key])),
             "energy_by": reader.name,
         }
         result.rows.append(row)

@@ -3,7 +3,6 @@
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from statistics import median
 from typing import Any
 
 import torch
@@ -23,37 +22,51 @@ from rank_sched import (
 
 # a counter ticks every millisecond: shorter windows would measure its clock
 _WINDOW_S = 0.3
-_BASE = PROFILES["desktop-cpu"]
 
 
 class EnergyReader:
     """Energy of forward passes on this machine.
+
+    Without a meter it is estimated: joules for each FLOP and byte of the linear and convolution
+    layers, and the idle power over the time that a pass was *measured* to take. A slower model
+    never looks cheaper for being slow, whatever the roofline would have promised.
+
+    Args:
+        base: whose joules and idle power an estimate takes; by default a desktop processor's.
 
     Attributes:
         name: of the meter, or `estimated`.
         note: what the numbers are made of, for a reader.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, base: HardwareProfile = PROFILES["desktop-cpu"]) -> None:
         self._meter: EnergyMeter | None = None
         try:
             self._meter = RaplMeter()
             self.name, self.note = self._meter.name, "energy: the processor's own counters (RAPL)"
         except MeterError:
-            self.name = "estimated"
-            self.hardware = calibrate(_BASE)
+            self.name, self.hardware = "estimated", base
             self.note = (
-                f"energy: estimated, no meter here; roofline of '{self.hardware.name}': "
-                f"{self.hardware.peak_flops_per_s / 1e9:.0f} GFLOP/s and "
-                f"{self.hardware.bandwidth_bytes_per_s / 1e9:.0f} GB/s fitted to products timed "
-                f"now, joules per FLOP and byte from the datasheet of '{_BASE.name}'"
+                f"energy: estimated, no meter here; {base.energy_per_flop_j:.3g} J a FLOP and "
+                f"{base.energy_per_byte_j:.3g} J a byte of the linear and convolution layers, and "
+                f"{base.idle_power_w:g} W over the measured time, all three by the profile "
+                f"'{base.name}'"
             )
 
-    def per_sample_j(self, model: nn.Module, batch: Any) -> float:
-        """Returns the joules of one sample of a batch."""
+    def per_sample_j(self, model: nn.Module, batch: Any, *, seconds: float) -> float:
+        """Returns the joules of one sample of a batch.
+
+        Args:
+            model: what is run.
+            batch: what on.
+            seconds: that one such pass was measured to take; a meter measures its own.
+        """
         if self._meter is not None:
             return _metered(self._meter, model, batch) / count(batch)
-        return estimate(model, batch, PerfEstimator(self.hardware)).energy_j / count(batch)
+        cost = estimate(model, batch, PerfEstimator(self.hardware))
+        work = self.hardware.energy_per_flop_j * cost.flops
+        moved = self.hardware.energy_per_byte_j * cost.traffic_bytes
+        return (work + moved + self.hardware.idle_power_w * seconds) / count(batch)
 
 
 def _metered(meter: EnergyMeter, model: nn.Module, batch: Any) -> float:
@@ -64,28 +77,6 @@ def _metered(meter: EnergyMeter, model: nn.Module, batch: Any) -> float:
             call(model, batch)
             passes += 1
     return window.energy_j / passes
-
-
-def calibrate(base: HardwareProfile) -> HardwareProfile:
-    """Returns a profile whose peak, bandwidth and overhead are fitted to products timed now."""
-    rows = []
-    for size in (16, 64, 128, 256, 512):
-        a, b = torch.randn(size, size), torch.randn(size, size)
-        seconds = _median_s(lambda a=a, b=b: a @ b)  # type: ignore[misc]
-        rows.append((2.0 * size**3, 4.0 * 3 * size**2, 1.0, seconds))
-    for length in (1 << 20, 1 << 22):  # beyond the caches: what memory gives
-        x = torch.randn(length)
-        rows.append((float(length), 8.0 * length, 1.0, _median_s(lambda x=x: x.neg())))  # type: ignore[misc]
-    return base.calibrated(rows)
-
-
-def _median_s(work: Callable[[], Tensor], repeats: int = 9) -> float:
-    times = []
-    for _ in range(repeats + 1):
-        start = time.perf_counter()
-        work()
-        times.append(time.perf_counter() - start)
-    return median(times[1:])
 
 
 def estimate(model: nn.Module, batch: Any, estimator: PerfEstimator) -> Cost:

@@ -15,6 +15,7 @@ from adlrns._datasets import Task
 from adlrns._energy import EnergyReader
 from adlrns._experiment_nets import Candidate, weights_at
 from adlrns._score import batches, score
+from rank_sched import HardwareProfile
 
 # batches over which counts and energy are averaged: inputs differ in what they cost
 _BATCHES = 4
@@ -23,7 +24,13 @@ _SINGLES = 64
 
 
 def measured(
-    found: Sequence[Candidate], task: Task, *, size: int, rounds: int, advance: Advance
+    found: Sequence[Candidate],
+    task: Task,
+    *,
+    size: int,
+    rounds: int,
+    advance: Advance,
+    hardware: HardwareProfile | None = None,
 ) -> list[dict[str, Any]]:
     """Returns the numbers of each candidate, the first being what the others are compared with.
 
@@ -33,6 +40,7 @@ def measured(
         size: inputs of the larger of the two batches that are timed.
         rounds: rounds of timing of that batch; single inputs get four times as many.
         advance: told of the rounds.
+        hardware: whose joules an estimate takes where there is no meter.
     """
     many = [x for x, _ in islice(batches(task.valid, size=size), _BATCHES)]
     one = list(many[0][:_SINGLES].split(1))
@@ -40,7 +48,7 @@ def measured(
     scores = [score(candidate.net, task) for candidate in found]
     slow = interleaved(models, one, rounds=4 * rounds, advance=lambda done, total: None)
     fast = interleaved(models, many, rounds=rounds, advance=advance)
-    reader = EnergyReader()
+    reader = EnergyReader() if hardware is None else EnergyReader(hardware)
     rows = []
     for i, (candidate, metric) in enumerate(zip(found, scores, strict=True)):
         row: dict[str, Any] = {
@@ -51,7 +59,7 @@ def measured(
         row |= _timed("1", slow[str(i)], slow["0"]) | _timed("n", fast[str(i)], fast["0"])
         row["memory_bytes"] = served_bytes(candidate)
         row["flops"] = fmean(measure.flops_per_sample(candidate.net, x) for x in many)
-        row["energy_j"] = fmean(reader.per_sample_j(candidate.net, x) for x in many)
+        row["energy_j"] = _energy(reader, candidate.net, many, fast[str(i)])
         row |= {"energy_by": reader.name, "energy_note": reader.note}
         rows.append(row)
     return rows
@@ -77,6 +85,16 @@ def interleaved(
                 times[name].append(time.perf_counter() - start)
             advance(done + 1, rounds)
     return times
+
+
+def _energy(
+    reader: EnergyReader, net: nn.Module, inputs: Sequence[Tensor], times: Sequence[float]
+) -> float:
+    """Returns the joules of a sample: rounds went through the inputs in turn."""
+    joules, turn = [], len(inputs)
+    for i, x in enumerate(inputs[: len(times)]):
+        joules.append(reader.per_sample_j(net, x, seconds=median(times[i::turn])))
+    return fmean(joules)
 
 
 def _timed(batch: str, times: Sequence[float], baseline: Sequence[float]) -> dict[str, float]:

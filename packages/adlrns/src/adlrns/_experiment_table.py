@@ -47,6 +47,7 @@ def _means(
         found[f"{name}_ratio"] = fmean(row[key] / base[key] for row, base in pairs)
     found |= {key: fmean(row[key] for row in members) for key in ("ratio_1", "ratio_n")}
     found |= {"points": fmean(points), "sure": interval(points), "seeds": len(members)}
+    found |= {"energy_by": members[0]["energy_by"]}
     found |= {"energy_uj": 1e6 * fmean(row["energy_j"] for row in members)}
     found |= {"p50_1_ms": 1e3 * fmean(row["p50_1_s"] for row in members)}
     found |= {"p50_n_ms": 1e3 * fmean(row["p50_n_s"] for row in members)}
@@ -56,26 +57,56 @@ def _means(
 
 def _columns(rows: Sequence[dict[str, Any]], task: Task, size: int) -> tuple[Column, ...]:
     accuracy = task.metric == "accuracy"
+    unit = "_points" if accuracy else ""  # hundredths
     return (
         Column("model", "model"),
-        Column("budget", "budget", ".2f"),
-        Column("metric", task.metric, ".2%" if accuracy else ".4f"),
+        Column("budget", "budget", ".2f", name="flops_budget"),
+        Column("metric", task.metric, ".2%" if accuracy else ".4f", name=task.metric),
         Column(
-            "points", "points\nto full" if accuracy else "to full", "+.2f" if accuracy else "+.4f"
+            "points",
+            "points\nto full" if accuracy else "to full",
+            "+.2f" if accuracy else "+.4f",
+            name=f"{task.metric}_to_full{unit}",
         ),
-        Column("sure", "± 95 %", ".2f" if accuracy else ".4f", where="wide"),
-        Column("energy_uj", f"µJ a sample,\n{rows[0]['energy_by']}", ".1f", where="wide"),
-        Column("energy_ratio", "/ full", ".2f"),
-        Column("p50_1_ms", "p50 ms,\nbatch 1", ".3f", where="wide"),
-        Column("ratio_1", "/ full", ".2f"),
-        Column("p50_n_ms", f"p50 ms,\nbatch {size}", ".2f", where="wide"),
-        Column("ratio_n", "/ full", ".2f"),
-        Column("memory_mb", "weights,\nMB", ".3f", where="wide"),
-        Column("memory_ratio", "/ full", ".2f"),
-        Column("flops_ratio", "FLOPs\n/ full", ".2f"),
-        Column("mean_1_s", "mean s, batch 1", ".6f", where="csv"),
-        Column("mean_n_s", f"mean s, batch {size}", ".6f", where="csv"),
+        Column(
+            "sure",
+            "± 95 %",
+            ".2f" if accuracy else ".4f",
+            where="wide",
+            name=f"{task.metric}_to_full_ci95{unit}",
+        ),
+        Column(
+            "energy_uj",
+            f"µJ a sample,\n{rows[0]['energy_by']}",
+            ".1f",
+            where="wide",
+            name="energy_uj_per_sample",
+        ),
+        Column("energy_ratio", "/ full", ".2f", name="energy_to_full"),
+        Column("energy_by", "energy by", where="csv"),
+        *_times("1", "1", ".3f"),
+        *_times("n", str(size), ".2f"),
+        Column("memory_mb", "weights,\nMB", ".3f", where="wide", name="weights_mb"),
+        Column("memory_ratio", "/ full", ".2f", name="weights_to_full"),
+        Column("flops_ratio", "FLOPs\n/ full", ".2f", name="flops_to_full"),
+        Column("mean_1_s", "mean s, batch 1", ".6f", where="csv", name="mean_s_batch_1"),
+        Column(
+            "mean_n_s", f"mean s, batch {size}", ".6f", where="csv", name=f"mean_s_batch_{size}"
+        ),
         Column("seeds", "seeds", "d", where="csv"),
+    )
+
+
+def _times(key: str, size: str, form: str) -> tuple[Column, Column]:
+    return (
+        Column(
+            f"p50_{key}_ms",
+            f"p50 ms,\nbatch {size}",
+            form,
+            where="wide",
+            name=f"p50_ms_batch_{size}",
+        ),
+        Column(f"ratio_{key}", "/ full", ".2f", name=f"time_to_full_batch_{size}"),
     )
 
 

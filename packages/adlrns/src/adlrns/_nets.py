@@ -81,7 +81,8 @@ def serving(config: Config, net: nn.Module) -> Iterator[None]:
     if budget is None or not any(True for _ in iter_dynamic_layers(net)):
         yield
         return
-    with rank_budget(net, budget, "energy_mj_per_sample"):
+    calls_of = config.training(0).calls_of
+    with rank_budget(net, budget, "energy_mj_per_sample", batch=calls_of):
         yield
 
 

@@ -12,12 +12,14 @@ from adlrns._config_yaml import leaves
 from adlrns._errors import UseError
 
 NAME = "config.yaml"
+_EPOCHS = ("train", "epochs")
 # what may differ between a run and its continuation
 _FREE = {
+    _EPOCHS,
     ("data", "path"),
     ("run", "seeds"),
     ("run", "device"),
-    *(("train", k) for k in ("epochs", "patience", "min_delta", "max_bad_steps")),
+    *(("train", k) for k in ("patience", "min_delta", "max_bad_steps")),
     *(("train", k) for k in ("checkpoint_every", "keep_last")),
 }
 
@@ -26,8 +28,8 @@ def open_run(out: Path, config: Config, *, resume: bool) -> None:
     """Makes a folder for runs, with the configuration as it was filled in.
 
     Raises:
-        UseError: if it holds something else, another configuration's runs, or runs that were not
-            asked to go on.
+        UseError: if it holds something else, another configuration's runs, runs of more epochs, or
+            runs that were not asked to go on.
         RunError: if it cannot be written.
     """
     if out.exists() and not out.is_dir():
@@ -47,9 +49,15 @@ def _compare(out: Path, config: Config) -> None:
     try:
         old = yaml.safe_load((out / NAME).read_text())
         before = dict(leaves(old))
-    except (yaml.YAMLError, AttributeError, OSError) as error:
+        trained = float(before.get(_EPOCHS, 0))
+    except (yaml.YAMLError, AttributeError, TypeError, ValueError, OSError) as error:
         raise UseError(f"{out / NAME}: not readable: {error}") from None
     now = dict(leaves(yaml.safe_load(config.to_yaml())))
+    if trained > float(now[_EPOCHS]):
+        raise UseError(
+            f"--resume must not lower train.epochs, which was {before[_EPOCHS]} in {out}, got "
+            f"{now[_EPOCHS]}"
+        )
     for place in sorted({*before, *now}):
         if before.get(place) != now.get(place) and place not in _FREE:
             raise UseError(

@@ -20,16 +20,18 @@ class Column:
     """One column.
 
     Attributes:
-        key: its name in a row and in the CSV file.
+        key: its name in a row.
         title: its heading; the unit stands in it.
         form: format of its numbers, as in f-strings.
         where: `csv`: in the CSV file alone; `wide`: not on a terminal that is too narrow.
+        name: its name in the CSV file, if not its key.
     """
 
     key: str
     title: str
     form: str = ""
     where: Literal["everywhere", "wide", "csv"] = "everywhere"
+    name: str = ""
 
     @property
     def heading(self) -> str:
@@ -53,11 +55,13 @@ class Table:
     notes: list[str] = field(default_factory=list)
 
     def to_csv(self) -> str:
-        """Returns all columns, numbers in full, keys as the first line."""
+        """Returns all columns, numbers in full, their names as the first line."""
         text = io.StringIO()
-        writer = csv.DictWriter(text, [column.key for column in self.columns], lineterminator="\n")
+        names = [column.name or column.key for column in self.columns]
+        writer = csv.DictWriter(text, names, lineterminator="\n")
         writer.writeheader()
-        writer.writerows({c.key: row.get(c.key) for c in self.columns} for row in self.rows)
+        for row in self.rows:
+            writer.writerow({c.name or c.key: row.get(c.key) for c in self.columns})
         return text.getvalue()
 
     def to_rich(self, width: int) -> RichTable:

@@ -11,12 +11,15 @@ from torch.utils.data import DataLoader
 from adlrns._config_file import Config
 from adlrns._console import Advance
 from adlrns._datasets import Task
+from adlrns._energy_budget import served_mj
 from adlrns._errors import RunError
 from adlrns._nets import loss_of, make_net, serving
 from adlrns._run_folder import write_text
 from adlrns._score import score
 from adlrns_models import ADLRNSTrainer, Callback, JSONLLogger
 
+# what decides when training ends, by the names under which a result keeps it
+_ENDS = {"planned_epochs": "epochs", "patience": "patience", "min_delta": "min_delta"}
 RESULT, METRICS, WEIGHTS = "result.json", "metrics.jsonl", "model.safetensors"
 
 
@@ -42,6 +45,8 @@ def train_seed(
 ) -> dict[str, Any]:
     """Returns what a run came to; one that was cut short goes on, one that is done is read.
 
+    Done is what ended by the rules of now: others may say that it goes on.
+
     Writes checkpoints, `metrics.jsonl`, the final weights and, last, `result.json`.
     """
     if (done := _read(folder, config)) is not None:
@@ -63,11 +68,13 @@ def train_seed(
         result = {
             "seed": seed,
             "epochs": len(history),
-            "planned_epochs": config.training(seed).epochs,
+            **_ends(config),
             task.metric: score(net, task, device=device),
             "loss": history[-1]["val_loss"],
             "flops": history[-1].get("val_flops"),
             "parameters": sum(p.numel() for p in net.parameters()),
+            "energy_mj": served_mj(config, net, task, device),
+            "skipped": history[-1]["skipped"],
         }
     _save(net, folder)
     write_text(folder / RESULT, json.dumps(result, indent=2) + "\n")
@@ -80,10 +87,15 @@ def _read(folder: Path, config: Config) -> dict[str, Any] | None:
         return None
     try:
         result: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-        planned = result["planned_epochs"]
-    except (ValueError, KeyError, TypeError) as error:
+        ended_by = {name: result.get(name) for name in _ENDS}
+    except (ValueError, AttributeError) as error:
         raise RunError(f"{path}: not a readable result: {error}") from None
-    return result if planned == config.training(0).epochs else None
+    return result if ended_by == _ends(config) else None
+
+
+def _ends(config: Config) -> dict[str, Any]:
+    told = config.training(0)
+    return {name: getattr(told, key) for name, key in _ENDS.items()}
 
 
 def _save(net: torch.nn.Module, folder: Path) -> None:

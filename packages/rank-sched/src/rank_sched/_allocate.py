@@ -60,7 +60,8 @@ def frontier(
         costs: Cost of the layer at each choice, `[K_l]`, all in one unit (FLOPs, seconds, joules,
             bytes). Any shape, such as a last, dense choice that costs less than the rank before.
             For several budgets at once, such tables by the name of the cost.
-        ranks: The rank that each choice stands for, `[K_l]`; by default 0, 1, 2, ...
+        ranks: The rank that each choice stands for, `[K_l]`; by default 0, 1, 2, ... Two choices
+            may stand for one rank, such as its factors and its dense form.
         r_min: The smallest rank allowed, for all layers or by name.
         r_max: The largest, likewise; a dense choice counts as the rank it stands for.
         tied: Groups of layers that take the same rank, one they all have.
@@ -144,7 +145,8 @@ def allocate(
     Args:
         loss_curves: Loss of each layer at each choice, `[K_l]`.
         costs: Cost of each layer at each choice, `[K_l]`; several, by name, for several budgets.
-        budget: Upper limit of the summed cost; with several costs, limits by their names.
+        budget: Upper limit of the summed cost; with several costs, limits by their names. A cost
+            that is not named has no limit and stands in the result all the same.
         ranks: The rank that each choice stands for, `[K_l]`.
         r_min: The smallest rank allowed.
         r_max: The largest rank allowed.

@@ -1,6 +1,6 @@
 """The two usual ways to spread a budget, to compare with."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -39,12 +39,12 @@ def uniform(
 
     Raises:
         BudgetError: No fraction fits; the message says what the cheapest one costs.
-        ValueError: As `frontier`.
+        ValueError, TypeError: As `frontier`; or several costs by name, of which it takes one.
 
     >>> uniform({"a": [4, 1, 0], "b": [9, 6, 0]}, {"a": [0, 1, 2], "b": [0, 5, 10]}, budget=7)
     OperatingPoint(ranks={'a': 1, 'b': 1}, loss=7.0, cost=6.0)
     """
-    return _best_fraction(read_layers(loss_curves, costs, ranks), _by_rank, budget)
+    return _best_fraction(_read("uniform", loss_curves, costs, ranks), _by_rank, budget)
 
 
 def energy_fraction(
@@ -60,7 +60,7 @@ def energy_fraction(
     >>> energy_fraction(curves, {"a": [0, 1, 2], "b": [0, 5, 10]}, budget=7)
     OperatingPoint(ranks={'a': 1, 'b': 1}, loss=7.0, cost=6.0)
     """
-    layers = read_layers(loss_curves, costs, ranks)
+    layers = _read("energy_fraction", loss_curves, costs, ranks)
     for layer in layers:
         if layer.losses.min() < 0:
             raise ValueError(
@@ -68,6 +68,13 @@ def energy_fraction(
                 f"got {layer.losses.min()}"
             )
     return _best_fraction(layers, _by_energy, budget)
+
+
+def _read(by: str, loss_curves: Tables, costs: Tables, ranks: Tables | None) -> list[Layer]:
+    if isinstance(costs, Mapping) and any(isinstance(table, Mapping) for table in costs.values()):
+        names = ", ".join(map(str, costs))
+        raise TypeError(f"costs must be of one kind for {by}, got several: {names}")
+    return read_layers(loss_curves, costs, ranks)
 
 
 def _by_rank(layer: Layer) -> _Path:

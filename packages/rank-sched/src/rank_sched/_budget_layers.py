@@ -39,9 +39,10 @@ class LayerBudgetsState(NamedTuple):
 class LayerBudgets:
     """Buckets of layers inside the bucket of the model: what a layer spends, both pay for.
 
-    Every bucket keeps what a `BudgetManager` promises. The rates of the layers may add up to more
-    than that of the model; it then decides who waits. Layers without a bucket of their own spend
-    from that of the model alone.
+    Every bucket keeps what a `BudgetManager` promises; so what a layer with a bucket may spend must
+    be asked for, if only with a cost of 0, which is admitted once its debts are paid. The rates of
+    the layers may add up to more than that of the model; it then decides who waits. Layers without
+    a bucket of their own spend from that of the model alone.
 
     Attributes:
         total: The budget of the model.
@@ -77,8 +78,10 @@ class LayerBudgets:
             shares: Share of each layer, above 0 and at most 1; the sum is free.
 
         Raises:
-            ValueError: A share is outside.
+            ValueError: A share is outside, or there is none.
         """
+        if not shares:
+            raise ValueError("shares must name at least one layer, got none")
         assert total.initial is not None
         layers = {}
         for name, share in shares.items():
@@ -134,11 +137,12 @@ class LayerBudgets:
         Args:
             state: The state so far.
             granted: What `admit` gave; every grant is settled once.
-            measured: What the layers took, those of the grant among them; what was charged if not
-                given.
+            measured: What the layers took, those of the grant among them and no others that have a
+                bucket; what was charged if not given.
 
         Raises:
-            ValueError: A layer of the grant is missing, or a measurement is no amount.
+            ValueError: A layer of the grant is missing, one with a bucket is not of the grant, or a
+                measurement is no amount.
         """
         layers, total = dict(state.layers), None
         if measured is not None:
@@ -146,6 +150,11 @@ class LayerBudgets:
             missing = set(granted.layers) - set(measured)
             if missing:
                 raise ValueError(f"measured must name the layers {sorted(missing)} of the grant")
+            if unasked := set(self._own(measured)) - set(granted.layers):
+                raise ValueError(
+                    f"measured must name no layers with a budget beyond those of the grant, got "
+                    f"{sorted(unasked)}: what they may cost belongs into admit"
+                )
         for name, grant in granted.layers.items():
             own = None if measured is None else measured[name]
             layers[name] = self.layers[name].settle(layers[name], grant, own)

@@ -29,7 +29,13 @@ def fit_roofline(rows: Sequence[Sequence[float]] | ArrayLike, *, start: Roofline
 
 
 def _checked(rows: Sequence[Sequence[float]] | ArrayLike) -> Floats:
-    array = np.asarray(rows, dtype=np.float64)
+    try:
+        array = np.asarray(rows, dtype=np.float64)
+    except (TypeError, ValueError):
+        raise TypeError(
+            "measurements must be rows of four numbers (flops, traffic_bytes, launches, "
+            f"latency_s), got {_first_odd(rows)}; rows of layers go into a PerfTable"
+        ) from None
     if array.ndim != 2 or array.shape[1] != 4 or len(array) < 3:
         raise ValueError(
             "measurements must be at least 3 rows of (flops, traffic_bytes, launches, latency_s), "
@@ -42,6 +48,19 @@ def _checked(rows: Sequence[Sequence[float]] | ArrayLike) -> Floats:
     if not array[:, :3].any():
         raise ValueError("measurements must hold some work, got flops, bytes and launches of 0")
     return array
+
+
+def _first_odd(rows: object) -> str:
+    """Say which row is not four numbers, as far as there are rows."""
+    if not isinstance(rows, Sequence):
+        return type(rows).__name__
+    for row in rows:
+        try:
+            if np.asarray(row, dtype=np.float64).shape != (4,):
+                return repr(row)
+        except (TypeError, ValueError):
+            return repr(row)
+    return type(rows).__name__
 
 
 def _candidates(rows: Floats, start: Floats) -> Iterator[Floats]:

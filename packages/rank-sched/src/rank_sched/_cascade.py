@@ -1,6 +1,6 @@
 """Which of two operating points each input is worth."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from itertools import permutations
 
@@ -11,6 +11,7 @@ from rank_sched._errors import BudgetError
 from rank_sched._numbers import number, whole
 
 Floats = NDArray[np.float64]
+Counts = NDArray[np.int64]
 _NEVER = -np.inf
 
 
@@ -34,10 +35,13 @@ class CascadeRule:
     quality: float
 
     def escalates(self, confidence: ArrayLike) -> NDArray[np.bool_]:
-        """Return which inputs go on to the second point, `[N]`. What is not finite always does.
+        """Return which inputs go on to the second point, `[N]`.
 
-        >>> CascadeRule(0, 1, threshold=0.5, cost=1.5, quality=0.9).escalates([0.9, 0.1])
-        array([False,  True])
+        Not-a-number counts as unsure, infinity as sure, as where the threshold was found.
+
+        >>> rule = CascadeRule(0, 1, threshold=0.5, cost=1.5, quality=0.9)
+        >>> rule.escalates([0.9, 0.1, float("nan"), float("inf")])
+        array([False,  True,  True, False])
         """
         values = np.asarray(confidence, dtype=np.float64)
         goes_on: NDArray[np.bool_] = ~(values >= self.threshold)
@@ -77,7 +81,12 @@ class CascadeFrontier:
 
 
 def cascade_frontier(
-    confidence: ArrayLike, quality: ArrayLike, costs: ArrayLike, *, steps: int = 64
+    confidence: ArrayLike,
+    quality: ArrayLike,
+    costs: ArrayLike,
+    *,
+    steps: int = 64,
+    lead: float = 0.0,
 ) -> CascadeFrontier:
     """Return the best rules of the form "run `first`; where it is unsure, run `second` as well".
 
@@ -87,6 +96,12 @@ def cascade_frontier(
     on the inputs given, the frontier is nowhere worse than the best fixed point of the same cost.
     (Cascades by confidence: Viola & Jones 2001; Wang et al. 2022, "Wisdom of Committees".)
 
+    Many rules are tried on few inputs, so that the one that looks best often does by chance. With
+    `lead`, a rule of two points is taken only where it is ahead of the single points by so many
+    standard errors of the difference, input by input. Where none costs what the rule costs, the
+    best lottery between two of them stands for it: right where more points lie in between, as on a
+    frontier of ranks.
+
     Args:
         confidence: How sure operating point k is of its answer for input i, `[K, N]`; any scale.
             Not-a-number counts as unsure.
@@ -94,10 +109,11 @@ def cascade_frontier(
             the full model, or minus a loss.
         costs: Cost of one input at each point, `[K]`, positive.
         steps: Number of thresholds tried for a pair.
+        lead: Standard errors by which two points must lead one; 0 takes all rules.
 
     Raises:
-        ValueError: Shapes that do not fit, no input, a quality or cost that is not finite, or a
-            cost that is not positive.
+        ValueError: Shapes that do not fit, no input, a quality or cost that is not finite, a cost
+            that is not positive, or a negative `lead`.
 
     >>> sure = [[0.9, 0.2, 0.8, 0.1], [0.9, 0.9, 0.9, 0.9]]
     >>> right = [[1, 0, 1, 0], [1, 1, 1, 1]]  # the cheap point errs where it is unsure
@@ -106,36 +122,101 @@ def cascade_frontier(
     CascadeRule(first=0, second=1, threshold=0.8, cost=3.0, quality=1.0)
     """
     table, good, price = _read(confidence, quality, costs)
-    steps = whole("steps", steps, at_least=1)
+    steps, lead = whole("steps", steps, at_least=1), number("lead", lead)
+    if lead < 0:
+        raise ValueError(f"lead must not be negative, got {lead}")
     rules = [
         CascadeRule(k, k, _NEVER, float(price[k]), float(good[k].mean())) for k in range(len(price))
     ]
     for first, second in permutations(range(len(price)), 2):
-        rules += _pair(first, second, table[first], good, price, steps)
+        rules += _pair(first, second, table[first], good, price, steps, lead)
     return CascadeFrontier(_undominated(rules))
 
 
 def _pair(
-    first: int, second: int, confidence: Floats, good: Floats, price: Floats, steps: int
+    first: int,
+    second: int,
+    confidence: Floats,
+    good: Floats,
+    price: Floats,
+    steps: int,
+    lead: float,
 ) -> list[CascadeRule]:
-    """Return the rules of one pair at quantiles of the confidence."""
+    """Return the rules of one pair, at quantiles of the confidence, that lead the single points."""
     order = np.argsort(confidence, kind="stable")
     ranked, count = confidence[order], len(order)
     # a threshold lies at the first of equal values: all of them stay, or all go on
     starts = np.flatnonzero(ranked[1:] != ranked[:-1]) + 1
+    if not len(starts):
+        return []
     wanted = np.linspace(0, len(starts) - 1, min(steps, len(starts))).round().astype(int)
     gain = np.cumsum((good[second] - good[first])[order])
     base = good[first].mean()
-    return [
-        CascadeRule(
-            first,
-            second,
-            float(ranked[n]),
-            float(price[first] + n / count * price[second]),
-            float(base + gain[n - 1] / count),
+    going = starts[wanted]
+    costs = price[first] + going / count * price[second]
+    if not lead:
+        ahead = np.ones(len(going), dtype=bool)
+    else:
+        mean, error = _lead(
+            good[first, order], good[second, order], good[:, order], price, going, costs
         )
-        for n in starts[wanted].tolist()
+        ahead = (mean > 0) & (mean >= lead * error)
+    quality = base + gain[going - 1] / count
+    return [
+        CascadeRule(first, second, float(ranked[n]), float(cost), float(q))
+        for n, cost, q in zip(going[ahead], costs[ahead], quality[ahead], strict=True)
     ]
+
+
+def _lead(
+    staying: Floats, going: Floats, good: Floats, price: Floats, counts: Counts, costs: Floats
+) -> tuple[Floats, Floats]:
+    """Return how far rules are ahead of single points at their cost, and its standard error.
+
+    In each rule the first `counts` inputs go on. The rival is the upper concave hull of the single
+    points: two of its corners `a` and `b`, with weight `w` on `b`.
+    """
+    hull = _hull(price, good.mean(1))
+    at = np.clip(np.searchsorted(price[hull], costs, side="right") - 1, 0, len(hull) - 1)
+    mean, square = np.empty(len(costs)), np.empty(len(costs))
+    for corner in np.unique(at):
+        here = at == corner
+        a, b = good[hull[corner]], good[hull[min(corner + 1, len(hull) - 1)]]
+        ends = price[hull[corner]], price[hull[min(corner + 1, len(hull) - 1)]]
+        w = (costs[here] - ends[0]) / (ends[1] - ends[0]) if ends[1] > ends[0] else 0.0
+
+        def of(f: Callable[[Floats], Floats], n: Counts = counts[here]) -> Floats:
+            """Mean of `f` of a rule's quality."""
+            gone, stayed = f(going), f(staying)
+            total: Floats = stayed.sum() + np.cumsum(gone - stayed)[n - 1]
+            return total / len(staying)
+
+        mean[here] = of(lambda q: q) - (1 - w) * a.mean() - w * b.mean()
+        rival = (
+            (1 - w) ** 2 * (a * a).mean() + w**2 * (b * b).mean() + 2 * w * (1 - w) * (a * b).mean()
+        )
+        cross = (1 - w) * of(lambda q, a=a: q * a) + w * of(lambda q, b=b: q * b)  # type: ignore[misc]
+        square[here] = of(lambda q: q * q) - 2 * cross + rival
+    spread = np.maximum(square - mean**2, 0.0)
+    return mean, np.sqrt(spread / max(len(staying) - 1, 1))
+
+
+def _hull(price: Floats, quality: Floats) -> Counts:
+    """Return the points on the upper concave hull, by rising cost and quality."""
+    kept: list[int] = []
+    for k in np.lexsort((-quality, price)).tolist():
+        if kept and quality[k] <= quality[kept[-1]]:
+            continue
+        while len(kept) > 1 and _slope(kept[-2], kept[-1], price, quality) <= _slope(
+            kept[-2], k, price, quality
+        ):
+            kept.pop()
+        kept.append(k)
+    return np.array(kept)
+
+
+def _slope(a: int, b: int, price: Floats, quality: Floats) -> float:
+    return float((quality[b] - quality[a]) / (price[b] - price[a]))
 
 
 def _undominated(rules: list[CascadeRule]) -> list[CascadeRule]:

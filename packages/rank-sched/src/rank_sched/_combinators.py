@@ -2,7 +2,7 @@
 
 from rank_sched._finite import quantity
 from rank_sched._numbers import whole
-from rank_sched._policy import Policy
+from rank_sched._policy import Policy, check_policy_kind
 from rank_sched._wrappers import ROUND, Clip, Cooldown, Hysteresis, Lowest, Quantize, Rounding
 
 
@@ -19,7 +19,7 @@ def clip(policy: Policy, low: float, high: float) -> Policy:
     low, high = quantity("low", low), quantity("high", high)
     if low > high:
         raise ValueError(f"low must be at most high={high:g}, got {low:g}")
-    return Clip(_policy(policy), low, high)
+    return Clip(check_policy_kind(policy, "policy"), low, high)
 
 
 def quantize(policy: Policy, multiple: int, *, rounding: Rounding = "down") -> Policy:
@@ -39,7 +39,9 @@ def quantize(policy: Policy, multiple: int, *, rounding: Rounding = "down") -> P
     """
     if rounding not in ROUND:
         raise ValueError(f"rounding must be one of {', '.join(ROUND)}, got {rounding!r}")
-    return Quantize(_policy(policy), whole("multiple", multiple, at_least=1), rounding)
+    return Quantize(
+        check_policy_kind(policy, "policy"), whole("multiple", multiple, at_least=1), rounding
+    )
 
 
 def hysteresis(policy: Policy, up: float, down: float | None = None) -> Policy:
@@ -61,7 +63,9 @@ def hysteresis(policy: Policy, up: float, down: float | None = None) -> Policy:
     [50, 50, 50, 61, 61]
     """
     down = up if down is None else down
-    return Hysteresis(_policy(policy), quantity("up", up), quantity("down", down))
+    return Hysteresis(
+        check_policy_kind(policy, "policy"), quantity("up", up), quantity("down", down)
+    )
 
 
 def cooldown(policy: Policy, up: int, down: int | None = None) -> Policy:
@@ -85,7 +89,7 @@ def cooldown(policy: Policy, up: int, down: int | None = None) -> Policy:
     [10, 9, 9, 9, 9, 5, 5, 5, 5, 1, 1]
     """
     down = up if down is None else down
-    return Cooldown(_policy(policy), whole("up", up), whole("down", down))
+    return Cooldown(check_policy_kind(policy, "policy"), whole("up", up), whole("down", down))
 
 
 def lowest(*policies: Policy) -> Policy:
@@ -99,10 +103,4 @@ def lowest(*policies: Policy) -> Policy:
     """
     if not policies:
         raise ValueError("policies must be at least one, got none")
-    return Lowest(tuple(_policy(policy) for policy in policies))
-
-
-def _policy(policy: Policy) -> Policy:
-    if isinstance(policy, type) or not isinstance(policy, Policy):
-        raise TypeError(f"policy must have init and decide, got {policy!r}")
-    return policy
+    return Lowest(tuple(check_policy_kind(policy, "policy") for policy in policies))

@@ -110,12 +110,14 @@ class Frontier:
         return (start, found) if self._loss(start) < self._loss(choices) else (choices, cost)
 
     def _core(self, done: int) -> Core | None:
-        # the last one is kept: `at_loss` asks for many budgets between the same two points
-        if self._last_core[0] != done:
+        # the last one is kept: `at_loss` asks for many budgets between the same two points; read
+        # once and written once, since other threads may ask too
+        last = self._last_core
+        if last[0] != done:
             loss = float(self.losses[done + 1])
             core = build_core(self._steps, self._choices(done), done=done, loss=loss)
-            self._last_core = (done, core)
-        return self._last_core[1]
+            self._last_core = last = (done, core)
+        return last[1]
 
     def _loss(self, choices: Ints) -> float:
         return math.fsum(self._steps.losses[choices].tolist())

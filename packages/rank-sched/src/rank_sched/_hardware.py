@@ -89,12 +89,16 @@ class HardwareProfile:
         halves, one for arithmetic at its peak and one for memory at its full bandwidth:
         e_F = (TDP - idle)/2/P and e_Q = (TDP - idle)/2/BW, so that `full_load_power_w` is the TDP.
 
+        Raises:
+            ValueError: The TDP is not above the idle power, or a value outside all that is built.
+
         >>> HardwareProfile.from_datasheet(
         ...     "example", peak_flops_per_s=10e12, bandwidth_bytes_per_s=1e12, memory_bytes=16e9,
         ...     tdp_w=250, idle_power_w=50, launch_overhead_s=5e-6,
         ... ).energy_per_flop_j
         1e-11
         """
+        _check_powers(tdp_w, idle_power_w)
         return cls(
             name=name,
             peak_flops_per_s=peak_flops_per_s,
@@ -114,9 +118,13 @@ class HardwareProfile:
         the threads numpy uses. The energies follow from the powers given, as in `from_datasheet`;
         the defaults are guesses for a desktop.
 
+        Raises:
+            ValueError: `tdp_w` is not above `idle_power_w`.
+
         >>> HardwareProfile.this_cpu().peak_flops_per_s > 1e8
         True
         """
+        _check_powers(tdp_w, idle_power_w)
         speeds = measure_cpu()
         return cls.from_datasheet(
             f"{processor_name()} (measured)",
@@ -139,6 +147,7 @@ class HardwareProfile:
             measurements: Rows of (flops, traffic_bytes, launches, latency_s), `[N, 4]`, N >= 3.
 
         Raises:
+            TypeError: Rows of anything but four numbers, such as those of a `PerfTable`.
             ValueError: Fewer than three rows, another width, or a value that is negative or not
                 finite (zero, for times).
 
@@ -159,3 +168,10 @@ class HardwareProfile:
             bandwidth_bytes_per_s=bandwidth,
             launch_overhead_s=overhead,
         )
+
+
+def _check_powers(tdp_w: float, idle_power_w: float) -> None:
+    high = number_in("tdp_w", tdp_w, 0.0, _MOST_POWER_W)
+    low = number_in("idle_power_w", idle_power_w, *_LIMITS["idle_power_w"])
+    if high <= low:
+        raise ValueError(f"tdp_w must be above idle_power_w={low:g}, got {high:g}")

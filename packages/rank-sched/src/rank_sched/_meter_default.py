@@ -1,5 +1,6 @@
 """The best meter a machine has."""
 
+import logging
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,6 +11,8 @@ from rank_sched._meter import EnergyMeter
 from rank_sched._meter_estimated import EstimatedMeter
 from rank_sched._meter_nvml import NvmlMeter
 from rank_sched._meter_rapl import POWERCAP, RaplMeter
+
+logger = logging.getLogger(__name__)
 
 
 def default_meter(
@@ -22,7 +25,8 @@ def default_meter(
 
     1. `NvmlMeter`, if a GPU does the work.
     2. `RaplMeter`, if none does: the counter of a processor knows nothing of a GPU.
-    3. `EstimatedMeter`.
+    3. `EstimatedMeter`, where the counter cannot be read; a log says why: a warning for a GPU,
+       since `profile` then stands for another device unless it names that GPU.
 
     Args:
         profile: What the estimate assumes, if one is needed.
@@ -35,8 +39,11 @@ def default_meter(
     gpu = _torch_uses_a_gpu() if gpu is None else gpu
     try:
         return NvmlMeter() if gpu else RaplMeter(root)
-    except MeterError:
-        return EstimatedMeter(profile)
+    except MeterError as error:
+        meter = EstimatedMeter(profile)
+        level = logging.WARNING if gpu else logging.INFO
+        logger.log(level, "energy is estimated by profile %r: %s", meter.profile.name, error)
+        return meter
 
 
 def _torch_uses_a_gpu() -> bool:

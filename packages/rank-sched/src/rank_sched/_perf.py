@@ -26,7 +26,8 @@ class PerfEstimator:
             dictionary has fields of `HardwareProfile`, or
             `gpu_cores` (peak = cores · 2 FLOP · `clock_hz`, by default 1.53e9 Hz),
             `memory_bandwidth` (bytes per second), `flops_per_mac` (2) and
-            `gpu_type` (the profile that fills the gaps, by default v100).
+            `gpu_type` (the profile that fills the gaps, by default v100). Numbers may be text, as
+            YAML reads 1e-12.
 
     Raises:
         ValueError: An unknown name or key, a key without a unit, or an impossible value.

@@ -7,13 +7,10 @@ from typing import NamedTuple, Self
 
 import numpy as np
 
-from rank_sched._isotonic import isotonic
-from rank_sched._layers import Floats
 from rank_sched._machine import this_machine
 from rank_sched._numbers import number_in, whole
 from rank_sched._perf_file import read_table, write_table
-
-Prior = Callable[[int, int | None], float]  # batch, rank -> what the roofline says
+from rank_sched._perf_grid import PerfGrid, Prior
 
 
 class PerfRow(NamedTuple):
@@ -38,10 +35,11 @@ class PerfTable:
     """Measured latencies and energies, and what lies between them.
 
     Along the ranks measured at one batch size the values are made monotone by isotonic regression
-    and joined by straight lines, then the same is done along the batch sizes; so a prediction never
-    falls with the rank or the batch, however noisy the measurements. Outside of what was measured
-    the nearest value is scaled as the roofline scales. Several rows of one case count by their
-    median; the dense layer, rank None, has a curve of its own.
+    and joined by straight lines, then the same is done along the batch sizes. Outside of what was
+    measured the nearest value is scaled as the roofline scales, and regressed again where that puts
+    ranks or batches out of order. So a prediction never falls with the rank or the batch, however
+    noisy the measurements. Several rows of one case count by their median; the dense layer, rank
+    None, has a curve of its own.
 
     Args:
         rows: Measurements, in any order.
@@ -64,8 +62,8 @@ class PerfTable:
         if not self.rows:
             raise ValueError("rows must hold at least one measurement, got none")
         self.machine = dict(this_machine() if machine is None else machine)
-        self._latency = _curves(self.rows, lambda row: row.latency_s)
-        self._energy = _curves(self.rows, lambda row: row.energy_j)
+        self._latency = _grids(self.rows, lambda row: row.latency_s)
+        self._energy = _grids(self.rows, lambda row: row.energy_j)
 
     def __repr__(self) -> str:
         layers = len({row.layer for row in self.rows})
@@ -135,58 +133,28 @@ def _checked(row: PerfRow) -> PerfRow:
     )
 
 
-class _Curve(NamedTuple):
-    """Values over rank at one batch size, rising; a dense layer has one, at rank 0."""
-
-    batch: int
-    ranks: Floats
-    values: Floats
+_Grids = dict[tuple[str, bool], PerfGrid]  # by layer and whether it is dense
 
 
-_Curves = dict[tuple[str, bool], list[_Curve]]  # by layer and whether it is dense
-
-
-def _curves(rows: Iterable[PerfRow], value: Callable[[PerfRow], float | None]) -> _Curves:
+def _grids(rows: Iterable[PerfRow], value: Callable[[PerfRow], float | None]) -> _Grids:
     def case(row: PerfRow) -> tuple[str, bool, int, int]:
         return row.layer, row.rank is None, row.batch, row.rank or 0
 
-    found: dict[tuple[str, bool], dict[int, list[tuple[int, float]]]] = {}
+    found: dict[tuple[str, bool], dict[int, dict[int, float]]] = {}
     known = sorted((row for row in rows if value(row) is not None), key=case)
     for (layer, dense, batch, rank), same in groupby(known, key=case):
         middle = float(np.median([value(row) or 0.0 for row in same]))
-        found.setdefault((layer, dense), {}).setdefault(batch, []).append((rank, middle))
-    return {
-        key: [_curve(batch, points) for batch, points in by_batch.items()]
-        for key, by_batch in found.items()
-    }
-
-
-def _curve(batch: int, points: list[tuple[int, float]]) -> _Curve:
-    ranks, values = np.array(points, dtype=np.float64).T
-    return _Curve(batch, ranks, isotonic(values))
+        found.setdefault((layer, dense), {}).setdefault(batch, {})[rank] = middle
+    return {key: PerfGrid(by_batch) for key, by_batch in found.items()}
 
 
 def _read(
-    curves: _Curves, layer: str, batch: int, rank: int | None, prior: Prior | None
+    grids: _Grids, layer: str, batch: int, rank: int | None, prior: Prior | None
 ) -> float | None:
-    own = curves.get((layer, rank is None))
-    if own is None:
+    grid = grids.get((layer, rank is None))
+    if grid is None:
         return None
     shape = prior or (lambda batch, rank: 1.0)
-    column = isotonic([_along_ranks(curve, rank, shape) for curve in own])
-    batches = [curve.batch for curve in own]
-    inside = min(max(batch, batches[0]), batches[-1])
-    value = float(np.interp(inside, batches, column))
-    return value * _ratio(shape(batch, rank), shape(inside, rank))
-
-
-def _along_ranks(curve: _Curve, rank: int | None, shape: Prior) -> float:
-    if rank is None:
-        return float(curve.values[0])
-    inside = int(min(max(rank, curve.ranks[0]), curve.ranks[-1]))
-    value = float(np.interp(inside, curve.ranks, curve.values))
-    return value * _ratio(shape(curve.batch, rank), shape(curve.batch, inside))
-
-
-def _ratio(value: float, base: float) -> float:
-    return value / base if base > 0 else 1.0
+    if rank is None:  # a grid of one rank, which stands for none
+        return grid.at(batch, 0, lambda batch, _: shape(batch, None))
+    return grid.at(batch, rank, shape)

@@ -8,6 +8,7 @@ import numpy as np
 from rank_sched._finite import quantity
 from rank_sched._numbers import number, number_in, whole
 from rank_sched._observation import EVERY_RANK, Bounds, Observation, read_table
+from rank_sched._policy import own_state
 
 
 @dataclass(frozen=True)
@@ -57,6 +58,7 @@ class Complexity:
 
     def decide(self, state: Bounds, observation: Observation) -> tuple[float, Bounds]:
         """Return the rank for this complexity."""
+        state = own_state(state, Bounds, by="complexity")
         complexity = observation.need("complexity", by="complexity")
         share: float = number_in("complexity", complexity, 0.0, 1.0) ** self.gamma
         return state.r_min + share * (state.r_max - state.r_min), state
@@ -99,6 +101,7 @@ class LossBound:
 
     def decide(self, state: Bounds, observation: Observation) -> tuple[float, Bounds]:
         """Return the rank for this loss curve."""
+        state = own_state(state, Bounds, by="loss_bound")
         curve = observation.need("loss_curve", by="loss_bound")
         ranks, losses = read_table("loss_curve", curve, state)
         good = np.flatnonzero(losses <= self._limit(observation))
@@ -146,6 +149,7 @@ class LinearAnneal:
 
     def decide(self, state: Bounds, observation: Observation) -> tuple[float, Bounds]:
         """Return the rank for this step."""
+        state = own_state(state, Bounds, by=self._name)
         step = whole("step", observation.need("step", by=self._name))
         start = state.r_max if self.start is None else self.start
         end = state.r_min if self.end is None else self.end

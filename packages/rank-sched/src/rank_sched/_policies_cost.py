@@ -10,6 +10,7 @@ from rank_sched._finite import finite, quantity
 from rank_sched._layers import Floats, Ints
 from rank_sched._numbers import number, number_in
 from rank_sched._observation import EVERY_RANK, Bounds, Observation, RankTable, read_table
+from rank_sched._policy import own_state
 
 _LARGEST_GAIN = 4.0  # a prediction further off than this is not a matter of correction
 
@@ -66,6 +67,7 @@ class LatencyAware:
 
     def decide(self, state: CostState, observation: Observation) -> tuple[float, CostState]:
         """Return the rank for this budget, and what its measurement taught."""
+        state = own_state(state, CostState, by="latency_aware")
         limit = budget_left(observation, self.latency_budget_s, by="latency_aware")
         costs = observation.need("rank_costs", by="latency_aware")
         ranks, values = read_table("rank_costs", costs, state.bounds)
@@ -128,6 +130,7 @@ class EnergyAware:
 
     def decide(self, state: CostState, observation: Observation) -> tuple[float, CostState]:
         """Return the rank for this budget, and what its measurement taught."""
+        state = own_state(state, CostState, by="energy_aware")
         own = self.energy_budget_mJ_per_sample
         own = None if own is None else own * 1e-3
         limit = budget_left(observation, own, by="energy_aware")

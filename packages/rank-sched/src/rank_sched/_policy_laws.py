@@ -24,7 +24,9 @@ def check_policy(
 
     Args:
         policy: The policy.
-        observations: One per step.
+        observations: One per step, with the fields that the policy needs; steps are counted. One
+            with a budget is also tried at shares of it from 0 to 2, so its costs should reach
+            across these.
         r_min: Lower bound of the ranks.
         r_max: Upper bound of the ranks.
     """

@@ -12,6 +12,7 @@ _CLOCK_HZ = 1.53e9
 
 _FIELDS = {field.name for field in fields(HardwareProfile)}
 _ALIASES = {"gpu_type", "gpu_cores", "clock_hz", "memory_bandwidth", "flops_per_mac"}
+_WORDS = {"name", "gpu_type"}
 _UNITLESS = {
     "energy_per_flop": "energy_per_flop_j (joules; 1e-6 is a million times too much, 1e-12 to "
     "1e-10 is usual)",
@@ -52,6 +53,7 @@ def _named(argument: str, name: object) -> HardwareProfile:
 
 
 def _from_mapping(table: Mapping[str, float | str]) -> HardwareProfile:
+    table = {key: value if key in _WORDS else _read(value) for key, value in table.items()}
     _check_keys(table)
     base = _named("gpu_type", table.get("gpu_type", "v100"))
     values = {key: value for key, value in table.items() if key in _FIELDS}
@@ -62,6 +64,16 @@ def _from_mapping(table: Mapping[str, float | str]) -> HardwareProfile:
             raise ValueError(f"hardware must give {field} once, got it in two ways")
         values |= {} if value is None else {field: value}
     return replace(base, **values)  # type: ignore[arg-type]  # checked by the profile itself
+
+
+def _read(value: float | str) -> float | str:
+    """Read a number written as text: YAML 1.1 takes 1e-12 for a word."""
+    if not isinstance(value, str):
+        return value
+    try:
+        return float(value)
+    except ValueError:
+        return value  # refused later, by name
 
 
 def _check_keys(table: Mapping[str, float | str]) -> None:

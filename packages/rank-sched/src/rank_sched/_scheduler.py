@@ -7,11 +7,11 @@ from dataclasses import replace
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, NamedTuple, TypeVar
 
-from rank_sched._numbers import number, whole
+from rank_sched._numbers import whole
 from rank_sched._observation import Bounds, Observation
 from rank_sched._policies import Complexity, CosineAnneal, Fixed, LinearAnneal, LossBound
 from rank_sched._policies_cost import EnergyAware, LatencyAware
-from rank_sched._policy import Policy
+from rank_sched._policy import Policy, ask, check_policy_kind
 
 ENTRY_POINTS = "rank_sched.policies"
 _T = TypeVar("_T")
@@ -106,13 +106,14 @@ class RankScheduler:
 
         Raises:
             ValueError: The policy misses a field, which the message names, or wants NaN.
-            TypeError: `state` is no `SchedulerState`, or `observation` no `Observation`.
+            TypeError: `state` is no `SchedulerState` or another policy's, `observation` no
+                `Observation`, or the policy answers with no rank and state.
         """
         state = _instance("state", self.init() if state is None else state, SchedulerState)
         observation = Observation() if observation is None else observation
         seen = self._complete(state, _instance("observation", observation, Observation))
-        wanted, inner = self.policy.decide(state.policy, seen)
-        wanted = min(max(number("the rank wanted", wanted), self.r_min), self.r_max)
+        wanted, inner = ask(self.policy, state.policy, seen)
+        wanted = min(max(wanted, self.r_min), self.r_max)
         rank = math.floor(wanted + 0.5)
         assert seen.step is not None
         return rank, SchedulerState(seen.step + 1, rank, inner)
@@ -133,10 +134,10 @@ def make_policy(policy: str | Policy, **options: Any) -> Policy:
     """Return the policy of a name, made with these options, or the policy given."""
     if isinstance(policy, str):
         made = _call(policy, _factory(policy), options)
-        return _checked(made, f"policy {policy!r}")
+        return check_policy_kind(made, f"policy {policy!r}")
     if options:
         raise TypeError(f"options must go with the name of a policy, got {sorted(options)}")
-    return _checked(policy, "policy")
+    return check_policy_kind(policy, "policy")
 
 
 def _factory(name: str) -> Callable[..., Policy]:
@@ -161,9 +162,3 @@ def _call(name: str, factory: Callable[..., Policy], options: dict[str, Any]) ->
     except TypeError as error:
         raise TypeError(f"policy {name!r} takes {parameters}: {error}") from None
     return factory(**options)
-
-
-def _checked(policy: object, what: str) -> Policy:
-    if isinstance(policy, type) or not isinstance(policy, Policy):
-        raise TypeError(f"{what} must have init and decide, got {policy!r}")
-    return policy

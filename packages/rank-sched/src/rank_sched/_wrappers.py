@@ -4,17 +4,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal, TypeAlias
 
-from rank_sched._numbers import number, whole
+from rank_sched._numbers import whole
 from rank_sched._observation import Bounds, Observation
-from rank_sched._policy import Policy
+from rank_sched._policy import Policy, ask, own_parts
 
 Rounding: TypeAlias = Literal["down", "up", "nearest"]
 ROUND = {"down": math.floor, "up": math.ceil, "nearest": lambda x: math.floor(x + 0.5)}
-
-
-def _ask(policy: Policy, state: Any, observation: Observation) -> tuple[float, Any]:
-    wanted, state = policy.decide(state, observation)
-    return number("the rank wanted", wanted), state
 
 
 @dataclass(frozen=True)
@@ -31,7 +26,7 @@ class Clip:
 
     def decide(self, state: Any, observation: Observation) -> tuple[float, Any]:
         """Return the rank and the state."""
-        wanted, state = _ask(self.policy, state, observation)
+        wanted, state = ask(self.policy, state, observation)
         return min(max(wanted, self.low), self.high), state
 
 
@@ -49,7 +44,7 @@ class Quantize:
 
     def decide(self, state: Any, observation: Observation) -> tuple[float, Any]:
         """Return the rank and the state."""
-        wanted, state = _ask(self.policy, state, observation)
+        wanted, state = ask(self.policy, state, observation)
         if math.isinf(wanted):
             return wanted, state
         return float(ROUND[self.rounding](wanted / self.multiple) * self.multiple), state
@@ -71,8 +66,8 @@ class Hysteresis:
         self, state: tuple[Any, float | None], observation: Observation
     ) -> tuple[float, tuple[Any, float | None]]:
         """Return the rank and the state."""
-        inner, held = state
-        wanted, inner = _ask(self.policy, inner, observation)
+        inner, held = own_parts(state, 2, by="hysteresis")
+        wanted, inner = ask(self.policy, inner, observation)
         if held is None or wanted > held + self.up or wanted < held - self.down:
             held = wanted
         return held, (inner, held)
@@ -94,9 +89,9 @@ class Cooldown:
         self, state: tuple[Any, float | None, int | None], observation: Observation
     ) -> tuple[float, tuple[Any, float | None, int | None]]:
         """Return the rank and the state."""
-        inner, held, changed_at = state
+        inner, held, changed_at = own_parts(state, 3, by="cooldown")
         step = whole("step", observation.need("step", by="cooldown"))
-        wanted, inner = _ask(self.policy, inner, observation)
+        wanted, inner = ask(self.policy, inner, observation)
         if held is None:
             return wanted, (inner, wanted, None)
         pause = self.up if wanted > held else self.down
@@ -127,6 +122,7 @@ class Lowest:
         self, state: tuple[Any, ...], observation: Observation
     ) -> tuple[float, tuple[Any, ...]]:
         """Return the rank and the state."""
-        pairs = zip(self.policies, state, strict=True)
-        answers = [_ask(policy, own, observation) for policy, own in pairs]
+        states = own_parts(state, len(self.policies), by="lowest")
+        pairs = zip(self.policies, states, strict=True)
+        answers = [ask(policy, own, observation) for policy, own in pairs]
         return min(wanted for wanted, _ in answers), tuple(own for _, own in answers)
