@@ -98,7 +98,9 @@ def test_measuring_leaves_the_model_as_it_was() -> None:
     net.stem.weight.requires_grad_(False)
     before = copy.deepcopy(net.state_dict())
     measure_costs(net, discover(net, x), x)
-    assert net.training and not net.stem.weight.requires_grad and net.stem.weight.grad is None
+    assert net.training
+    assert not net.stem.weight.requires_grad
+    assert net.stem.weight.grad is None
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
     assert all("forward" not in module.__dict__ for module in net.modules())
 

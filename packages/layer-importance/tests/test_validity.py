@@ -66,7 +66,8 @@ def test_the_ceiling_is_the_reliability_of_the_damage() -> None:
 
 def test_four_units_say_nothing() -> None:
     found = validity({"layer_ablation": scores("x", [1, 2, 3, 4])}, ORDER)
-    assert math.isnan(found.depth.spearman) and found.depth.units == 4
+    assert math.isnan(found.depth.spearman)
+    assert found.depth.units == 4
 
 
 def test_validity_comes_back_from_json() -> None:
@@ -113,7 +114,8 @@ def test_the_best_single_method_is_taken_where_the_mean_is_worse(
     methods = planted(random, {"exact": 0.0, "rough": 6.0})
     found = consensus(methods, ORDER)
     assert found.weights == {"exact": 1.0}
-    assert "exact alone" in found.why and "weighted mean" in found.why
+    assert "exact alone" in found.why
+    assert "weighted mean" in found.why
 
 
 def test_without_damage_the_method_known_to_be_best_is_taken() -> None:
@@ -143,7 +145,7 @@ def test_diagnostics_have_no_say() -> None:
 def test_a_sure_measurement_is_kept_and_an_unsure_one_is_drawn_to_the_line() -> None:
     truth = [float(i) for i in range(11)]
     line = {"cheap": scores("cheap", [*truth, 11.0])}
-    values = {n: Score(v + (-1) ** i * 0.1, 1e-6, 9) for i, (n, v) in enumerate(zip(ORDER, truth))}
+    values = {n: Score(v + 0.1 * (-1) ** v, 1e-6, 9) for n, v in zip(ORDER, truth, strict=False)}
     values["u0"] = Score(8.0, 100.0, 2)
     damage = MethodScores(
         method="layer_ablation", measure="nats", direction="importance", scores=values

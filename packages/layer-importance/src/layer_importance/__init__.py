@@ -5,6 +5,7 @@ from importlib.metadata import version
 from layer_importance._analyze import analyze
 from layer_importance._batch import Call
 from layer_importance._bridge import Bridge, BridgeMoments
+from layer_importance._consensus import Consensus
 from layer_importance._discover import discover
 from layer_importance._elastic_depth import ElasticDepth
 from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, UnitEvent
@@ -23,6 +24,8 @@ from layer_importance._method import (
 )
 from layer_importance._moments import Moments
 from layer_importance._parts import discover_parts
+from layer_importance._plan import Action, CompressionPlan
+from layer_importance._planning import plan
 from layer_importance._registry import Registry, registry
 from layer_importance._report import Report
 from layer_importance._scores import MethodScores, Score, Table
@@ -30,6 +33,7 @@ from layer_importance._subject import Subject
 from layer_importance._task import Task
 from layer_importance._tasks.classification import Classification
 from layer_importance._units import Unit, Units
+from layer_importance._validity import Validity
 
 __version__ = version("layer-importance")
 
@@ -50,7 +54,12 @@ __all__ = [
     "MethodScores",
     "Table",
     "Moments",
-    # carrying plans out
+    "Consensus",
+    "Validity",
+    # plans, and carrying them out
+    "plan",
+    "CompressionPlan",
+    "Action",
     "carry_out",
     "Compressed",
     "load",

@@ -1,6 +1,7 @@
 """The whole way in one object: a configuration, a model, scores, plans, the smaller model."""
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from torch import nn
@@ -80,7 +81,8 @@ class UniversalLayerwiseAdapter:
             seed=config.seed,
             registry=self.registry,
         )
-        self.report, self._batches = report, batches
+        facts = {**report.facts, "model_name": config.model_name}
+        self.report, self._batches = replace(report, facts=facts), batches
         return {
             name: {unit: score.value for unit, score in scores.items()}
             for name, scores in report.methods.items()

@@ -6,11 +6,13 @@ import time
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from importlib.metadata import version
+from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from layer_importance._checkpoint import Checkpoint
 from layer_importance._consensus import Consensus, consensus
 from layer_importance._damage_race import DamageRace
 from layer_importance._discover import discover
@@ -18,6 +20,7 @@ from layer_importance._halves import halved, halves
 from layer_importance._method import Method, PassMethod, SweepMethod
 from layer_importance._modalities import find_modality
 from layer_importance._modality import Modality
+from layer_importance._pace import Pace
 from layer_importance._preserve import preserved
 from layer_importance._registry import Registry, registry as default_registry
 from layer_importance._report import Report
@@ -50,6 +53,8 @@ def analyze(
     registry: Registry | None = None,
     progress: Progress | None = None,
     clock: Clock = time.perf_counter,
+    checkpoint: str | Path | None = None,
+    checkpoint_every: int = 8,
 ) -> Report:
     """Returns how important each unit of a model is, by every method that was asked for.
 
@@ -79,24 +84,31 @@ def analyze(
         registry: where names of methods are looked up.
         progress: told what is done.
         clock: what tells the time, in seconds.
+        checkpoint: a file that what was seen is written to; an analysis that was killed goes on
+            from it, and says the same as one that was not. For methods that are named.
+        checkpoint_every: how many batches lie between two writings.
 
     Raises:
-        ValueError: if there is no batch, no unit, no such method or task, or the data or the loss
-            are not finite.
+        ValueError: if there is no batch, no unit, no such method or task, the data or the loss
+            are not finite, or ``checkpoint`` is of another analysis.
     """
     start = clock()
     if isinstance(methods, str) and methods != "auto":
         raise ValueError(f"methods must be 'auto' or a list of methods, got {methods!r}")
     if seconds is not None and not seconds > 0:
         raise ValueError(f"seconds must be above 0, got {seconds}")
+    if checkpoint is not None and methods == "auto":
+        raise ValueError("methods must be named for a checkpoint, got 'auto'")
     known = registry or default_registry
-    named = None if isinstance(methods, str) else [_method(m, known) for m in methods]
+    named = None if isinstance(methods, str) else named_methods(methods, known)
     model, subject, note = prepared(model, batches, task, units, max_batches, seed, modality)
-    run = _Run(subject, progress, clock, start, seconds)
+    run = Run(subject, progress, clock, start, seconds)
     with preserved(model, gradients=True):
         if named is None:
             run.choose(known, bottom, delta)
         else:
+            if checkpoint is not None:
+                run.keep(Checkpoint(checkpoint, subject, named, every=checkpoint_every))
             run.ask(named)
     return run.report(note)
 
@@ -134,7 +146,7 @@ def _modality(which: str | Modality | None, first: Any) -> tuple[Modality | None
     return found, found.reason
 
 
-class _Run:
+class Run:
     """One analysis: what runs, what it finds, and until when."""
 
     def __init__(
@@ -153,7 +165,13 @@ class _Run:
         self.halves: dict[str, tuple[Values, Values]] = {}
         self.bottom: dict[str, Any] | None = None
         self.sweep = Sweep(subject, [])
+        self.pace = Pace()
+        self.checkpoint: Checkpoint | None = None
         self.chosen: dict[str, Any] = {}
+
+    def keep(self, checkpoint: Checkpoint) -> None:
+        """Goes on from a checkpoint, and writes it."""
+        self.pace = self.checkpoint = checkpoint
 
     def late(self, share: float = 1.0) -> bool:
         """Whether ``share`` of the time is up."""
@@ -176,9 +194,17 @@ class _Run:
             if self.late():
                 self.reasons[method.name] = f"the {self.seconds:g} s were up before it began"
                 continue
-            start = self.clock()
-            scores = method.run(self.subject, self.progress)
-            self.found[method.name] = replace(scores, seconds=self.clock() - start)
+            self.found[method.name] = self._passed(method)
+
+    def _passed(self, method: PassMethod) -> MethodScores:
+        if self.checkpoint is not None and (known := self.checkpoint.known(method)) is not None:
+            return known
+        start = self.clock()
+        scores = method.run(self.subject, self.progress)
+        scores = replace(scores, seconds=self.clock() - start)
+        if self.checkpoint is not None:
+            self.checkpoint.ran(scores)
+        return scores
 
     def choose(self, registry: Registry, bottom: int | None, delta: float) -> None:
         """Runs what there is time for."""
@@ -216,13 +242,19 @@ class _Run:
             return
         for method in heard:
             method.begin(self.subject)
+        self.pace.begin(sweep, heard)
         with sweep:
-            for batch in self.subject.batches():
+            for index, batch in enumerate(self.subject.batches()):
+                if not self.pace.mine(index):
+                    continue
                 if sweep.batches and self.late(share):
                     self.notes.append(f"the sweep ended after {sweep.batches} batches: time was up")
                     break
+                self.pace.before(index)
                 sweep.run(batch)
+                self.pace.after(index)
                 self.progress("sweep", sweep.batches)
+        self.pace.end()
         seconds = self.clock() - start
         self.found = {m.name: _swept(m.scores(), seconds, sweep) for m in heard}
         self.halves = halves(heard)
@@ -261,8 +293,16 @@ class _Run:
         )
 
 
-def _method(which: str | Method, registry: Registry) -> Method:
-    return which if isinstance(which, Method) else registry.get(which)()
+def named_methods(methods: Sequence[str | Method], registry: Registry | None) -> list[Method]:
+    """Returns methods, made of their names where it is names.
+
+    Raises:
+        ValueError: if there is no method of a name, or it is no list.
+    """
+    if isinstance(methods, str):
+        raise ValueError(f"methods must be a list of methods, got {methods!r}")
+    known = registry or default_registry
+    return [m if isinstance(m, Method) else known.get(m)() for m in methods]
 
 
 def _subject(

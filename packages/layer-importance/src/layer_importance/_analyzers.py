@@ -99,7 +99,7 @@ class _Analyzed(PassMethod):
             if name not in scores
         }
         others = sorted(str(key) for key in named if key not in subject.units.names)
-        return self.result(scores, missing=missing | {key: "is no unit" for key in others})
+        return self.result(scores, missing=missing | dict.fromkeys(others, "is no unit"))
 
 
 def _name(subject: Subject, key: Any) -> str:

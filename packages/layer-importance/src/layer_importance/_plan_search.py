@@ -175,10 +175,14 @@ def _or_infinite(damage: float) -> float:
 
 
 def _too_much(space: Space) -> str:
-    everything = space.filled(space.groups) or frozenset(
-        itertools.chain.from_iterable(space.groups)
+    most = space.filled(space.groups) or frozenset(
+        name
+        for index, group in enumerate(space.groups)
+        for name in group
+        if space.allows(frozenset(itertools.chain.from_iterable(space.groups[: index + 1])))
     )
+    quotas = "; one of each type has to stay" if space.quotas else ""
     return (
-        f"the target must be reachable: {space.need:.6g} has to go, and all {len(space.groups)} "
-        f"units that may go free {space.gain(everything):.6g}"
+        f"the target must be reachable: {space.need:.6g} has to go, and of {len(space.groups)} "
+        f"that may go {space.gain(most):.6g} can{quotas}"
     )

@@ -1,13 +1,15 @@
 """What an analysis found, as plain data that can be kept."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from layer_importance import _csv, _html
 from layer_importance._atomic import write_atomically
 from layer_importance._consensus import Consensus
+from layer_importance._plan import CompressionPlan
 from layer_importance._scores import MethodScores
 from layer_importance._units import Unit, Units
 from layer_importance._validity import Validity
@@ -107,6 +109,26 @@ class Report:
         """Writes the report as JSON, whole or not at all."""
         text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         write_atomically(Path(path), text.encode())
+
+    def to_csv(self) -> str:
+        """Returns one line for each unit and method, under a line of names."""
+        return _csv.rows(self)
+
+    def to_html(
+        self,
+        *,
+        plan: CompressionPlan | None = None,
+        curve: Sequence[tuple[float, float]] | None = None,
+        title: str = "Layer importance",
+    ) -> str:
+        """Returns one page that loads nothing: scores, how far to trust them, and how they came.
+
+        Args:
+            plan: a plan of the same model, drawn with what it costs before and after.
+            curve: numbers of units removed, with the quality measured for each.
+            title: of the page.
+        """
+        return _html.page(self, plan=plan, curve=curve, title=title)
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":

@@ -124,7 +124,8 @@ def select(
     The sweep always runs. Where it may take more than half of the time, methods that need more
     than one backward pass, or gradients of parameters, sample by sample, are left out first, then
     those that need gradients of parameters at all. Methods that pass batches through the model
-    themselves are not chosen: what is left of the time goes to leaving units out, which measures what they estimate.
+    themselves are not chosen: what is left of the time goes to leaving units out, which measures
+    what they estimate.
     """
     made = {name: registry.get(name)() for name in registry.names()}
     level, why = _level(here, seconds)

@@ -62,6 +62,10 @@ class Sweep:
         """Forward and backward passes a batch."""
         return 1, self._backwards
 
+    def resumed(self, backwards: int) -> None:
+        """Learns how many backward passes a batch took that others ran."""
+        self._backwards = max(self._backwards, backwards)
+
     @property
     def missing(self) -> dict[str, str]:
         """Units that nothing can be said about, with the reason."""
