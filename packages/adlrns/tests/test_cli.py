@@ -21,7 +21,9 @@ def test_runs_as_a_module() -> None:
     assert done.stdout == f"adlrns {__version__}\n"
 
 
-@pytest.mark.parametrize("command", ["demo", "compress", "export", "train", "experiment", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "compress", "analyze", "export", "train", "experiment", "doctor"]
+)
 def test_help_of_every_command_has_an_example(adlrns, command: str) -> None:
     assert f"Example: adlrns {command}" in " ".join(adlrns(command, "--help").stdout.split())
 
@@ -68,7 +70,9 @@ def test_debug_shows_the_traceback(adlrns, place) -> None:
     assert isinstance(result.exception.__cause__, ZeroDivisionError)
 
 
-@pytest.mark.parametrize("command", ["demo", "compress", "export", "train", "experiment", "doctor"])
+@pytest.mark.parametrize(
+    "command", ["demo", "compress", "analyze", "export", "train", "experiment", "doctor"]
+)
 def test_help_of_every_command_names_debug(adlrns, command: str) -> None:
     assert "--debug anywhere shows the traceback" in " ".join(
         adlrns(command, "--help").stdout.split()

@@ -97,6 +97,19 @@ def test_quality_is_that_of_the_data_that_judge(planted: Planted) -> None:
     assert found.quality_change.mean <= 0
 
 
+def test_a_target_that_is_met_already_takes_nothing_out(planted: Planted) -> None:
+    found = plan(*planted, units=8)
+    assert found.removals == []
+    assert found.damage.mean == 0.0
+    assert plan(*planted, target_ratio=1.0).achieved["ratio"] == 1.0
+
+
+def test_batches_without_labels_are_refused(planted: Planted) -> None:
+    net, batches = planted
+    with pytest.raises(ValueError, match="batches must have labels"):
+        plan(net, [x for x, _ in batches], units=5)
+
+
 @pytest.mark.parametrize("ratio", [1.2, 1.6, 2.5])
 def test_a_ratio_is_of_the_parameters_of_the_whole_model(planted: Planted, ratio: float) -> None:
     found = plan(*planted, target_ratio=ratio, evaluations=12)

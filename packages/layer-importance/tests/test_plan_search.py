@@ -179,3 +179,17 @@ def test_the_surrogate_learns_a_pair() -> None:
     seen |= {frozenset("ab"): 7.0, frozenset("cd"): 2.0, frozenset("ac"): 2.0}
     expected, _ = Surrogate(list("abcd"), seen).predict([frozenset("abd"), frozenset("acd")])
     assert expected[0] > expected[1] + 3
+
+
+def test_nothing_goes_that_need_not() -> None:
+    space = Space(
+        groups=(("a",), ("b",), ("c",), ("d",)), gain=lambda names: float(len(names)), need=2
+    )
+    damage = {"a": 1.0, "b": 1.0, "c": -1.0, "d": -1.0}
+    prior = {"a": 0.0, "b": 0.0, "c": 1.0, "d": 1.0}
+
+    def damages(sets: Sequence[Names]) -> list[float]:
+        # every further unit would make the loss lower
+        return [sum(damage[n] for n in names) - len(names) ** 2 for names in sets]
+
+    assert Search(space, damages, prior, 50).run().best == {"c", "d"}

@@ -57,6 +57,11 @@ def test_reliability_is_stepped_up_from_half_to_whole() -> None:
     assert split_half(first, second) == pytest.approx(2 * 0.9 / 1.9)
 
 
+def test_halves_that_contradict_each_other_are_not_stepped_up() -> None:
+    first = dict(zip(ORDER, [1.0, 2, 3, 4, 5], strict=False))
+    assert split_half(first, {name: -value for name, value in first.items()}) == pytest.approx(-1)
+
+
 def test_the_ceiling_is_the_reliability_of_the_damage() -> None:
     even, odd = [1.0, 2, 3, 4, 5], [2.0, 1, 3, 4, 5]
     found = validity({"layer_ablation": scores("x", even, even=even, odd=odd)}, ORDER)

@@ -2,10 +2,14 @@
 
 from importlib.metadata import version
 
+from layer_importance._adapter import UniversalLayerwiseAdapter, create_analyzer
+from layer_importance._adapter_config import AnalysisConfig, ModalityType, TaskType
 from layer_importance._analyze import analyze
+from layer_importance._analyzers import ImportanceAnalyzer, UniversalModel
 from layer_importance._batch import Call
 from layer_importance._bridge import Bridge, BridgeMoments
 from layer_importance._consensus import Consensus
+from layer_importance._costs import Costs, measure_costs
 from layer_importance._discover import discover
 from layer_importance._elastic_depth import ElasticDepth
 from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, UnitEvent
@@ -29,6 +33,7 @@ from layer_importance._planning import plan
 from layer_importance._registry import Registry, registry
 from layer_importance._report import Report
 from layer_importance._scores import MethodScores, Score, Table
+from layer_importance._streaming import analyze_streamed
 from layer_importance._subject import Subject
 from layer_importance._task import Task
 from layer_importance._tasks.classification import Classification
@@ -39,6 +44,7 @@ __version__ = version("layer-importance")
 
 __all__ = [
     "analyze",
+    "analyze_streamed",
     "Report",
     # units
     "discover",
@@ -60,6 +66,8 @@ __all__ = [
     "plan",
     "CompressionPlan",
     "Action",
+    "Costs",
+    "measure_costs",
     "carry_out",
     "Compressed",
     "load",
@@ -83,4 +91,12 @@ __all__ = [
     "BatchEvent",
     "Registry",
     "registry",
+    # by configuration
+    "create_analyzer",
+    "AnalysisConfig",
+    "UniversalLayerwiseAdapter",
+    "TaskType",
+    "ModalityType",
+    "ImportanceAnalyzer",
+    "UniversalModel",
 ]

@@ -136,7 +136,7 @@ class UniversalModel:
         >>> net = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)])
         >>> model = UniversalModel(net)
         >>> model.get_layer_output(torch.zeros(2, 4), 1).shape, model.layers
-        (torch.Size([2, 4]), ['0', '1', '2'])
+        (torch.Size([2, 4]), ['0.0', '1.0', '2.0'])
     """
 
     def __init__(self, model: nn.Module) -> None:

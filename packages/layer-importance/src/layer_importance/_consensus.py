@@ -89,9 +89,9 @@ def consensus(
     claims a direction is weighted by ``reliability x max(partial, 0)``: the rank correlation of two
     halves of the data, and that with the damage given depth. A method whose reliability is not
     known counts with the lowest that is. The weighted mean of ranks is taken if it ranks better
-    than the best single method, each unit judged by weights that the others gave; else that method
-    alone. A plain mean of ranks is never taken: it is worse than its best member. Without measured
-    damage the first of :data:`PREFERRED` that ran is taken, alone.
+    than the best single method, each unit judged by the weights, or the best method, that the
+    others gave; else that method alone. A plain mean of ranks is never taken: it is worse than its
+    best member. Without measured damage the first of :data:`PREFERRED` that ran is taken, alone.
 
     Args:
         methods: scores by method.
@@ -134,31 +134,34 @@ def _weighted(
     place = {name: index for index, name in enumerate(order)}
     values = {name: values_of(scores) for name, scores in cheap.items()}
     weights = _weights(values, reliability, damage, place)
-    singles = {name: against(one, damage, place) for name, one in values.items()}
-    best = max(singles, key=lambda name: _known(singles[name].spearman))
+    best = _best(values, damage, place)
     if not weights:
         why = f"{best} alone: no method agrees with the measured damage beyond depth"
-        return _single(best, values, singles[best], why)
-    honest = {
-        left: _combined(
-            values,
-            _weights(values, reliability, _without(damage, left), place) or weights,
-        ).get(left, math.nan)
-        for left in damage
-    }
-    held = against({n: v for n, v in honest.items() if v == v}, damage, place)
-    if _known(held.spearman) < _known(singles[best].spearman):
-        why = (
-            f"{best} alone: it agrees with the damage by {singles[best].spearman:.2f}, the "
-            f"weighted mean of {len(weights)} methods by {held.spearman:.2f}"
-        )
-        return _single(best, values, singles[best], why)
-    why = (
-        f"ranks of {len(weights)} methods weighted by reliability and agreement with the measured "
-        f"damage given depth: {held.spearman:.2f}, the best alone ({best}) "
-        f"{singles[best].spearman:.2f}"
-    )
+        return _single(best, values, against(values[best], damage, place), why)
+    mean: dict[str, float] = {}
+    single: dict[str, float] = {}
+    for left in damage:
+        rest = {name: value for name, value in damage.items() if name != left}
+        mean |= _of(left, values, _weights(values, reliability, rest, place) or weights)
+        single |= _of(left, values, {_best(values, rest, place): 1.0})
+    held, alone = against(mean, damage, place), against(single, damage, place)
+    told = f"{held.spearman:.2f} against {alone.spearman:.2f}, each unit judged by the others"
+    if _known(held.spearman) < _known(alone.spearman):
+        why = f"{best} alone: the weighted mean of {len(weights)} methods agrees less, {told}"
+        return _single(best, values, alone, why)
+    why = f"ranks of {len(weights)} methods weighted: more agreement than {best} alone, {told}"
     return Consensus(scores=_combined(values, weights), weights=weights, validity=held, why=why)
+
+
+def _of(unit: str, values: Mapping[str, Values], weights: Mapping[str, float]) -> dict[str, float]:
+    """The combined score of one unit, if it has one."""
+    found = _combined({name: values[name] for name in weights}, weights)
+    return {unit: found[unit]} if unit in found else {}
+
+
+def _best(values: Mapping[str, Values], damage: Values, place: Mapping[str, int]) -> str:
+    """The method that agrees most with the damage."""
+    return max(values, key=lambda name: _known(against(values[name], damage, place).spearman))
 
 
 def _single(name: str, values: Mapping[str, Values], found: MethodValidity, why: str) -> Consensus:
@@ -239,10 +242,6 @@ def _line(x: Any, y: Any) -> tuple[float, float]:
     slope = float((x - x.mean()) @ (y - y.mean())) / spread if spread > 0 else 0.0
     slope = max(slope, 0.0)
     return slope, float(y.mean() - slope * x.mean())
-
-
-def _without(damage: Values, left: str) -> dict[str, float]:
-    return {name: value for name, value in damage.items() if name != left}
 
 
 def _known(value: float) -> float:

@@ -9,6 +9,8 @@ from layer_importance._report import Report
 from layer_importance._scores import MethodScores, Score
 from layer_importance._specimens import Specimen, classifier
 
+SPLIT = (5, 7, 12, 24)
+"""Sizes of batches."""
 ERRORS = 5.0
 """So many standard errors are no difference."""
 
@@ -26,6 +28,7 @@ class Examined:
         self.make, self.exact = make, exact
         self.method = make()
         self._intact: MethodScores | None = None
+        self._split: MethodScores | None = None
         self._zeroed: dict[int, MethodScores] = {}
 
     def scores(self, specimen: Specimen, batches: Sequence[Any] | None = None) -> MethodScores:
@@ -46,6 +49,14 @@ class Examined:
         if self._intact is None:
             self._intact = self.scores(classifier())
         return self._intact
+
+    @property
+    def split(self) -> MethodScores:
+        """The scores of the same on the same data in several batches."""
+        if self._split is None:
+            specimen = classifier()
+            self._split = self.scores(specimen, specimen.batches(*SPLIT))
+        return self._split
 
     def zeroed(self, place: int) -> MethodScores:
         """The scores of the same model with a branch of zeros at ``place``."""

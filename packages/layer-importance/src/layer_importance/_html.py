@@ -92,14 +92,14 @@ def _scores(report: "Report") -> Iterable[str]:
     yield _section(
         "Importance of every unit",
         charts.heat_map(report.methods, report.units.names),
-        "Values as defined, darker for more; #1 is the least of its column. Standard errors, ranks "
-        "and reasons are tooltips. A diagnostic does not say what is important.",
+        "Values as defined, in stronger colour for more; #1 is the least of its column. Standard "
+        "errors, ranks and reasons are tooltips. A diagnostic does not say what is important.",
     )
     agreed = report.consensus
     if agreed is not None:
         weights = ", ".join(f"{name} {w:.2f}" for name, w in agreed.weights.items() if w)
         order = " < ".join(agreed.ranking)
-        yield _section("Consensus", f"<p>{escape(order)}</p>", f"{agreed.why} Weights: {weights}.")
+        yield _section("Consensus", f"<p>{escape(order)}</p>", f"{agreed.why}. Weights: {weights}.")
     if report.bottom is not None:
         yield _section("Units of least damage", _facts(report.bottom))
 
@@ -155,7 +155,7 @@ def _similar(report: "Report") -> Iterable[str]:
     for name, scores in report.methods.items():
         for what, table in scores.tables.items():
             if table.rows:
-                yield _section(f"{name}: {what}", charts.matrix(table), "Darker is more.")
+                yield _section(f"{name}: {what}", charts.matrix(table), "Stronger colour is more.")
 
 
 def _plan(plan: CompressionPlan) -> Iterable[str]:

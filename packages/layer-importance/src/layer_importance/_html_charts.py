@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from html import escape
 
 from layer_importance._plan import Action
-from layer_importance._scores import MethodScores, Table
+from layer_importance._scores import MethodScores, Score, Table
 
 
 def heat_map(methods: Mapping[str, MethodScores], names: Sequence[str]) -> str:
@@ -53,11 +53,11 @@ def scatter(across: MethodScores, up: MethodScores, names: Sequence[str]) -> str
         for name in names
         if all(name in m and math.isfinite(m[name].value) for m in (across, up))
     ]
-    x, y = (_Axis([m[n].value for n in both]) for m in (across, up))
+    x, y = (_Axis([end for n in both for end in _ends(m[n])]) for m in (across, up))
     marks = []
     for name in both:
         a, b = across[name], up[name]
-        px, py = 60 + 520 * x(a.value), 300 - 270 * y(b.value)
+        px, py = 80 + 520 * x(a.value), 300 - 270 * y(b.value)
         for score, dx, dy in ((a, 520 * x.scale, 0.0), (b, 0.0, 270 * y.scale)):
             error = score.standard_error
             if math.isfinite(error) and error > 0:
@@ -71,32 +71,38 @@ def scatter(across: MethodScores, up: MethodScores, names: Sequence[str]) -> str
             f"<text x='{px + 6:.1f}' y='{py - 6:.1f}' class='small'>{escape(name[-18:])}</text>"
         )
     labels = (
-        f"<text x='320' y='345' class='mid'>{escape(across.method)} ({escape(across.measure)})"
-        f"</text><text x='16' y='165' class='mid' transform='rotate(-90 16 165)'>"
+        f"<text x='340' y='345' class='mid'>{escape(across.method)} ({escape(across.measure)})"
+        f"</text><text x='14' y='165' class='mid' transform='rotate(-90 14 165)'>"
         f"{escape(up.method)} ({escape(up.measure)})</text>"
     )
     return _svg(640, 356, _frame(x, y) + labels + "".join(marks))
+
+
+def _ends(score: Score) -> tuple[float, float]:
+    """Where the bar of one standard error ends."""
+    error = 0.0 if not math.isfinite(score.standard_error) else score.standard_error
+    return score.value - error, score.value + error
 
 
 def curve(points: Sequence[tuple[float, float]], *, across: str, up: str) -> str:
     """Returns an SVG of a curve through points, such as quality against units removed."""
     ordered = sorted(points)
     x, y = (_Axis([point[i] for point in ordered]) for i in (0, 1))
-    at = [(60 + 520 * x(a), 300 - 270 * y(b)) for a, b in ordered]
+    at = [(80 + 520 * x(a), 300 - 270 * y(b)) for a, b in ordered]
     line = " ".join(f"{px:.1f},{py:.1f}" for px, py in at)
     dots = "".join(
         f"<circle cx='{px:.1f}' cy='{py:.1f}' r='4'><title>{a:.4g}: {b:.4g}</title></circle>"
         for (px, py), (a, b) in zip(at, ordered, strict=True)
     )
     labels = (
-        f"<text x='320' y='345' class='mid'>{escape(across)}</text><text x='16' y='165' "
-        f"class='mid' transform='rotate(-90 16 165)'>{escape(up)}</text>"
+        f"<text x='340' y='345' class='mid'>{escape(across)}</text><text x='14' y='165' "
+        f"class='mid' transform='rotate(-90 14 165)'>{escape(up)}</text>"
     )
     return _svg(640, 356, _frame(x, y) + labels + f"<polyline points='{line}'/>" + dots)
 
 
 def matrix(table: Table) -> str:
-    """Returns an SVG of a table, darker for more; its numbers are tooltips, and written if they fit."""
+    """Returns an SVG of a table, darker for more; numbers are tooltips, and written if they fit."""
     values = [value for row in table.values for value in row if math.isfinite(value)]
     low, high = min(values, default=0.0), max(values, default=1.0)
     rows, columns = len(table.rows), len(table.columns)
@@ -111,7 +117,7 @@ def matrix(table: Table) -> str:
                 f"height='{size - 1:.1f}' style='fill:rgb(90 140 200/{shade:.2f})' class='cell'>"
                 f"<title>{escape(title)}</title></rect>"
             )
-            if size > 30:
+            if size > 30 and not math.isnan(value):
                 cells.append(
                     f"<text x='{120 + (j + 0.5) * size:.1f}' y='{14 + (i + 0.5) * size:.1f}' "
                     f"class='small mid'>{value:.2f}</text>"
@@ -166,11 +172,11 @@ class _Axis:
 
 def _frame(x: _Axis, y: _Axis) -> str:
     ticks = "".join(
-        f"<text x='{60 + 520 * s:.0f}' y='318' class='small mid'>{x.low + s / x.scale:.3g}</text>"
-        f"<text x='54' y='{304 - 270 * s:.0f}' class='small end'>{y.low + s / y.scale:.3g}</text>"
+        f"<text x='{80 + 520 * s:.0f}' y='318' class='small mid'>{x.low + s / x.scale:.3g}</text>"
+        f"<text x='74' y='{304 - 270 * s:.0f}' class='small end'>{y.low + s / y.scale:.3g}</text>"
         for s in (0.0, 0.5, 1.0)
     )
-    return f"<rect x='60' y='30' width='520' height='270' class='cell'/>{ticks}"
+    return f"<rect x='80' y='30' width='520' height='270' class='cell'/>{ticks}"
 
 
 def _svg(width: float, height: float, inside: str) -> str:

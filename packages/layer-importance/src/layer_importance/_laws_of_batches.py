@@ -3,11 +3,10 @@
 import torch
 
 from layer_importance._batch import take
-from layer_importance._examined import ERRORS, Examined, error
+from layer_importance._examined import ERRORS, SPLIT, Examined, error
 from layer_importance._method import SweepMethod
 from layer_importance._specimens import Scaled, classifier, unrelated
 
-SPLIT = (5, 7, 12, 24)
 _OF_THE_LOSS = frozenset(
     {"labels", "gradients", "parameter_gradients", "per_sample", "sampled", "exact"}
 )
@@ -16,16 +15,14 @@ _POWERS = {"1": 0, "nats": 1, "nats^2": 2}
 
 def batch_split(it: Examined) -> None:
     """The same for one batch and for the same samples in several."""
-    specimen = classifier()
-    it.agree(it.intact, it.scores(specimen, specimen.batches(*SPLIT)), what="in four batches")
+    it.agree(it.intact, it.split, what="in four batches")
 
 
 def batch_order(it: Examined) -> None:
     """The same for the same batches in another order."""
     specimen = classifier()
-    batches = specimen.batches(*SPLIT)
-    one, two = (it.scores(specimen, order) for order in (batches, batches[::-1]))
-    it.agree(one, two, what="batches turned around")
+    turned = it.scores(specimen, specimen.batches(*SPLIT)[::-1])
+    it.agree(it.split, turned, what="batches turned around")
 
 
 def sample_order(it: Examined) -> None:
@@ -91,7 +88,7 @@ def sample_size(it: Examined) -> str:
     """
     if it.method.needs & _OF_THE_LOSS or "data" not in it.method.needs:
         return "for what compares streams, without the loss"
-    count, parts = 192, 6
+    count, parts = 128, 4
     specimen = unrelated(samples=count)
     many = it.scores(specimen)
     few = [it.scores(specimen, [part]) for part in specimen.batches(*[count // parts] * parts)]

@@ -89,7 +89,7 @@ class Search:
             self.seen.update(zip(new, map(float, self.damages(new)), strict=True))
 
     def _best(self) -> Names:
-        fitting = [names for names in self.seen if self.space.fits(names)]
+        fitting = [names for names in self.seen if self.space.is_tight(names)]
         return min(fitting, key=lambda names: _or_infinite(self.seen[names]))
 
     def _singles(self, size: int) -> None:

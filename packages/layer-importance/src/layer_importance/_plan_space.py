@@ -104,14 +104,22 @@ class Space:
         return frozenset(itertools.chain.from_iterable(taken))
 
     def neighbours(self, names: Names) -> Iterator[Names]:
-        """Yields sets that fit one exchange away: one group in, one out, or one of the two."""
+        """Yields sets that fit one exchange away: one group in, one out, or one of the two.
+
+        Only those that would not fit without any of their groups: nothing goes that need not.
+        """
         inside = [g for g in self.groups if set(g) <= names]
         outside = [g for g in self.groups if not set(g) & names]
         for gone in [(), *inside]:
             for come in [(), *outside]:
                 near = (names - set(gone)) | set(come)
-                if near != names and self.fits(near):
+                if near != names and self.is_tight(near):
                     yield near
+
+    def is_tight(self, names: Names) -> bool:
+        """Whether a set fits and would not without any of its groups."""
+        inside = (set(group) for group in self.groups if set(group) <= names)
+        return self.fits(names) and not any(self.fits(names - group) for group in inside)
 
     def all_sets(self, at_most: int) -> list[Names] | None:
         """Returns every set that fits and would not without any of its groups.
@@ -126,7 +134,7 @@ class Space:
                 return None
             for chosen in itertools.combinations(self.groups, size):
                 names = frozenset(itertools.chain.from_iterable(chosen))
-                if self.fits(names) and not any(self.fits(names - set(g)) for g in chosen):
+                if self.is_tight(names):
                     found.append(names)
             if found and self._larger_are_no_better(size):
                 break

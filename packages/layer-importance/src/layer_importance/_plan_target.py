@@ -1,6 +1,6 @@
 """What a plan is asked for, and which units it may touch."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from layer_importance._costs import Costs
@@ -20,7 +20,7 @@ class Target:
 
     kind: str
     most: float
-    asked: dict[str, float | str]
+    asked: Mapping[str, float | str]
 
     def total(self, costs: Costs, units: Units) -> float:
         """Returns what the model costs now."""
@@ -58,8 +58,8 @@ def target(
         raise ValueError(
             f"exactly one of {', '.join(given)} must be given, got {', '.join(named) or 'none'}"
         )
-    (name, value), asked = next(iter(named.items())), {}
-    asked = {"kind": name, "value": value}
+    ((name, value),) = named.items()
+    asked: dict[str, float | str] = {"kind": name, "value": value}
     if name == "target_ratio":
         if not value >= 1:
             raise ValueError(f"target_ratio must be at least 1, got {value}")

@@ -96,8 +96,8 @@ def plan(
         progress: told what is done.
 
     Raises:
-        ValueError: if there is not exactly one target, it cannot be reached, a name is no unit, or
-            the data or the loss are not finite.
+        ValueError: if there is not exactly one target, it cannot be reached, a name is no unit,
+            the batches have no labels, or the data or the loss are not finite.
 
     Example:
         >>> import torch
@@ -110,13 +110,16 @@ def plan(
         ...         return x + self.down(torch.relu(self.up(x)))
         >>> net = nn.Sequential(*[Block() for _ in range(4)], nn.Linear(8, 3))
         >>> _ = net[2].down.weight.data.zero_(), net[2].down.bias.data.zero_()
-        >>> data = [(torch.randn(16, 8), torch.randint(3, (16,))) for _ in range(4)]
+        >>> inputs = [torch.randn(16, 8) for _ in range(4)]
+        >>> data = [(x, net(x).softmax(1).detach()) for x in inputs]
         >>> found = plan(net, data, units=3)
         >>> found.removals, found.damage.mean
         (['2'], 0.0)
     """
     among = report.units if among is None and report is not None else among
     model, subject, _ = prepared(model, batches, task, among, max_batches, seed, modality)
+    if not subject.has_labels:
+        raise ValueError("batches must have labels, damage is a loss; got none")
     costs = _costs(subject, flops, latency_s)
     wanted = target(
         costs,

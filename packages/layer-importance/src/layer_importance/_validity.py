@@ -172,13 +172,15 @@ def partial_spearman(a: Sequence[float], b: Sequence[float], given: Sequence[flo
 def split_half(first: Values, second: Values) -> float:
     """Returns the reliability of scores from those of both halves: ``2 r / (1 + r)``.
 
+    A negative ``r`` is handed on as it is: halves that contradict each other add up to nothing.
+
     Source: Spearman (1910); Brown (1910).
     """
     names = [name for name in first if name in second]
     if len(names) < FEWEST:
         return math.nan
     r = spearman([first[n] for n in names], [second[n] for n in names])
-    return 2 * r / (1 + r) if r > -1 else -math.inf
+    return 2 * r / (1 + r) if r > 0 else r
 
 
 def values_of(scores: MethodScores) -> dict[str, float]:

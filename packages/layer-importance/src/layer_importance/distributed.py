@@ -7,14 +7,11 @@ and the same methods, and has the same report afterwards, that of one process al
 import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
-import numpy as np
 import torch
-import torch.distributed as dist
 from torch import nn
 
 from layer_importance._analyze import Progress, Run, named_methods, prepared
@@ -27,12 +24,11 @@ from layer_importance._report import Report
 from layer_importance._scores import MethodScores
 from layer_importance._states import Seen, add, seen
 from layer_importance._subject import Subject
+from layer_importance._talk import Talk
 from layer_importance._task import Task
 from layer_importance._units import Units
 
 __all__ = ["analyze"]
-
-_FINE, _BROKEN = b"\x01", b"\x00"  # the first byte of what a process sends
 
 
 def analyze(
@@ -87,7 +83,7 @@ def analyze(
         24
         >>> dist.destroy_process_group()
     """
-    talk = _Talk(group)
+    talk = Talk(group)
     with talk.together():
         chosen = named_methods(methods, registry)
         model, subject, note = prepared(model, batches, task, units, max_batches, seed, modality)
@@ -105,64 +101,10 @@ def _sums(model: nn.Module) -> list[float]:
     return [float(sum(f(v).sum() for v in values)) for f in (torch.abs, torch.square)]
 
 
-class _Talk:
-    """Bytes between all processes; a failure of one reaches all."""
-
-    def __init__(self, group: Any) -> None:
-        self.group = group
-        self.rank, self.world = dist.get_rank(group), dist.get_world_size(group)
-        self._heard_of_it = False
-
-    @contextmanager
-    def together(self) -> Iterator[None]:
-        """Tells the others of an error inside, so that none waits for this one."""
-        try:
-            yield
-        except Exception as error:
-            if not self._heard_of_it:
-                self._gathered(_BROKEN + f"{type(error).__name__}: {error}".encode())
-            raise
-
-    def exchange(self, data: bytes) -> list[bytes]:
-        """Returns what every process sent, in the order of ranks."""
-        letters = self._gathered(_FINE + data)
-        for rank, letter in enumerate(letters):
-            if letter[:1] != _FINE:
-                self._heard_of_it = True
-                raise RuntimeError(f"process {rank} failed: {letter[1:].decode()}")
-        return [letter[1:] for letter in letters]
-
-    def agree(self, facts: dict[str, Any]) -> None:
-        """Raises where processes were given different things."""
-        told = [json.loads(one) for one in self.exchange(json.dumps(facts).encode())]
-        for rank, other in enumerate(told):
-            for what, value in told[0].items():
-                if other[what] != value:
-                    self._heard_of_it = True
-                    raise ValueError(
-                        f"{what} must be the same in every process, got {value!r:.80} in process "
-                        f"0 and {other[what]!r:.80} in process {rank}"
-                    )
-
-    def _gathered(self, data: bytes) -> list[bytes]:
-        device = "cuda" if "nccl" in dist.get_backend(self.group) else "cpu"
-        sizes = [torch.zeros(1, dtype=torch.int64, device=device) for _ in range(self.world)]
-        mine = torch.tensor([len(data)], dtype=torch.int64, device=device)
-        dist.all_gather(sizes, mine, self.group)
-        lengths = [int(size) for size in sizes]
-        padded = np.zeros(max(lengths), dtype=np.uint8)
-        padded[: len(data)] = np.frombuffer(data, dtype=np.uint8)
-        sent = torch.from_numpy(padded).to(device)
-        parts = [torch.empty_like(sent) for _ in range(self.world)]
-        dist.all_gather(parts, sent, self.group)
-        found = zip(parts, lengths, strict=True)
-        return [part[:length].cpu().numpy().tobytes() for part, length in found]
-
-
 class _Ranks(Pace):
     """Every process its batches; at the end, the first process has seen them all."""
 
-    def __init__(self, talk: _Talk) -> None:
+    def __init__(self, talk: Talk) -> None:
         self._talk, self._last, self._ran = talk, -1, 0
 
     def mine(self, index: int) -> bool:
@@ -190,7 +132,7 @@ class _Ranks(Pace):
 class _Share(Run):
     """What one process does of an analysis; that of the first ends with the whole."""
 
-    def __init__(self, subject: Subject, progress: Progress | None, talk: _Talk) -> None:
+    def __init__(self, subject: Subject, progress: Progress | None, talk: Talk) -> None:
         super().__init__(subject, progress, time.perf_counter, time.perf_counter(), None)
         self.talk, self.pace = talk, _Ranks(talk)
 

@@ -6,9 +6,9 @@ and whatever random numbers were drawn before, scales as its unit of measure say
 bit for bit as it was, and runs the model no more often than it declares.
 
 Example:
+    >>> from layer_importance import registry
     >>> from layer_importance.testing import check_method
-    >>> from layer_importance._methods.block_influence import BlockInfluence
-    >>> check_method(BlockInfluence)["zero_branch"]
+    >>> check_method(registry.get("block_influence"))["zero_branch"]
     'holds'
 """
 

@@ -1,0 +1,191 @@
+"""The whole of `adlrns analyze`."""
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from torch import nn
+
+import layer_importance as importance
+from adlrns import _batches as data
+from adlrns._console import remark, show, stage
+from adlrns._early import check_data
+from adlrns._errors import UseError, from_user
+from adlrns._folder import try_folder, write_folder
+from adlrns._source import HF, open_model
+from adlrns._table import Column, Table, Value
+
+REPORT, SCORES, PAGE, PLAN = "report.json", "scores.csv", "report.html", "plan.json"
+FILES = {REPORT, SCORES, PAGE, PLAN}
+
+
+class Request(NamedTuple):
+    """What the command line says."""
+
+    model: str
+    data: str
+    methods: str
+    task: str
+    modality: str
+    seconds: float | None
+    target: float | None
+    out: Path
+    batches: int
+    batch_size: int | None
+    seed: int
+
+
+def run(request: Request) -> None:
+    """Analyses, prints the table, and writes the folder."""
+    check_data(request.data)
+    with stage(f"open {request.model}"):
+        model, source = open_model(request.model)
+    tokenizer = Path(request.model.partition(":")[2]) if source.kind == HF else None
+    with stage(f"open {request.data}"), from_user(f"--data {request.data}"):
+        batches = data.open_batches(
+            request.data,
+            batches=request.batches,
+            batch_size=request.batch_size,
+            tokenizer=tokenizer,
+        )
+    report = _report(request, model, batches)
+    plan = None if request.target is None else _plan(request, model, batches, report)
+    show(_table(report, plan))
+    for name, why in report.reasons.items():
+        if name not in report.methods:
+            remark(f"{name} did not run: {why}")
+    for note in report.notes:
+        remark(note)
+    write_folder(request.out, lambda folder: _write(folder, report, plan, request), check=check_out)
+
+
+def check_out(out: Path) -> None:
+    """Refuses a folder that cannot be written, or that holds anything but an earlier analysis.
+
+    Raises:
+        UseError: if writing would fail, or destroy somebody's files.
+    """
+    try:
+        try_folder(out)
+        strange = _strange(out)
+    except OSError as error:
+        raise UseError(
+            f"--out must be a folder that can be written, got {out}: {error.strerror}"
+        ) from error
+    if strange:
+        raise UseError(f"--out must be new, empty or an earlier analysis, got {out} with {strange}")
+
+
+def _strange(out: Path) -> str:
+    """What else is there than an earlier analysis."""
+    if not out.exists():
+        return ""
+    if not out.is_dir():
+        return "a file in its place"
+    found = {path.relative_to(out).as_posix() for path in out.rglob("*") if not path.is_dir()}
+    if others := found - FILES:
+        return min(others)
+    if found:
+        try:
+            importance.Report.load(out / REPORT)
+        except (OSError, ValueError):
+            return f"no readable {REPORT}"
+    return ""
+
+
+def _report(request: Request, model: nn.Module, batches: Sequence[Any]) -> importance.Report:
+    named = [name.strip() for name in request.methods.split(",") if name.strip()]
+    for name in named:
+        if name != "auto" and name not in importance.registry.names():
+            known = ", ".join(["auto", *importance.registry.names()])
+            raise UseError(f"--methods must be of {known}, got {name!r}")
+    with stage("analyse") as advance, _of(request):
+        return importance.analyze(
+            model,
+            batches,
+            methods="auto" if named == ["auto"] else named,
+            task=request.task,
+            modality=request.modality,
+            seconds=request.seconds,
+            seed=request.seed,
+            progress=lambda what, done: advance(done, 0),
+        )
+
+
+def _plan(
+    request: Request, model: nn.Module, batches: Sequence[Any], report: importance.Report
+) -> Any:
+    with stage(f"plan for a ratio of {request.target:g}") as advance, _of(request):
+        return importance.plan(
+            model,
+            batches,
+            report=report,
+            task=request.task,
+            modality=request.modality,
+            target_ratio=request.target,
+            seed=request.seed,
+            progress=lambda what, done: advance(done, 0),
+        )
+
+
+@contextmanager
+def _of(request: Request) -> Iterator[None]:
+    """Errors inside are about what was asked for, or the user's own code's."""
+    where = f"MODEL {request.model} on --data {request.data}"
+    with from_user(where):
+        try:
+            yield
+        except (ValueError, TypeError) as error:
+            raise UseError(f"{where}: {error}") from error
+
+
+def _table(report: importance.Report, plan: Any) -> Table:
+    agreed = report.consensus
+    columns = [Column("unit", "unit"), Column("parameters", "parameters", ",d", where="wide")]
+    if plan is not None:
+        columns.append(Column("plan", "plan"))
+    if agreed is not None:
+        columns.append(Column("consensus", "consensus", ".3f"))
+    columns += [
+        Column(name, f"{name.replace('_', ' ')}\n{scores.measure}", ".3g", where="wide")
+        for name, scores in report.methods.items()
+    ]
+    do: Mapping[str, str] = {} if plan is None else {a.unit: a.do for a in plan.actions}
+    rows: list[Mapping[str, Value]] = []
+    for unit in report.units:
+        row: dict[str, Value] = {"unit": unit.name, "parameters": unit.parameters}
+        if agreed is not None:
+            row["consensus"] = agreed.scores.get(unit.name)
+        row |= {
+            name: scores[unit.name].value if unit.name in scores else None
+            for name, scores in report.methods.items()
+        }
+        rows.append(row | {"plan": do.get(unit.name)})
+    return Table("Importance of every unit", tuple(columns), rows, _notes(report, plan))
+
+
+def _notes(report: importance.Report, plan: Any) -> list[str]:
+    notes = [] if report.consensus is None else [f"consensus: {report.consensus.why}"]
+    if not math.isnan(report.validity.depth.spearman):
+        notes.append(
+            f"depth alone has a rank correlation of {report.validity.depth.spearman:.2f} "
+            "with measured damage"
+        )
+    if plan is not None:
+        damage = plan.damage
+        notes.append(
+            f"plan: {len(plan.kept)} of {len(plan.actions)} units stay, the loss changes by "
+            f"{damage.mean:.3g} ({damage.low:.3g} to {damage.high:.3g})"
+        )
+    return notes
+
+
+def _write(folder: Path, report: importance.Report, plan: Any, request: Request) -> None:
+    report.save(folder / REPORT)
+    (folder / SCORES).write_text(report.to_csv())
+    title = f"Layer importance of {request.model}"
+    (folder / PAGE).write_text(report.to_html(plan=plan, title=title))
+    if plan is not None:
+        plan.save(folder / PLAN)

@@ -1,0 +1,131 @@
+import csv
+import json
+from pathlib import Path
+
+import pytest
+
+from layer_importance import CompressionPlan, Report
+
+MODULE = """
+import torch
+from torch import nn
+
+
+class Block(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.up, self.down = nn.Linear(12, 24), nn.Linear(24, 12)
+
+    def forward(self, x):
+        return x + self.down(torch.relu(self.up(x)))
+
+
+def net():
+    torch.manual_seed(0)
+    found = nn.Sequential(*[Block() for _ in range(6)], nn.Linear(12, 4))
+    with torch.no_grad():
+        found[2].down.weight.zero_()
+        found[2].down.bias.zero_()
+    return found
+
+
+def labelled():
+    generator = torch.Generator().manual_seed(1)
+    x = [torch.randn(16, 12, generator=generator) for _ in range(4)]
+    return [(each, net().eval()(each).argmax(1)) for each in x]
+
+
+def inputs():
+    return [x for x, _ in labelled()]
+
+
+def broken():
+    x, y = labelled()[0]
+    return [(x * torch.nan, y)]
+
+
+def flat():
+    return nn.Linear(12, 4)
+"""
+
+
+@pytest.fixture
+def deep(place: Path) -> Path:
+    """A working folder with a module `deep`: blocks of which the third adds nothing."""
+    (place / "deep.py").write_text(MODULE)
+    return place
+
+
+def test_analyses_plans_and_writes_one_folder(adlrns, deep: Path) -> None:
+    methods = "block_influence,skip_attribution,layer_ablation,attention_analysis"
+    result = adlrns(
+        *("analyze", "deep:net", "--data", "deep:labelled", "--methods", methods),
+        *("--target", "1.15", "--out", "found"),
+    )
+    names = {"report.json", "scores.csv", "report.html", "plan.json"}
+    assert {path.name for path in Path("found").iterdir()} == names
+    report = Report.load("found/report.json")
+    assert list(report.methods) == methods.split(",")[:3]
+    assert report["layer_ablation"]["2"].value == 0.0
+    assert report.ranking("skip_attribution")[0] == "2"
+    plan = CompressionPlan.load("found/plan.json")
+    assert plan.removals == ["2"]
+    page = Path("found/report.html").read_text()
+    assert "Layer importance of deep:net" in page
+    assert "Before and after" in page
+    rows = list(csv.DictReader(Path("found/scores.csv").read_text().splitlines()))
+    assert len(rows) == 3 * 6
+    assert "consensus" in result.stdout
+    assert "drop" in result.stdout
+    assert "attention_analysis did not run: needs attention" in result.stderr
+
+
+def test_chooses_methods_by_itself_and_says_why(adlrns, deep: Path) -> None:
+    result = adlrns("analyze", "deep:net", "--data", "deep:inputs", "--seconds", "20")
+    report = Report.load("analysis/report.json")
+    assert "block_influence" in report.methods
+    assert "skip_attribution" not in report.methods
+    assert "needs labels" in report.reasons["skip_attribution"]
+    assert "skip_attribution did not run: " in result.stderr
+    assert not Path("analysis/plan.json").exists()
+
+
+def test_an_earlier_analysis_is_replaced_and_nothing_else(adlrns, deep: Path) -> None:
+    command = ("analyze", "deep:net", "--data", "deep:inputs", "--methods", "block_influence")
+    adlrns(*command, "--out", "found")
+    adlrns(*command, "--out", "found", "--batches", "2")
+    assert json.loads(Path("found/report.json").read_text())["batches"] == 2
+    (deep / "found" / "thesis.txt").write_text("years of work")
+    assert "--out must be new, empty or an earlier analysis" in adlrns.error(
+        *command, "--out", "found"
+    )
+    assert (deep / "found" / "thesis.txt").read_text() == "years of work"
+    (deep / "other").mkdir()
+    (deep / "other" / "report.json").write_text("{}")
+    assert "with no readable report.json" in adlrns.error(*command, "--out", "other")
+    assert "a file in its place" in adlrns.error(*command, "--out", "deep.py")
+
+
+@pytest.mark.parametrize(
+    "changes, message",
+    [
+        ({"MODEL": "deep:missing"}, "MODEL deep:missing: deep has no 'missing'"),
+        ({"--data": "deep:missing"}, "--data deep:missing: deep has no 'missing'"),
+        ({"--methods": "magic"}, "--methods must be of auto, block_influence"),
+        ({"--task": "poetry"}, "task must be a Task or one of"),
+        ({"--modality": "smell"}, "modality must be"),
+        ({"--seconds": "0"}, "--seconds must be above 0, got 0.0"),
+        ({"--target": "0.5"}, "--target must be at least 1, got 0.5"),
+        ({"--target": "99"}, "MODEL deep:net on --data deep:labelled: "),
+        ({"--data": "deep:broken"}, "batch 0 must be finite"),
+        ({"MODEL": "deep:flat"}, "MODEL deep:flat on --data deep:labelled: "),
+    ],
+)
+def test_wrong_use_is_one_line_and_writes_nothing(
+    adlrns, deep: Path, changes: dict[str, str], message: str
+) -> None:
+    given = {"MODEL": "deep:net", "--data": "deep:labelled", "--methods": "block_influence"}
+    given |= changes
+    model = given.pop("MODEL")
+    assert message in adlrns.error("analyze", model, *(w for pair in given.items() for w in pair))
+    assert not Path("analysis").exists()
