@@ -10,6 +10,8 @@ from layer_importance._batch import Call
 from layer_importance._bridge import Bridge, BridgeMoments
 from layer_importance._consensus import Consensus
 from layer_importance._costs import Costs, measure_costs
+from layer_importance._depth_controller import DepthController
+from layer_importance._depth_serving import DepthServing
 from layer_importance._discover import discover
 from layer_importance._elastic_depth import ElasticDepth
 from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, UnitEvent
@@ -30,6 +32,7 @@ from layer_importance._moments import Moments
 from layer_importance._parts import discover_parts
 from layer_importance._plan import Action, CompressionPlan
 from layer_importance._planning import plan
+from layer_importance._quality_guard import QualityGuard, disagreement
 from layer_importance._registry import Registry, registry
 from layer_importance._report import Report
 from layer_importance._scores import MethodScores, Score, Table
@@ -76,7 +79,12 @@ __all__ = [
     "reestimate_norms",
     "distill",
     "Distilled",
+    # depth that changes while serving
     "ElasticDepth",
+    "DepthController",
+    "QualityGuard",
+    "disagreement",
+    "DepthServing",
     # methods
     "Method",
     "SweepMethod",
