@@ -35,7 +35,9 @@ class DepthController:
 
     Example:
         >>> controller = DepthController(4, target_s=0.1, window=3)
-        >>> [controller.observe(0.16) for _ in range(3)]
+        >>> controller.observe(0.16)  # levels cost 1, 0.8, 0.6, 0.4, 0.2 of the time
+        2
+        >>> [controller.observe(0.096) for _ in range(3)]
         [2, 2, 2]
         >>> [controller.observe(0.04) for _ in range(3)]
         [2, 2, 1]
