@@ -1,5 +1,6 @@
 import errno
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -228,3 +229,29 @@ def test_a_file_system_without_locks_is_written_all_the_same(tmp_path, monkeypat
     monkeypatch.setattr(_folder.fcntl, "flock", flock)
     write_folder(tmp_path / "result", fill("x"))
     assert names(tmp_path) == ["result"]
+
+
+@pytest.mark.parametrize("step", ["_lock", "_sync_tree", "_put"])
+def test_an_interrupt_at_any_step_leaves_nothing_beside(tmp_path, monkeypatch, step):
+    def interrupted(*args, **kwargs):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(_folder, step, interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        write_folder(tmp_path / "out", lambda folder: (folder / "a").write_text("new"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_an_interrupt_half_way_through_removing_leaves_nothing_beside(tmp_path, monkeypatch):
+    remove, calls = shutil.rmtree, []
+
+    def interrupted(*args, **kwargs):
+        calls.append(args)
+        if len(calls) == 1:
+            raise KeyboardInterrupt
+        remove(*args, **kwargs)
+
+    monkeypatch.setattr(_folder.shutil, "rmtree", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        _folder.try_folder(tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

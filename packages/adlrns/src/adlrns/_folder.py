@@ -3,9 +3,9 @@
 import ctypes
 import errno
 import os
+import secrets
 import shutil
 import sys
-import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -93,16 +93,29 @@ def restore(target: Path) -> None:
 @contextmanager
 def _locked_sibling(target: Path) -> Iterator[Path]:
     while True:
-        folder = Path(tempfile.mkdtemp(dir=target.parent, prefix=prefix(target, "new")))
-        folder.chmod(0o777 & ~_umask())
-        with _lock(folder, wait=True) as taken:
-            if not taken or not folder.exists():  # somebody took it for a leftover
-                continue
+        folder = target.with_name(f"{prefix(target, 'new')}{secrets.token_hex(4)}")
+        ours = True
+        try:  # named before it is there: an interrupt at any moment leaves nothing behind
             try:
-                yield folder
-            finally:
-                shutil.rmtree(folder, ignore_errors=True)
-            return
+                folder.mkdir()
+            except FileExistsError:
+                ours = False
+                continue
+            with _lock(folder, wait=True) as taken:
+                if taken and folder.exists():  # else somebody took it for a leftover
+                    yield folder
+                    return
+        finally:
+            if ours:
+                _remove(folder)
+
+
+def _remove(folder: Path) -> None:
+    try:
+        shutil.rmtree(folder, ignore_errors=True)
+    except KeyboardInterrupt:  # it came half-way
+        shutil.rmtree(folder, ignore_errors=True)
+        raise
 
 
 def _check_again(check: Callable[[Path], None], folder: Path, target: Path) -> None:
@@ -179,9 +192,3 @@ def _sync(path: Path) -> None:
         os.fsync(handle)
     finally:
         os.close(handle)
-
-
-def _umask() -> int:
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
