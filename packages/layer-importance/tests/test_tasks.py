@@ -576,3 +576,11 @@ def test_a_mean_in_the_shape_of_a_vector_is_no_loss_per_sample():
     subject = Subject(net, discover(net, batch), MeanLoss(), [batch])
     with preserved(net, gradients=True), pytest.raises(ValueError, match="8 samples, got 1"):
         subject.losses(subject.forward(batch), batch)
+
+
+def test_a_task_without_a_loss_says_what_is_missing():
+    class Silent(Task):
+        name = "silent"
+
+    with pytest.raises(NotImplementedError, match="task silent must say what the loss is"):
+        Silent().loss(None, None, None)

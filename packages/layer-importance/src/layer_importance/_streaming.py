@@ -12,7 +12,7 @@ import safetensors.torch
 import torch
 from torch import nn
 
-from layer_importance._analyze import Progress, Run, named_methods
+from layer_importance._analyze import named_methods
 from layer_importance._batch import to_device
 from layer_importance._discover import discover
 from layer_importance._forwards import replaced
@@ -24,6 +24,7 @@ from layer_importance._pace import Pace
 from layer_importance._preserve import preserved
 from layer_importance._registry import Registry
 from layer_importance._report import Report
+from layer_importance._run import Progress, Run
 from layer_importance._structure import mapped, tensors
 from layer_importance._subject import Subject
 from layer_importance._task import Task

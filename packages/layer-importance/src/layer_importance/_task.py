@@ -36,8 +36,12 @@ class Task:
         self.labels = labels or _batch.labels
 
     def loss(self, output: Any, labels: Any, batch: Any) -> Tensor:
-        """Returns the loss of every sample, ``[N]``; 0 for one that has nothing to answer."""
-        raise NotImplementedError
+        """Returns the loss of every sample, ``[N]``; 0 for one that has nothing to answer.
+
+        Raises:
+            NotImplementedError: if the task does not say.
+        """
+        raise NotImplementedError(f"task {self.name} must say what the loss is: override loss")
 
     def count(self, labels: Any, batch: Any) -> int:
         """Returns how many samples the loss is for: the rows of the labels, else of the batch."""

@@ -14,13 +14,14 @@ from typing import Any
 import torch
 from torch import nn
 
-from layer_importance._analyze import Progress, Run, named_methods, prepared
+from layer_importance._analyze import named_methods, prepared
 from layer_importance._method import Method, PassMethod, SweepMethod
 from layer_importance._modality import Modality
 from layer_importance._pace import Pace
 from layer_importance._preserve import preserved
 from layer_importance._registry import Registry
 from layer_importance._report import Report
+from layer_importance._run import Progress, Run
 from layer_importance._scores import MethodScores
 from layer_importance._states import Seen, add, seen
 from layer_importance._subject import Subject
