@@ -1,0 +1,77 @@
+"""What every edit of a network offers to the transaction that carries it out."""
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from typing import Any, Protocol, runtime_checkable
+
+import torch
+from torch import nn
+
+from neuro_morph._attributes import AttributeEdit
+from neuro_morph._edits import TensorEdit
+from neuro_morph._graph import GrowthGraph
+from neuro_morph._inputs import ExampleInputs
+from neuro_morph._undo import UndoLog
+
+
+@dataclass
+class Site:
+    """Where an edit works.
+
+    Attributes:
+        model: the model.
+        graph: its growth graph.
+        inputs: example inputs of it.
+        generator: the source of new numbers.
+    """
+
+    model: nn.Module
+    graph: GrowthGraph
+    inputs: ExampleInputs
+    generator: torch.Generator
+
+
+@dataclass
+class Performed:
+    """What an edit has done.
+
+    Attributes:
+        tensors: parameters and buffers that grew.
+        attributes: numbers of modules that changed beside the sizes of known classes.
+        added: parameters that are new, by name.
+    """
+
+    tensors: list[TensorEdit] = field(default_factory=list)
+    attributes: list[AttributeEdit] = field(default_factory=list)
+    added: list[str] = field(default_factory=list)
+
+
+Variant = Callable[[UndoLog], Performed]
+
+
+@runtime_checkable
+class Edit(Protocol):
+    """A change of a network that keeps what it computes.
+
+    Attributes:
+        op: the kind of edit.
+    """
+
+    op: str
+
+    @property
+    def target(self) -> str:
+        """What is edited."""
+        ...
+
+    def detail(self) -> dict[str, Any]:
+        """Returns the settings, as JSON can hold them."""
+        ...
+
+    def variants(self, site: Site) -> Iterator[Variant]:
+        """Yields ways to carry the edit out, the likeliest first.
+
+        Each writes everything it touches into the undo log it is given. The first after which the
+        model still computes what it did is kept.
+        """
+        ...

@@ -1,0 +1,96 @@
+"""The edit that gives a group more units."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from functools import partial
+from typing import Any
+
+from neuro_morph._attributes import AttributeEdit
+from neuro_morph._edit import Performed, Site, Variant
+from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._initial import UnitInit, ZeroFanOut
+from neuro_morph._undo import UndoLog
+from neuro_morph._valuing import CannotGrowError
+from neuro_morph._widening import attempts, widen
+
+
+@dataclass(frozen=True)
+class Widen:
+    """Gives a growth group more units, so that the network computes what it did.
+
+    Args:
+        group: the group's id (see :meth:`GrowthGraph.groups`).
+        by: how many units are added.
+        init: how they begin (:class:`ZeroFanOut` by default: random rows that nothing reads yet).
+
+    Raises:
+        ValueError: if ``by`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from neuro_morph import Morpher, Widen
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+        ... )
+        >>> morpher = Morpher(model, example_inputs=torch.ones(1, 4))
+        >>> morpher.apply(Widen("0", by=2)).parameters_added
+        14
+    """
+
+    group: str
+    by: int
+    init: UnitInit = field(default_factory=ZeroFanOut)
+    op: str = field(default="widen", init=False)
+
+    def __post_init__(self) -> None:
+        if isinstance(self.by, bool) or not isinstance(self.by, int) or self.by < 1:
+            raise ValueError(f"by must be an integer of at least 1, got {self.by!r}")
+
+    @property
+    def target(self) -> str:
+        """The group's id."""
+        return self.group
+
+    def detail(self) -> dict[str, Any]:
+        """Returns the settings, as JSON can hold them."""
+        return {"by": self.by, "init": self.init.describe()}
+
+    def variants(self, site: Site) -> Iterator[Variant]:
+        """Yields ways to carry it out: they differ in the numbers of modules that follow."""
+        group = _growable(site, self.group)
+        way = self.init.way
+        refusal = site.graph.refusal(group, way)
+        if refusal is not None:
+            raise GrowthRefusedError(
+                f"{self.group!r} cannot be widened by {self.init.describe()}: {refusal}"
+            )
+        units = self.init.units(site, group, self.by)
+        scored = bool(site.graph.needs(group, way).scored)
+        for rescaled in (False, True) if scored else (False,):
+            for extra in attempts(site.model, site.graph, group, units.size):
+                yield partial(self._perform, site, group, units, extra, rescaled)
+
+    def _perform(
+        self,
+        site: Site,
+        group: Any,
+        units: Any,
+        extra: list[AttributeEdit],
+        rescaled: bool,
+        log: UndoLog,
+    ) -> Performed:
+        try:
+            edits = widen(
+                site.model, site.graph, group, units, self.init.way, log, site.generator, rescaled
+            )
+        except CannotGrowError as refusal:
+            raise GrowthRefusedError(f"{self.group!r} cannot be widened: {refusal}") from None
+        log.set_attributes(site.model, extra)
+        return Performed(edits, extra)
+
+
+def _growable(site: Site, name: str) -> Any:
+    group = site.graph[name]
+    if not group.growable:
+        raise GrowthRefusedError(f"{name!r} cannot grow: {group.reason}")
+    return group

@@ -1,0 +1,59 @@
+"""What happened when a network grew, or did not."""
+
+import json
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class MorphogenesisEvent:
+    """One edit of a network: what was done, why, and what was measured.
+
+    Attributes:
+        id: its number in the run.
+        step: the training step it happened at.
+        op: the kind of edit, ``"widen"`` and so on.
+        target: what was edited: a group or a layer.
+        detail: the edit's settings.
+        reason: why it was tried.
+        decision: ``"committed"``, ``"refused"`` or ``"rolled back"``.
+        why_not: the reason if it was refused or rolled back.
+        parameters_before: parameters counted before.
+        parameters_after: parameters counted afterwards.
+        flops_before: floating point operations of a run on the example inputs, before.
+        flops_after: the same afterwards.
+        absolute_change: the largest change of an output on the example inputs.
+        relative_change: the same over the largest output.
+        attributes: numbers of modules that were changed: path, name, old, new.
+        seconds: seconds by part of the work.
+        gain: what the edit was found to gain, if that was measured.
+        parent: the event that this one undid.
+    """
+
+    id: int
+    step: int
+    op: str
+    target: str
+    detail: dict[str, Any]
+    reason: str
+    decision: str
+    why_not: str | None
+    parameters_before: int
+    parameters_after: int
+    flops_before: int
+    flops_after: int
+    absolute_change: float | None
+    relative_change: float | None
+    attributes: tuple[tuple[str, str, Any, Any], ...] = ()
+    seconds: dict[str, float] = field(default_factory=dict)
+    gain: float | None = None
+    parent: int | None = None
+
+    @property
+    def parameters_added(self) -> int:
+        """The parameters it added."""
+        return self.parameters_after - self.parameters_before
+
+    def to_json(self) -> str:
+        """Returns the event as one line of JSON."""
+        return json.dumps(asdict(self), ensure_ascii=False)

@@ -1,0 +1,199 @@
+"""The growth graph of a model: which of its parts can grow, with which others, and why not."""
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from neuro_morph._attributes import couplings_of, tie_numbers
+from neuro_morph._groups import GrowthGroup, groups_of
+from neuro_morph._inputs import ExampleInputs
+from neuro_morph._placing import Number, Placing
+from neuro_morph._plan_widen import check_fills
+from neuro_morph._program import Program
+from neuro_morph._record_dispatch import record_by_dispatch
+from neuro_morph._record_export import record_by_export
+from neuro_morph._rules import RULES
+from neuro_morph._valuing import AsksError, CannotGrowError, Needs, Valuing
+
+WAYS = ("free", "copy", "equal")
+_ROUNDS = 64  # each asks for the rows of at least one more parameter
+
+
+class GrowthGraph:
+    """What can grow in a model.
+
+    Attributes:
+        program: the operations it was found from.
+    """
+
+    def __init__(self, program: Program, model: nn.Module) -> None:
+        self.program = program
+        self._placing = Placing(program).run(RULES)
+        tie_numbers(model, self._placing.numbers)
+        self._groups = groups_of(self._placing)
+        self._ways: dict[tuple[str, str], Needs | str] = {}
+        for group in self._groups:
+            if group.growable and not any(self.ways(group)):
+                group.reason = self.refusal(group, "free")
+
+    @classmethod
+    def capture(
+        cls,
+        model: nn.Module,
+        example_inputs: Any,
+        *,
+        capture: str = "auto",
+        outputs: Sequence[str] | None = None,
+    ) -> Self:
+        """Returns the growth graph of a model as it is.
+
+        The model is run once in evaluation mode, on fake tensors (``"export"``) or operation by
+        operation (``"dispatch"``); it is left as it was.
+
+        Args:
+            model: any module.
+            example_inputs: a tensor, a tuple of positional or a mapping of keyword arguments.
+            capture: ``"export"``, ``"dispatch"`` or ``"auto"``: export, and dispatch where the
+                model cannot be exported.
+            outputs: the entries of what the model returns that have to keep their shape and
+                values, as ``("logits",)``; None for all of them.
+
+        Raises:
+            TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
+            ValueError: for an unknown ``capture``.
+            RuntimeError: if the model cannot be recorded.
+
+        Example:
+            >>> import torch
+            >>> from neuro_morph import GrowthGraph
+            >>> model = torch.nn.Sequential(
+            ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
+            ... )
+            >>> [(g.id, g.size, g.reason) for g in GrowthGraph.capture(model, torch.ones(1, 4))]
+            [('0', 8, None), ('0.weight[1]', 4, "it meets ...
+        """
+        program = record(model, ExampleInputs.of(example_inputs), capture)
+        program.outputs = chosen_outputs(dict(program.outputs), outputs)
+        return cls(program, model)
+
+    def groups(self) -> list[GrowthGroup]:
+        """Returns all groups, also those that cannot grow."""
+        return list(self._groups)
+
+    def __iter__(self) -> Iterator[GrowthGroup]:
+        return iter(self._groups)
+
+    def __getitem__(self, group_id: str) -> GrowthGroup:
+        for group in self._groups:
+            if group.id == group_id:
+                return group
+        known = ", ".join(repr(g.id) for g in self._groups if g.growable)
+        raise KeyError(f"group must be one of {known}; got {group_id!r}")
+
+    def ways(self, group: GrowthGroup) -> list[str]:
+        """Returns how new units of a group can be made: ``"free"``, ``"copy"``, ``"equal"``."""
+        return [way for way in WAYS if isinstance(self._needs(group, way), Needs)]
+
+    def needs(self, group: GrowthGroup, way: str) -> Needs:
+        """Returns what growing a group in a way asks of the parameters.
+
+        Raises:
+            CannotGrowError: if it cannot grow in that way.
+        """
+        found = self._needs(group, way)
+        if isinstance(found, Needs):
+            return found
+        raise CannotGrowError(found)
+
+    def refusal(self, group: GrowthGroup, way: str) -> str | None:
+        """Returns why a group cannot grow in a way, None if it can."""
+        found = group.atom.fixed or self._needs(group, way)
+        return found if isinstance(found, str) else None
+
+    def numbers(self) -> list[Number]:
+        """Returns the sizes of axes that modules hold as numbers."""
+        return self._placing.numbers
+
+    def _needs(self, group: GrowthGroup, way: str) -> Needs | str:
+        key = (group.id, way)
+        if key not in self._ways:
+            self._ways[key] = group.reason or self._find(group, way)
+        return self._ways[key]
+
+    def _find(self, group: GrowthGroup, way: str) -> Needs | str:
+        chosen: dict[str, str] = {}
+        for _ in range(_ROUNDS):
+            valuing = Valuing(
+                self._placing, group.atom, copies=way != "free", equally=way == "equal"
+            )
+            try:
+                needs = valuing.run(RULES, self.program.calls, chosen)
+                check_fills(group, needs)
+                return needs
+            except CannotGrowError as refusal:
+                return str(refusal)
+            except AsksError as asks:
+                if way != "free" or all(chosen.get(s) == asks.mode for s in asks.sources):
+                    return str(asks)
+                if any(chosen.get(s, asks.mode) != asks.mode for s in asks.sources):
+                    return f"{asks}, and elsewhere they must be made otherwise"
+                chosen.update(dict.fromkeys(asks.sources, asks.mode))
+        return "it is asked too much of the parameters that make its units"
+
+
+def chosen_outputs(found: dict[str, Any], wanted: Sequence[str] | None) -> list[tuple[str, Any]]:
+    """Returns the outputs that count, by where they stand in what a model returns.
+
+    Raises:
+        ValueError: if one of the ``wanted`` is not there.
+    """
+    if wanted is None:
+        return list(found.items())
+    chosen: dict[str, Any] = {}
+    for name in wanted:
+        starts = (f"['{name}']", f".{name}", f"[{name}]")
+        mine = {key: value for key, value in found.items() if key.startswith(starts)}
+        if not mine:
+            raise ValueError(f"outputs must be among {', '.join(found) or 'none'}; got {name!r}")
+        chosen.update(mine)
+    return list(chosen.items())
+
+
+def record(model: nn.Module, inputs: ExampleInputs, capture: str = "auto") -> Program:
+    """Returns what a model does with its inputs in evaluation mode; it is left as it was."""
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
+    if capture not in ("auto", "export", "dispatch"):
+        raise ValueError(f"capture must be 'auto', 'export' or 'dispatch', got {capture!r}")
+    program = _record(model, inputs, capture)
+    first = {id(p): name for name, p in model.named_parameters()}
+    every = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
+    program.parameters = {index: every[name] for index, name in program.parameters.items()}
+    program.couplings = couplings_of(model)
+    return program
+
+
+def _record(model: nn.Module, inputs: ExampleInputs, capture: str) -> Program:
+    with evaluating(model), torch.no_grad():
+        if capture != "dispatch":
+            try:
+                return record_by_export(model, inputs)
+            except Exception:
+                if capture == "export":
+                    raise
+        return record_by_dispatch(model, inputs)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Puts every module in evaluation mode, and each back into its own."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training

@@ -1,0 +1,206 @@
+"""Edits of a network as transactions: done, checked, kept or undone."""
+
+import time
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.utils.flop_counter import FlopCounterMode
+
+from neuro_morph._checking import OutputChange, change_between, outputs_of, tolerance_of
+from neuro_morph._edit import Edit, Performed, Site
+from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._graph import GrowthGraph, chosen_outputs, evaluating
+from neuro_morph._inputs import ExampleInputs
+from neuro_morph._optimizer_state import migrate
+from neuro_morph._snapshot import Snapshot
+from neuro_morph._undo import UndoLog
+from neuro_morph._widening import tensors_of
+
+
+class Morpher:
+    """Grows a model while it trains: every edit is checked, logged, and undone if it fails.
+
+    Parameters keep their identity, so optimizers, schedulers and hooks go on working; what the
+    optimizers hold grows with them.
+
+    Args:
+        model: any module.
+        optimizer: the optimizer that trains it, or several; None for none.
+        example_inputs: a tensor, a tuple of positional or a mapping of keyword arguments: what the
+            model is called with when it is looked at and checked.
+        others: anything with ``state_dict`` and ``load_state_dict`` that belongs to the run
+            (schedulers, scalers): snapshots hold it.
+        outputs: the entries of what the model returns that have to stay as they are; None for all.
+        capture: see :meth:`GrowthGraph.capture`.
+        tolerance: the largest relative change of an output that is accepted; None for 1e-12 in
+            float64, 1e-5 in float32, 2e-2 below.
+        seed: of new numbers.
+
+    Raises:
+        TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
+        ValueError: if the model's outputs on ``example_inputs`` are not finite.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizer: Optimizer | Iterable[Optimizer] | None = None,
+        *,
+        example_inputs: Any,
+        others: Iterable[Any] = (),
+        outputs: Sequence[str] | None = None,
+        capture: str = "auto",
+        tolerance: float | None = None,
+        seed: int = 0,
+    ) -> None:
+        self.model = model
+        one = isinstance(optimizer, Optimizer)
+        self.optimizers: list[Optimizer] = [optimizer] if one else list(optimizer or ())  # type: ignore[list-item,arg-type]
+        self.others = list(others)
+        self.inputs = ExampleInputs.of(example_inputs)
+        self.outputs, self._capture = outputs, capture
+        self.tolerance = tolerance_of(model) if tolerance is None else tolerance
+        self.generator = torch.Generator().manual_seed(seed)
+        self.events: list[MorphogenesisEvent] = []
+        self.step = 0
+        self._graph: GrowthGraph | None = None
+
+    @property
+    def graph(self) -> GrowthGraph:
+        """The growth graph of the model as it is; found again after every edit."""
+        if self._graph is None:
+            self._graph = GrowthGraph.capture(
+                self.model, self.inputs, capture=self._capture, outputs=self.outputs
+            )
+        return self._graph
+
+    def apply(self, edit: Edit, *, reason: str = "asked for") -> MorphogenesisEvent:
+        """Carries an edit out and returns what was measured.
+
+        Raises:
+            GrowthRefusedError: if it cannot be done, or the model would not compute what it did;
+                nothing has changed then.
+            KeyError: if the edit names a group that is not there.
+        """
+        work = _Work(self, edit, reason)
+        try:
+            event = work.carry_out()
+        except GrowthRefusedError as refusal:
+            self.events.append(work.event("refused", str(refusal)))
+            raise
+        self.events.append(event)
+        self._graph = None
+        return event
+
+    def snapshot(self) -> Snapshot:
+        """Returns the whole run's state; ``restore`` on it undoes edits and training alike."""
+        return Snapshot(self.model, self.optimizers, self.others)
+
+    def probe(self) -> dict[str, Tensor]:
+        """Returns the outputs that count, in evaluation mode, on the example inputs."""
+        return dict(chosen_outputs(outputs_of(self.model, self.inputs), self.outputs))
+
+    def site(self) -> Site:
+        """Returns where edits work."""
+        return Site(self.model, self.graph, self.inputs, self.generator)
+
+
+class _Work:
+    """One edit being carried out."""
+
+    def __init__(self, morpher: Morpher, edit: Edit, reason: str) -> None:
+        self.morpher, self.edit, self.reason = morpher, edit, reason
+        self.change: OutputChange | None = None
+        self.performed = Performed()
+        self.seconds: dict[str, float] = {}
+        self.before = sizes_of_model(morpher.model, morpher.inputs)
+
+    def carry_out(self) -> MorphogenesisEvent:
+        self._check_gradients()
+        wanted = self._timed("probe", self.morpher.probe)
+        if not all(value.isfinite().all() for value in wanted.values()):
+            raise GrowthRefusedError("the model's outputs on the example inputs are not finite")
+        site = self._timed("capture", self.morpher.site)
+        failures: list[str] = []
+        for variant in self.edit.variants(site):
+            log = UndoLog()
+            failure = self._try(variant, log, wanted)
+            if failure is None:
+                return self.event("committed", None)
+            log.undo()
+            failures.append(failure)
+        raise GrowthRefusedError(f"{self.edit.op} of {self.edit.target!r}: {'; '.join(failures)}")
+
+    def _try(self, variant: Any, log: UndoLog, wanted: dict[str, Tensor]) -> str | None:
+        """Returns why the edit failed, None if it stands."""
+        try:
+            self.performed = self._timed("edit", lambda: variant(log))
+            self._timed("migrate", lambda: self._migrate(log))
+            found = self._timed("check", self.morpher.probe)
+        except GrowthRefusedError:
+            log.undo()
+            raise
+        except Exception as error:  # a model may fail in any way when its sizes change
+            return f"the model fails afterwards ({type(error).__name__}: {error})"
+        except BaseException:
+            log.undo()
+            raise
+        self.change = change_between(wanted, found)
+        if self.change.within(self.morpher.tolerance):
+            return None
+        return f"the output changes by {self.change.relative:.2g}"
+
+    def _migrate(self, log: UndoLog) -> None:
+        held = tensors_of(self.morpher.model)
+        for edit in self.performed.tensors:
+            for optimizer in self.morpher.optimizers:
+                migrate(optimizer, held[edit.name], edit, log)
+
+    def _check_gradients(self) -> None:
+        waiting = [n for n, p in self.morpher.model.named_parameters() if p.grad is not None]
+        if waiting:
+            raise GrowthRefusedError(
+                f"{waiting[0]!r} has a gradient that no step has used: grow after the optimizer's "
+                "step and zero_grad()"
+            )
+
+    def _timed(self, part: str, work: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[part] = self.seconds.get(part, 0.0) + spent
+
+    def event(self, decision: str, why_not: str | None) -> MorphogenesisEvent:
+        after = sizes_of_model(self.morpher.model, self.morpher.inputs)
+        edits = self.performed.attributes if decision == "committed" else []
+        return MorphogenesisEvent(
+            id=len(self.morpher.events),
+            step=self.morpher.step,
+            op=self.edit.op,
+            target=self.edit.target,
+            detail=self.edit.detail(),
+            reason=self.reason,
+            decision=decision,
+            why_not=why_not,
+            parameters_before=self.before[0],
+            parameters_after=after[0],
+            flops_before=self.before[1],
+            flops_after=after[1],
+            absolute_change=self.change.absolute if self.change else None,
+            relative_change=self.change.relative if self.change else None,
+            attributes=tuple((e.path, e.name, e.old, e.new) for e in edits),
+            seconds=self.seconds,
+        )
+
+
+def sizes_of_model(model: nn.Module, inputs: ExampleInputs) -> tuple[int, int]:
+    """Returns the parameters of a model and the FLOPs of a run, both counted."""
+    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+        model(*inputs.args, **inputs.kwargs)
+    return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops())

@@ -1,0 +1,74 @@
+"""A program from a real run, operation by operation: for models that cannot be exported."""
+
+from contextlib import ExitStack
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map
+
+from neuro_morph._inputs import ExampleInputs
+from neuro_morph._program import Call, Program, Ref, op_name
+
+
+def record_by_dispatch(model: nn.Module, inputs: ExampleInputs) -> Program:
+    """Returns the program of one run of ``model`` on ``inputs``."""
+    recorder = _Recorder(model)
+    fast = torch.backends.mha.get_fastpath_enabled()
+    with ExitStack() as stack, torch.no_grad():
+        stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
+        torch.backends.mha.set_fastpath_enabled(False)  # one opaque operation for all of attention
+        for path, module in model.named_modules():
+            stack.callback(module.register_forward_pre_hook(recorder.enter(path)).remove)
+            hook = module.register_forward_hook(recorder.leave, always_call=True)
+            stack.callback(hook.remove)
+        with recorder:
+            result = model(*inputs.args, **inputs.kwargs)
+    for path, value in tree_flatten_with_path(result)[0]:
+        if isinstance(value, Tensor):
+            recorder.program.outputs.append((keystr(path), recorder.ref(value)))
+    return recorder.program
+
+
+class _Recorder(TorchDispatchMode):
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()  # type: ignore[no-untyped-call]
+        self.program = Program("dispatch")
+        self.seen: dict[int, Ref] = {}
+        self.alive: list[Tensor] = []  # so that no two tensors share an id
+        self.path: list[str] = []
+        for names, tensors in (
+            (self.program.parameters, model.named_parameters()),
+            (self.program.buffers, model.named_buffers()),
+        ):
+            for name, tensor in tensors:
+                names[self.ref(tensor).index] = name
+
+    def enter(self, path: str) -> Any:
+        return lambda module, args: self.path.append(path)
+
+    def leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        self.path.pop()
+
+    def ref(self, tensor: Tensor) -> Ref:
+        if id(tensor) not in self.seen:
+            self.alive.append(tensor)
+            self.seen[id(tensor)] = self.program.add(tensor.shape)
+        return self.seen[id(tensor)]
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        given = tree_map(lambda x: self.ref(x) if isinstance(x, Tensor) else x, (args, kwargs))
+        result = func(*args, **kwargs)
+        leaves = [result] if isinstance(result, Tensor) else tree_flatten(result)[0]
+        outputs = tuple(self._new(x) if isinstance(x, Tensor) else None for x in leaves)
+        name = op_name(func._schema.name)
+        self.program.calls.append(Call(name, tuple(given[0]), given[1], outputs, tuple(self.path)))
+        return result
+
+    def _new(self, tensor: Tensor) -> Ref:
+        """Returns a number of its own also for a tensor changed in place."""
+        self.alive.append(tensor)
+        self.seen[id(tensor)] = self.program.add(tensor.shape)
+        return self.seen[id(tensor)]

@@ -1,0 +1,209 @@
+"""Normalisations: over each unit, or over all of them."""
+
+from dataclasses import replace
+from typing import Any
+
+import torch
+
+from neuro_morph._axes import (
+    Product,
+    atoms_of,
+    fix,
+    resolve,
+    split_product,
+)
+from neuro_morph._placing import Placing, Value
+from neuro_morph._rules._rule import add_rule
+from neuro_morph._valuing import AsksError, New, Seen, Valuing
+
+
+def place_batch_norm(
+    placing: Placing, x: Value, w: Any, b: Any, mean: Any, var: Any, *args: Any
+) -> list[Value]:
+    assert placing.call is not None
+    for value, kind in ((w, "scale"), (b, "shift"), (mean, "mean"), (var, "var")):
+        if value is not None:
+            placing.meet(x.axes[1], value.axes[0])
+            placing.uses(value, 0, kind)
+    return [
+        Value(x.axes),
+        *[
+            placing.constant(placing.program.shape(r)) if r else Value(())
+            for r in placing.call.outputs[1:]
+        ],
+    ]
+
+
+def value_batch_norm(valuing: Valuing, x: Seen, *args: Any, **kwargs: Any) -> list[New | None]:
+    assert valuing.call is not None
+    assert x.new is not None
+    if x.new.power or x.new.mode == "mean":
+        raise valuing.no("units that are the mean of others are normalised each by itself")
+    return [replace(x.new, linear=False)] + [None] * (len(valuing.call.outputs) - 1)
+
+
+def place_layer_norm(
+    placing: Placing, x: Value, shape: Any, w: Any = None, b: Any = None, *args: Any, **kwargs: Any
+) -> list[Value]:
+    assert placing.call is not None
+    for value, kind in ((w, "scale"), (b, "shift")):
+        if value is not None:
+            for k in range(len(shape)):
+                placing.meet(x.axes[k - len(shape)], value.axes[k])
+                placing.uses(value, k, kind)
+    return [
+        Value(x.axes),
+        *[
+            placing.constant(placing.program.shape(r)) if r else Value(())
+            for r in placing.call.outputs[1:]
+        ],
+    ]
+
+
+def value_layer_norm(
+    valuing: Valuing,
+    x: Seen,
+    shape: Any,
+    w: Any = None,
+    b: Any = None,
+    eps: Any = 1e-5,
+    *args: Any,
+    **kwargs: Any,
+) -> list[New | None]:
+    assert valuing.call is not None
+    over = [d for d in valuing.dims(x.value) if d >= len(x.value.axes) - len(shape)]
+    new = _normalised(valuing, x, w, b, eps, "mean") if over else _apart(valuing, x, b)
+    return [new] + [None] * (len(valuing.call.outputs) - 1)
+
+
+def place_rms_norm(
+    placing: Placing, x: Value, shape: Any, w: Any = None, *args: Any, **kwargs: Any
+) -> list[Value]:
+    return place_layer_norm(placing, x, shape, w)
+
+
+def value_rms_norm(
+    valuing: Valuing, x: Seen, shape: Any, w: Any = None, eps: Any = None
+) -> list[New | None]:
+    assert valuing.call is not None
+    over = [d for d in valuing.dims(x.value) if d >= len(x.value.axes) - len(shape)]
+    eps = torch.finfo(torch.float32).eps if eps is None else eps
+    new = _normalised(valuing, x, w, None, eps, "zero") if over else _apart(valuing, x, None)
+    return [new] + [None] * (len(valuing.call.outputs) - 1)
+
+
+def place_group_norm(
+    placing: Placing, x: Value, groups: int, w: Any = None, b: Any = None, *args: Any
+) -> list[Value]:
+    assert placing.call is not None
+    parts = split_product(x.axes[1], groups)
+    if parts is None:
+        fix(x.axes[1], f"it is not made of the groups of {placing.where()}")
+    else:
+        placing.number(parts[0], "num_groups")
+    for value, kind in ((w, "scale"), (b, "shift")):
+        if value is not None:
+            placing.meet(x.axes[1], value.axes[0])
+            placing.uses(value, 0, kind)
+    return [
+        Value(x.axes),
+        *[
+            placing.constant(placing.program.shape(r)) if r else Value(())
+            for r in placing.call.outputs[1:]
+        ],
+    ]
+
+
+def value_group_norm(
+    valuing: Valuing,
+    x: Seen,
+    groups: int,
+    w: Any = None,
+    b: Any = None,
+    eps: float = 1e-5,
+    *args: Any,
+) -> list[New | None]:
+    assert valuing.call is not None
+    assert x.new is not None
+    rest = [None] * (len(valuing.call.outputs) - 1)
+    parts = split_product(x.value.axes[1], groups)
+    if parts is not None and valuing.has(parts[0]):  # whole groups
+        if x.new.power or x.new.mode == "mean":
+            raise valuing.no("units that are the mean of others are normalised by groups")
+        return [replace(x.new, linear=False), *rest]
+    if x.new.mode == "copy" and valuing.equally:
+        return [replace(x.new, linear=False), *rest]
+    if groups == 1:
+        return [_normalised(valuing, x, w, b, eps, "mean"), *rest]
+    raise valuing.no("units are counted")
+
+
+def _normalised(valuing: Valuing, x: Seen, w: Any, b: Any, eps: Any, wanted: str) -> New:
+    """Values after a normalisation over the units themselves.
+
+    With ``wanted`` units the statistics change by a power of ``r`` alone; the weight and the
+    epsilon take it up: LayerNorm with units that are the mean of the others, RMSNorm with zeros.
+    """
+    new = x.new
+    assert new is not None
+    if new.mode == "copy":
+        if valuing.equally:
+            return replace(new, linear=False)
+        raise valuing.no("some units count twice")
+    if new.mode == wanted and (wanted == "zero" or _is_whole(valuing, x)):
+        if w is None:
+            raise valuing.no("there is no weight to take up the factor of growth")
+        valuing.multiply([w.origin.name], 0.5)
+        if eps:
+            valuing.attribute("eps", float(eps), 1.0)
+        return New("zero", 0.0, linear=False)
+    if new.mode == "free" and new.linear and new.sources:
+        raise AsksError(new.sources, wanted, f"units are counted in {valuing.placing.where()}")
+    raise valuing.no("units are counted")
+
+
+def _is_whole(valuing: Valuing, x: Seen) -> bool:
+    """Whether all of the normalised axis grows with the atom, in one proportion."""
+    axes = [resolve(x.value.axes[d]) for d in valuing.dims(x.value)]
+    if len(axes) != 1 or sum(a is valuing.atom for a in atoms_of(axes[0])) != 1:
+        return False
+    return axes[0] is valuing.atom or isinstance(axes[0], Product)
+
+
+def _apart(valuing: Valuing, x: Seen, b: Any) -> New:
+    new = x.new
+    assert new is not None
+    if new.mode is None:
+        raise valuing.no("a factor that growth brings in is normalised away")
+    if new.mode == "mean":
+        raise valuing.no("units that are the mean of others are normalised each by itself")
+    return replace(
+        new,
+        mode="free" if new.mode == "zero" and b is not None else new.mode,
+        power=0.0,
+        linear=False,
+    )
+
+
+def _native_group_norm(
+    placing: Placing, x: Value, w: Any, b: Any, n: int, c: int, hw: int, groups: int, eps: float
+) -> list[Value]:
+    return place_group_norm(placing, x, groups, w, b)
+
+
+def _native_group_norm_values(
+    valuing: Valuing, x: Seen, w: Any, b: Any, n: int, c: int, hw: int, groups: int, eps: float
+) -> list[New | None]:
+    return value_group_norm(valuing, x, groups, w, b, eps)
+
+
+add_rule(
+    "batch_norm native_batch_norm _native_batch_norm_legit cudnn_batch_norm "
+    "_native_batch_norm_legit_no_training",
+    place_batch_norm,
+    value_batch_norm,
+)
+add_rule("layer_norm native_layer_norm", place_layer_norm, value_layer_norm)
+add_rule("rms_norm _fused_rms_norm", place_rms_norm, value_rms_norm)
+add_rule("group_norm", place_group_norm, value_group_norm)
+add_rule("native_group_norm", _native_group_norm, _native_group_norm_values)

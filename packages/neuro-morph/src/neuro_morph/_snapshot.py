@@ -1,0 +1,102 @@
+"""All of a training run's state, taken and put back bit for bit."""
+
+import copy
+import random
+from collections.abc import Iterable
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+_TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+
+
+class Snapshot:
+    """A model, what trains it and the random state, as they are now.
+
+    Parameters keep their identity: restoring gives each its old contents, shape included.
+
+    Args:
+        model: the model.
+        optimizers: optimizers of it.
+        others: anything with ``state_dict`` and ``load_state_dict``: schedulers, scalers.
+    """
+
+    def __init__(
+        self,
+        model: nn.Module,
+        optimizers: Iterable[Optimizer] = (),
+        others: Iterable[Any] = (),
+    ) -> None:
+        self._modules = [(m, _vars_of(m)) for m in model.modules()]
+        tensors: dict[int, Tensor] = {
+            id(t): t
+            for m, _ in self._modules
+            for t in (*m._parameters.values(), *m._buffers.values())
+            if t is not None
+        }
+        self._tensors = [
+            (t, t.data.clone(), None if t.grad is None else t.grad.clone(), t.requires_grad)
+            for t in tensors.values()
+        ]
+        self._optimizers = [(o, _state_of(o)) for o in optimizers]
+        self._others = [(o, copy.deepcopy(o.state_dict())) for o in others]
+        self._random = _random_state()
+
+    def restore(self) -> None:
+        """Puts everything back; the snapshot stays good for another time."""
+        for module, held in self._modules:
+            module.__dict__.clear()
+            module.__dict__.update({k: type(v)(v) if k in _TABLES else v for k, v in held.items()})
+        for tensor, data, grad, requires_grad in self._tensors:
+            tensor.data = data.clone()
+            tensor.grad = None if grad is None else grad.clone()
+            tensor.requires_grad_(requires_grad)
+        for optimizer, (groups, state) in self._optimizers:
+            optimizer.param_groups[:] = [{**g, "params": list(g["params"])} for g in groups]
+            optimizer.state.clear()
+            optimizer.state.update({p: _cloned(held) for p, held in state.items()})
+        for other, state in self._others:
+            other.load_state_dict(copy.deepcopy(state))
+        _set_random_state(self._random)
+
+    def nbytes(self) -> int:
+        """Returns the bytes of the tensors of the model that are kept."""
+        return sum(data.numel() * data.element_size() for _, data, _, _ in self._tensors)
+
+
+def _vars_of(module: nn.Module) -> dict[str, Any]:
+    return {k: type(v)(v) if k in _TABLES else v for k, v in vars(module).items()}
+
+
+def _state_of(optimizer: Optimizer) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
+    groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
+    return groups, {p: _cloned(held) for p, held in optimizer.state.items()}
+
+
+def _cloned(held: Any) -> Any:
+    if isinstance(held, Tensor):
+        return held.clone()
+    if isinstance(held, dict):
+        return {k: _cloned(v) for k, v in held.items()}
+    return copy.deepcopy(held)
+
+
+def _random_state() -> dict[str, Any]:
+    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": cuda,
+        "numpy": np.random.get_state(),  # noqa: NPY002 - what users draw from
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None:
+        torch.cuda.set_rng_state_all(state["cuda"])
+    np.random.set_state(state["numpy"])  # noqa: NPY002
+    random.setstate(state["python"])

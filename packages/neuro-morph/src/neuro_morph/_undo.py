@@ -1,0 +1,57 @@
+"""An undo log: what was touched, as it was, put back bit for bit."""
+
+from typing import Any
+
+from torch import Tensor, nn
+
+from neuro_morph._attributes import AttributeEdit
+
+_MISSING = object()
+
+
+class UndoLog:
+    """Values as they were before they were touched; the first one written for each counts."""
+
+    def __init__(self) -> None:
+        self._data: dict[int, tuple[Tensor, Tensor, Tensor | None]] = {}
+        self._items: list[tuple[dict[Any, Any], Any, Any]] = []
+        self._attributes: list[tuple[nn.Module, str, Any]] = []
+
+    def set_data(self, tensor: Tensor, data: Tensor) -> None:
+        """Gives a parameter or buffer new contents, of another shape if need be."""
+        self._data.setdefault(id(tensor), (tensor, tensor.data, tensor.grad))
+        tensor.grad = None
+        tensor.data = data
+
+    def set_item(self, holder: dict[Any, Any], key: Any, value: Any) -> None:
+        """Sets an entry of a dictionary."""
+        self._items.append((holder, key, holder.get(key, _MISSING)))
+        holder[key] = value
+
+    def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
+        """Sets an attribute of a module."""
+        self._attributes.append((module, name, getattr(module, name)))
+        setattr(module, name, value)
+
+    def set_attributes(self, model: nn.Module, edits: list[AttributeEdit]) -> None:
+        """Sets attributes of modules of a model."""
+        for edit in edits:
+            self.set_attribute(model.get_submodule(edit.path), edit.name, edit.new)
+
+    def undo(self) -> None:
+        """Puts everything back; the log is empty afterwards."""
+        for module, name, value in reversed(self._attributes):
+            setattr(module, name, value)
+        for holder, key, value in reversed(self._items):
+            if value is _MISSING:
+                holder.pop(key, None)
+            else:
+                holder[key] = value
+        for tensor, data, grad in self._data.values():
+            tensor.data = data
+            tensor.grad = grad
+        self._attributes, self._items, self._data = [], [], {}
+
+    def nbytes(self) -> int:
+        """Returns the bytes of the tensors that are kept."""
+        return sum(data.numel() * data.element_size() for _, data, _ in self._data.values())

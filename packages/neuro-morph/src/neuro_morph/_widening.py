@@ -1,0 +1,92 @@
+"""Widening a group of a model, with nothing yet checked."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import chain, islice, product
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuro_morph._attributes import AttributeEdit, candidates, counts, epsilons, sizes_of
+from neuro_morph._edits import TensorEdit
+from neuro_morph._graph import GrowthGraph
+from neuro_morph._groups import GrowthGroup
+from neuro_morph._plan_widen import Units, edits_of
+from neuro_morph._undo import UndoLog
+
+_CHOICES = 16  # of attributes with one value in one module
+
+
+def widen(
+    model: nn.Module,
+    graph: GrowthGraph,
+    group: GrowthGroup,
+    units: Units,
+    way: str,
+    log: UndoLog,
+    generator: torch.Generator | None = None,
+    rescaled: bool = False,
+) -> list[TensorEdit]:
+    """Gives every tensor of a group its new units; returns what was done to each tensor.
+
+    With ``rescaled`` products with new units are made larger by the root of the growth: a model
+    that divides them by the root of their number then gets what it did.
+
+    Raises:
+        CannotGrowError: if the group cannot be grown in this way.
+    """
+    needs = graph.needs(group, way)
+    if rescaled:
+        powers = {n: needs.powers.get(n, 0.0) - 0.5 for n in needs.scored}
+        needs = replace(needs, powers={**needs.powers, **powers})
+    edits = edits_of(group, needs, units)
+    small = epsilons(model, needs, group.size / units.size)
+    held = tensors_of(model)
+    for edit in edits:
+        log.set_data(held[edit.name], edit.apply(held[edit.name], generator))
+    log.set_attributes(model, small)
+    for path, name, value in counts(group, units.size, graph.numbers()):
+        log.set_attribute(model.get_submodule(path), name, value)
+    resize_modules(model, [edit.name for edit in edits], log)
+    return edits
+
+
+def attempts(
+    model: nn.Module, graph: GrowthGraph, group: GrowthGroup, size: int
+) -> Iterator[list[AttributeEdit]]:
+    """Yields sets of numbers of modules to try, the smallest first."""
+    yield []
+    tried: list[list[AttributeEdit]] = []
+    for inner in (True, False):
+        found = candidates(model, group, size, graph.numbers(), inner=inner)
+        for choice in [found, *_one_of_each(found)]:
+            if choice not in tried:
+                yield choice
+            tried.append(choice)
+
+
+def _one_of_each(found: list[AttributeEdit]) -> Iterator[list[AttributeEdit]]:
+    """Yields choices of one attribute where a module has several of one value."""
+    alike: dict[tuple[str, Any], list[AttributeEdit]] = {}
+    for edit in found:
+        alike.setdefault((edit.path, edit.old), []).append(edit)
+    if any(len(each) > 1 for each in alike.values()):
+        yield from (list(choice) for choice in islice(product(*alike.values()), _CHOICES))
+
+
+def resize_modules(model: nn.Module, names: Iterable[str], log: UndoLog) -> None:
+    """Sets the numbers that modules of known classes hold to the sizes of their tensors."""
+    for path in dict.fromkeys(name.rpartition(".")[0] for name in names):
+        module = model.get_submodule(path)
+        for name, value in sizes_of(module).items():
+            if getattr(module, name) != value:
+                log.set_attribute(module, name, value)
+
+
+def tensors_of(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the parameters and buffers of a model by name, tied ones by every name."""
+    named: Any = chain(
+        model.named_parameters(remove_duplicate=False), model.named_buffers(remove_duplicate=False)
+    )
+    return dict(named)
