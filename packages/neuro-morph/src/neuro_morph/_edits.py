@@ -66,6 +66,13 @@ class TensorEdit:
             new = torch.where(_column(axis.take < 0, new, axis.dim), fresh, new)
         return _formatted(new, state)
 
+    def fresh(self, new: Tensor) -> Tensor:
+        """Returns which entries of the grown tensor are new."""
+        found = torch.zeros(new.shape, dtype=torch.bool)
+        for axis in self.axes:
+            found |= _column(axis.take < 0, found, axis.dim)
+        return found.to(new.device)
+
     def shape(self, old: torch.Size) -> torch.Size:
         """Returns the shape that the tensor will have."""
         sizes = list(old)

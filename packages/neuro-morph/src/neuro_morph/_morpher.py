@@ -16,6 +16,7 @@ from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._graph import GrowthGraph, chosen_outputs, evaluating
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._optimizer_state import migrate
+from neuro_morph._slots import SlotTable
 from neuro_morph._snapshot import Snapshot
 from neuro_morph._undo import UndoLog
 from neuro_morph._widening import tensors_of
@@ -38,6 +39,9 @@ class Morpher:
         capture: see :meth:`GrowthGraph.capture`.
         tolerance: the largest relative change of an output that is accepted; None for 1e-12 in
             float64, 1e-5 in float32, 2e-2 below.
+        dynamics: ``"exact"`` lets every optimizer see copies as what they are copies of, so that
+            training goes on as if nothing had grown until :meth:`release`; ``"plain"`` lets it see
+            what is there.
         seed: of new numbers.
 
     Raises:
@@ -55,6 +59,7 @@ class Morpher:
         outputs: Sequence[str] | None = None,
         capture: str = "auto",
         tolerance: float | None = None,
+        dynamics: str = "plain",
         seed: int = 0,
     ) -> None:
         self.model = model
@@ -67,6 +72,10 @@ class Morpher:
         self.generator = torch.Generator().manual_seed(seed)
         self.events: list[MorphogenesisEvent] = []
         self.step = 0
+        if dynamics not in ("plain", "exact"):
+            raise ValueError(f"dynamics must be 'plain' or 'exact', got {dynamics!r}")
+        self.dynamics = dynamics
+        self.slots = SlotTable(self.optimizers)
         self._graph: GrowthGraph | None = None
 
     @property
@@ -98,7 +107,11 @@ class Morpher:
 
     def snapshot(self) -> Snapshot:
         """Returns the whole run's state; ``restore`` on it undoes edits and training alike."""
-        return Snapshot(self.model, self.optimizers, self.others)
+        return Snapshot(self.model, self.optimizers, [*self.others, self.slots])
+
+    def release(self) -> None:
+        """Lets the optimizers see all parameters as they are: copies train on their own."""
+        self.slots.release()
 
     def probe(self) -> dict[str, Tensor]:
         """Returns the outputs that count, in evaluation mode, on the example inputs."""
@@ -156,9 +169,12 @@ class _Work:
 
     def _migrate(self, log: UndoLog) -> None:
         held = tensors_of(self.morpher.model)
+        exact = self.morpher.dynamics == "exact"
         for edit in self.performed.tensors:
+            tensor = held[edit.name]
             for optimizer in self.morpher.optimizers:
-                migrate(optimizer, held[edit.name], edit, log)
+                migrate(optimizer, tensor, edit, log, exact=exact)
+            self.morpher.slots.grow(tensor, log.data_before(tensor), edit, log, exact=exact)
 
     def _check_gradients(self) -> None:
         waiting = [n for n, p in self.morpher.model.named_parameters() if p.grad is not None]

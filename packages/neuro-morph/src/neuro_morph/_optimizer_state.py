@@ -48,12 +48,22 @@ def register_optimizer_state(name: str, power: float) -> None:
     STATE_POWERS[name] = float(power)
 
 
-def migrate(optimizer: Optimizer, parameter: Tensor, edit: TensorEdit, log: UndoLog) -> None:
+def migrate(
+    optimizer: Optimizer, parameter: Tensor, edit: TensorEdit, log: UndoLog, *, exact: bool = False
+) -> None:
     """Grows what ``optimizer`` holds for ``parameter``, which has its new shape already.
 
     Means of gradients of an entry that is taken over at a share ``a`` are multiplied by ``a``,
     means of squares by ``a ** 2``; entries without a past begin with zero, or with the median of
     the others where a zero would make the first steps too long.
+
+    Args:
+        optimizer: the optimizer.
+        parameter: the parameter, grown.
+        edit: how it grew.
+        log: where everything is written as it was.
+        exact: whether the optimizer goes on seeing copies as what they are copies of: what it
+            holds for them is taken over as it is.
 
     Raises:
         GrowthRefusedError: if it holds something of which it is not known how it grows.
@@ -61,11 +71,11 @@ def migrate(optimizer: Optimizer, parameter: Tensor, edit: TensorEdit, log: Undo
     state = optimizer.state.get(parameter, {})
     for key, held in list(state.items()):
         if isinstance(held, Tensor) and held.dim() > 0:
-            log.set_item(state, key, _carried(optimizer, key, held, parameter, edit))
+            log.set_item(state, key, _carried(optimizer, key, held, parameter, edit, exact))
 
 
 def _carried(
-    optimizer: Optimizer, key: str, held: Tensor, parameter: Tensor, edit: TensorEdit
+    optimizer: Optimizer, key: str, held: Tensor, parameter: Tensor, edit: TensorEdit, exact: bool
 ) -> Tensor:
     kind = type(optimizer).__name__
     if edit.shape(held.shape) != parameter.shape or held.dim() != parameter.dim():
@@ -81,4 +91,4 @@ def _carried(
         )
     power = STATE_POWERS[key]
     fresh = float(held.median()) if power == 2 and held.numel() else 0.0
-    return edit.carry(held, power, fresh)
+    return edit.carry(held, 0.0 if exact else power, fresh)

@@ -23,6 +23,11 @@ class UndoLog:
         tensor.grad = None
         tensor.data = data
 
+    def data_before(self, tensor: Tensor) -> Tensor:
+        """Returns the contents a tensor had before it was touched."""
+        found = self._data.get(id(tensor))
+        return tensor.data if found is None else found[1]
+
     def set_item(self, holder: dict[Any, Any], key: Any, value: Any) -> None:
         """Sets an entry of a dictionary."""
         self._items.append((holder, key, holder.get(key, _MISSING)))
