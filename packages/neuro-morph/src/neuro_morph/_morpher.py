@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,11 +14,13 @@ from neuro_morph._checking import OutputChange, change_between, outputs_of, tole
 from neuro_morph._edit import Edit, Performed, Site
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph, chosen_outputs, evaluating
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._optimizer_state import migrate
 from neuro_morph._slots import SlotTable
 from neuro_morph._snapshot import Snapshot
+from neuro_morph._spec import ArchitectureSpec, Fingerprint, Step
 from neuro_morph._undo import UndoLog
 from neuro_morph._widening import tensors_of
 
@@ -42,6 +45,7 @@ class Morpher:
         dynamics: ``"exact"`` lets every optimizer see copies as what they are copies of, so that
             training goes on as if nothing had grown until :meth:`release`; ``"plain"`` lets it see
             what is there.
+        log: a file that every event is added to, one line of JSON each; None for none.
         seed: of new numbers.
 
     Raises:
@@ -60,6 +64,7 @@ class Morpher:
         capture: str = "auto",
         tolerance: float | None = None,
         dynamics: str = "plain",
+        log: str | Path | None = None,
         seed: int = 0,
     ) -> None:
         self.model = model
@@ -71,6 +76,8 @@ class Morpher:
         self.tolerance = tolerance_of(model) if tolerance is None else tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.events: list[MorphogenesisEvent] = []
+        self.spec = ArchitectureSpec()
+        self._log = None if log is None else EventLog(log)
         self.step = 0
         if dynamics not in ("plain", "exact"):
             raise ValueError(f"dynamics must be 'plain' or 'exact', got {dynamics!r}")
@@ -99,11 +106,19 @@ class Morpher:
         try:
             event = work.carry_out()
         except GrowthRefusedError as refusal:
-            self.events.append(work.event("refused", str(refusal)))
+            self.note(work.event("refused", str(refusal)))
             raise
-        self.events.append(event)
+        assert work.step is not None
+        self.spec.steps.append(work.step)
         self._graph = None
+        self.note(event)
         return event
+
+    def note(self, event: MorphogenesisEvent) -> None:
+        """Adds an event to the run's, and to its log."""
+        self.events.append(event)
+        if self._log is not None:
+            self._log.add(event)
 
     def snapshot(self) -> Snapshot:
         """Returns the whole run's state; ``restore`` on it undoes edits and training alike."""
@@ -131,6 +146,8 @@ class _Work:
         self.performed = Performed()
         self.seconds: dict[str, float] = {}
         self.before = sizes_of_model(morpher.model, morpher.inputs)
+        self.shape = Fingerprint(morpher.model)
+        self.step: Step | None = None
 
     def carry_out(self) -> MorphogenesisEvent:
         self._check_gradients()
@@ -143,6 +160,9 @@ class _Work:
             log = UndoLog()
             failure = self._try(variant, log, wanted)
             if failure is None:
+                detail = self.edit.detail()
+                now = Fingerprint(self.morpher.model)
+                self.step = self.shape.step_to(now, self.edit.op, detail)
                 return self.event("committed", None)
             log.undo()
             failures.append(failure)

@@ -2,8 +2,8 @@
 
 An optimizer works on whole tensors. Where some entries have to move at another pace, the table
 below steps in around its step: before it, an entry ``p`` becomes ``q = p / value`` and its
-gradient ``g / gradient``; after it, ``q`` becomes ``p`` again. With the factors of a split the optimizer sees
-the network that was not split, whatever its rule: weight decay, epsilon and all.
+gradient ``g / gradient``; after it, ``q`` becomes ``p`` again. With the factors of a split the
+optimizer sees the network that was not split, whatever its rule: weight decay, epsilon and all.
 """
 
 from collections.abc import Iterable

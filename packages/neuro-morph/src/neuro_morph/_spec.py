@@ -1,0 +1,164 @@
+"""The architecture of a grown network, replayed into the model it was grown from."""
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Self
+
+import torch
+from torch import nn
+
+from neuro_morph._atomic import write_atomically
+from neuro_morph._widening import tensors_of
+
+FORMAT = 1
+
+Rebuild = Callable[[nn.Module, dict[str, Any]], None]
+
+# edits that add modules say here how they are built again, by their op
+REBUILDS: dict[str, Rebuild] = {}
+
+
+@dataclass(frozen=True)
+class Step:
+    """One edit: what it made of shapes and numbers.
+
+    Attributes:
+        op: the kind of edit.
+        detail: its settings.
+        tensors: tensors that changed their shape: name, old, new.
+        attributes: numbers of modules that changed: path, name, new value.
+    """
+
+    op: str
+    detail: dict[str, Any]
+    tensors: list[tuple[str, list[int], list[int]]]
+    attributes: list[tuple[str, str, Any]]
+
+
+@dataclass
+class ArchitectureSpec:
+    """The edits of a network, one after another, without their numbers.
+
+    A checkpoint of a grown network loads into the class it was grown from: build the model, replay
+    the spec, load the state. Neither data nor random numbers are needed.
+
+    Attributes:
+        steps: the edits.
+
+    Example:
+        >>> import torch
+        >>> from neuro_morph import Morpher, Widen
+        >>> build = lambda: torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> grown = build()
+        >>> morpher = Morpher(grown, example_inputs=torch.ones(1, 4))
+        >>> event = morpher.apply(Widen("0", by=2))
+        >>> model = morpher.spec.replay(build())
+        >>> model.load_state_dict(grown.state_dict())
+        <All keys matched successfully>
+    """
+
+    steps: list[Step] = field(default_factory=list)
+
+    def to_json(self) -> str:
+        """Returns the spec as JSON."""
+        return json.dumps({"format": FORMAT, "steps": [asdict(step) for step in self.steps]})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Returns the spec that JSON holds.
+
+        Raises:
+            ValueError: if it is no spec, or one of a later format.
+        """
+        try:
+            held = json.loads(text)
+            steps = [Step(**step) for step in held["steps"]]
+            version = held["format"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise ValueError(f"this is no architecture spec: {error}") from None
+        if version != FORMAT:
+            raise ValueError(f"format must be {FORMAT}, got {version!r}")
+        return cls(steps)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the spec to a file, whole or not at all."""
+        write_atomically(Path(path), self.to_json().encode())
+
+    @classmethod
+    def load(cls, path: str | Path) -> Self:
+        """Returns the spec in a file.
+
+        Raises:
+            ValueError: if it holds none.
+        """
+        return cls.from_json(Path(path).read_text(encoding="utf-8"))
+
+    def replay(self, model: nn.Module) -> nn.Module:
+        """Returns ``model`` with every edit done again: its tensors have the grown shapes.
+
+        New entries are zero; load the state dict of the grown network.
+
+        Raises:
+            ValueError: if the model is not the one the network was grown from; nothing has changed.
+        """
+        self._check(model)
+        for step in self.steps:
+            if step.op in REBUILDS:
+                REBUILDS[step.op](model, step.detail)
+            held = tensors_of(model)
+            for name, _, new in step.tensors:
+                held[name].data = torch.zeros(new, dtype=held[name].dtype, device=held[name].device)
+            for path, name, value in step.attributes:
+                module = model.get_submodule(path)
+                old = getattr(module, name, None)
+                setattr(module, name, tuple(value) if isinstance(old, tuple) else value)
+        return model
+
+    def _check(self, model: nn.Module) -> None:
+        shapes = {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
+        added = any(step.op in REBUILDS for step in self.steps)
+        for step in self.steps:
+            for name, old, new in step.tensors:
+                if name not in shapes and added:
+                    continue  # of a module that an edit adds
+                if shapes.get(name) != list(old):
+                    raise ValueError(
+                        f"the spec does not fit: {name!r} must be {list(old)}, got "
+                        f"{shapes.get(name, 'no such tensor')}"
+                    )
+                shapes[name] = list(new)
+
+
+class Fingerprint:
+    """Shapes of a model's tensors and plain numbers of its modules, as they are now."""
+
+    def __init__(self, model: nn.Module) -> None:
+        self._shapes = {name: list(t.shape) for name, t in tensors_of(model).items()}
+        self._numbers = {
+            (path, name): value
+            for path, module in model.named_modules()
+            for name, value in vars(module).items()
+            if name != "training" and _is_plain(value)
+        }
+
+    def step_to(self, now: "Fingerprint", op: str, detail: dict[str, Any]) -> Step:
+        """Returns the step from here to ``now``."""
+        tensors = [
+            (name, old, now._shapes[name])
+            for name, old in self._shapes.items()
+            if name in now._shapes and now._shapes[name] != old
+        ]
+        attributes = [
+            (*key, value)
+            for key, value in now._numbers.items()
+            if key in self._numbers and self._numbers[key] != value
+        ]
+        return Step(op, detail, tensors, attributes)
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, tuple):
+        return all(_is_plain(each) for each in value)
+    return value is None or type(value) in (int, float)
