@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neuro_morph._attributes import AttributeEdit
 from neuro_morph._edits import TensorEdit
@@ -39,11 +39,13 @@ class Performed:
         tensors: parameters and buffers that grew.
         attributes: numbers of modules that changed beside the sizes of known classes.
         added: parameters that are new, by name.
+        ramps: columns that come in slowly: parameter, axis, the columns, steps.
     """
 
     tensors: list[TensorEdit] = field(default_factory=list)
     attributes: list[AttributeEdit] = field(default_factory=list)
     added: list[str] = field(default_factory=list)
+    ramps: list[tuple[str, int, Tensor, int]] = field(default_factory=list)
 
 
 Variant = Callable[[UndoLog], Performed]

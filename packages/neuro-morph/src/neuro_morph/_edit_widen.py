@@ -86,7 +86,9 @@ class Widen:
         except CannotGrowError as refusal:
             raise GrowthRefusedError(f"{self.group!r} cannot be widened: {refusal}") from None
         log.set_attributes(site.model, extra)
-        return Performed(edits, extra)
+        dims = {m.name: m.dim for m in group.members if "in" in m.kinds}
+        late = [(name, dims[name], columns, units.steps) for name, columns in units.late.items()]
+        return Performed(edits, extra, ramps=late)
 
 
 def _growable(site: Site, name: str) -> Any:

@@ -18,6 +18,7 @@ from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph, chosen_outputs, evaluating
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._optimizer_state import migrate
+from neuro_morph._ramp import Ramp, new_entries
 from neuro_morph._slots import SlotTable
 from neuro_morph._snapshot import Snapshot
 from neuro_morph._spec import ArchitectureSpec, Fingerprint, Step
@@ -214,6 +215,10 @@ class _Work:
             for optimizer in self.morpher.optimizers:
                 migrate(optimizer, tensor, edit, log, exact=exact)
             self.morpher.slots.grow(tensor, log.data_before(tensor), edit, log, exact=exact)
+        edits = {edit.name: edit for edit in self.performed.tensors}
+        for name, dim, columns, steps in self.performed.ramps:
+            ramp = Ramp(dim, new_entries(edits[name], dim), steps)
+            self.morpher.slots.add_ramp(held[name], ramp, columns, log)
 
     def _check_gradients(self) -> None:
         waiting = [n for n, p in self.morpher.model.named_parameters() if p.grad is not None]

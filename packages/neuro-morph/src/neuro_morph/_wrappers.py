@@ -38,9 +38,9 @@ def rewrap(model: nn.Module) -> nn.Module:
     back to running without them.
     """
     if isinstance(model, DistributedDataParallel):
-        settings, inner = _settings(model), rewrap(model.module)
+        settings, module = _settings(model), rewrap(model.module)
         _dismantle(model)
-        return DistributedDataParallel(inner, **settings)
+        return DistributedDataParallel(module, **settings)
     inner = _inner(model)
     if inner is not None and hasattr(model, "_orig_mod"):
         torch._dynamo.reset()
