@@ -80,6 +80,25 @@ def test_analyses_plans_and_writes_one_folder(adlrns, deep: Path) -> None:
     assert "attention_analysis did not run: needs attention" in result.stderr
 
 
+def test_the_curve_is_drawn_and_written_when_asked_for(adlrns, deep: Path) -> None:
+    adlrns(
+        *("analyze", "deep:net", "--data", "deep:labelled", "--curve", "9", "--out", "found"),
+        *("--methods", "skip_attribution,layer_ablation"),
+    )
+    rows = list(csv.DictReader(Path("found/curve.csv").read_text().splitlines()))
+    assert [int(row["removed"]) for row in rows] == list(range(7))
+    # labels are the model's own answers, and the third block adds nothing
+    assert [float(row["quality"]) for row in rows[:2]] == [1.0, 1.0]
+    assert rows[1]["unit"] == "2"
+    assert float(rows[0]["loss"]) == float(rows[1]["loss"])
+    assert float(rows[6]["quality"]) < 1
+    page = Path("found/report.html").read_text()
+    assert "Quality against units removed" in page
+    assert page.count("<circle") > 6
+    adlrns("analyze", "deep:net", "--data", "deep:labelled", "--methods", "block_influence")
+    assert not Path("analysis/curve.csv").exists()
+
+
 def test_chooses_methods_by_itself_and_says_why(adlrns, deep: Path) -> None:
     result = adlrns("analyze", "deep:net", "--data", "deep:inputs", "--seconds", "20")
     report = Report.load("analysis/report.json")
@@ -117,6 +136,9 @@ def test_an_earlier_analysis_is_replaced_and_nothing_else(adlrns, deep: Path) ->
         ({"--seconds": "0"}, "--seconds must be above 0, got 0.0"),
         ({"--target": "0.5"}, "--target must be at least 1, got 0.5"),
         ({"--target": "99"}, "MODEL deep:net on --data deep:labelled: "),
+        ({"--curve": "0"}, "--curve"),
+        ({"--curve": "2", "--data": "deep:inputs"}, "batches must hold labels for a curve"),
+        ({"--curve": "2", "--methods": "outliers"}, "--curve needs a method that says what"),
         ({"--data": "deep:broken"}, "batch 0 must be finite"),
         ({"MODEL": "deep:flat"}, "MODEL deep:flat on --data deep:labelled: "),
     ],

@@ -5,7 +5,7 @@ redundancy and scores them on calibration data; the truth is the damage of leavi
 other data. `--family vit --seed 0` runs one net alone; rows are appended. Beside the methods:
 `auto`, what an analysis says in the end; `measured`, the damage on the calibration data itself,
 which bounds all others from above; `depth`, that later blocks matter less; `mean of ranks`, of all
-methods that claim a direction.
+methods that claim a direction. `--plain` trains nets without planted redundancy instead.
 """
 
 import argparse
@@ -116,8 +116,25 @@ def arguments(what: str | None) -> argparse.ArgumentParser:
     parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--samples", type=int, default=256, help="for calibration")
     parser.add_argument("--text", help="what charlm is trained on")
+    parser.add_argument("--cache", help="a folder for trained nets, so that each is trained once")
+    parser.add_argument("--plain", action="store_true", help="nets without planted redundancy")
     parser.add_argument("--csv")
     return parser
+
+
+def taken(
+    family: str, seed: int, options: argparse.Namespace, *, plain: bool | None = None
+) -> Planted:
+    """The net of a family and a seed as the arguments ask for it."""
+    return planted(
+        family,
+        seed,
+        steps=options.steps,
+        samples=options.samples,
+        text=options.text,
+        cache=options.cache,
+        plain=options.plain if plain is None else plain,
+    )
 
 
 def main() -> None:
@@ -129,9 +146,7 @@ def main() -> None:
     rows: list[Row] = []
     for family in options.family or FAMILIES:
         for seed in options.seed or (0, 1, 2):
-            net = planted(
-                family, seed, steps=options.steps, samples=options.samples, text=options.text
-            )
+            net = taken(family, seed, options)
             new = rows_of(net, options.seconds)
             rows += new
             if options.csv:

@@ -1,7 +1,7 @@
 """What the sweep costs: against one forward and backward pass, and against methods one by one.
 
-`python bench_sweep.py --csv rows.csv` measures, prints and writes. Seconds are medians of turns
-that alternate in one process; ratios are medians over rounds. Memory is the largest sum of live
+`python bench_sweep.py --csv rows.csv` measures, prints and writes. Turns of eight batches alternate
+in one process; seconds are the processor's, ratios are those of means. Memory is the largest sum of live
 tensors that any moment of a step has, beyond the model and its batch, counted by storage.
 """
 
@@ -123,6 +123,11 @@ SAMPLED = (*GRADIENTS, "fisher_information", "snip")
 """With a second backward pass for drawn labels, and gradients of parameters."""
 
 
+def one_backward() -> tuple[str, ...]:
+    """Return all that one forward and one backward pass feed: no drawn labels."""
+    return tuple(m.name for m in sweep_methods() if "sampled" not in m.needs)
+
+
 def plain(model: nn.Module, batch: Any) -> None:
     """One forward and backward pass."""
     model.zero_grad()
@@ -181,25 +186,28 @@ def peak(step: Callable[[], None]) -> int:
 
 
 def turns(
-    steps: dict[str, Callable[[], None]], seconds: float, least: int
+    steps: dict[str, Callable[[], None]], seconds: float, least: int, repeats: int
 ) -> dict[str, list[float]]:
-    """Return seconds of each step, round by round, in an order drawn anew each round."""
+    """Return seconds a step, round by round, in an order drawn anew each round."""
     times: dict[str, list[float]] = {name: [] for name in steps}
     names, order, end = list(steps), random.Random(0), time.perf_counter() + seconds
     while time.perf_counter() < end or len(times[names[0]]) < least:
         order.shuffle(names)
         for name in names:
             steps[name]()
-            start = time.perf_counter()
-            steps[name]()
-            times[name].append(time.perf_counter() - start)
+            start = time.process_time()
+            for _ in range(repeats):
+                steps[name]()
+            times[name].append((time.process_time() - start) / repeats)
     return times
 
 
 def ratio(times: dict[str, list[float]], name: str, base: str) -> float:
-    """Return the median over rounds of how much longer one takes than the other."""
-    pairs = zip(times[name], times[base], strict=True)
-    return statistics.median(a / b for a, b in pairs)
+    """Return how much longer one takes than the other.
+
+    By means: rows that wait in some batches are summed up in others.
+    """
+    return statistics.mean(times[name]) / statistics.mean(times[base])
 
 
 def measure(seconds: float, which: str, *, alone_too: bool) -> Iterator[Row]:
@@ -212,7 +220,8 @@ def measure(seconds: float, which: str, *, alone_too: bool) -> Iterator[Row]:
         base = peak(lambda m=model, b=batch: plain(m, b))
         model.zero_grad()
         kinds = {kind.name: kind for kind in sweep_methods()}
-        sets = {"gradients": GRADIENTS, "gradients, sampled": SAMPLED, "all": tuple(kinds)}
+        sets = {"gradients": GRADIENTS, "gradients, sampled": SAMPLED}
+        sets |= {"one backward pass": one_backward(), "all": tuple(kinds)}
         sets |= {name: (name,) for name in kinds} if alone_too else {}
         alone: dict[str, float] = {}
         for title, names in reversed(sets.items()):
@@ -220,7 +229,8 @@ def measure(seconds: float, which: str, *, alone_too: bool) -> Iterator[Row]:
             single = title in kinds
             with sweeping(model, batch, units, chosen) as (step, count):
                 steps = {"plain": lambda m=model, b=batch: _required(plain, m, b), "sweep": step}
-                times = turns(steps, seconds / 4 if single else seconds, 3 if single else 5)
+                least, repeats = (3, 2) if single else (5, 8)
+                times = turns(steps, seconds / 4 if single else seconds, least, repeats)
                 row: Row = {"net": name, "methods": title, "count": count}
                 row["plain s"] = statistics.median(times["plain"])
                 row["to plain"] = ratio(times, "sweep", "plain")

@@ -1,7 +1,8 @@
 """Small nets with redundancy planted at random depths, for the benchmarks of rankings and plans.
 
 Twelve residual blocks are trained with stochastic depth; how often a block is left out, 0, 20, 40
-or 60 %, is shuffled over the depth, so that position says nothing about who can be missed.
+or 60 %, is shuffled over the depth, so that position says nothing about who can be missed. Plain
+nets are trained with all blocks, and have what redundancy training leaves.
 """
 
 from collections.abc import Sequence
@@ -10,6 +11,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
 from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.nn import functional as F
@@ -130,11 +133,24 @@ class Planted:
 
 
 def planted(
-    family: str, seed: int, *, steps: int, samples: int = 256, text: str | None = None
+    family: str,
+    seed: int,
+    *,
+    steps: int,
+    samples: int = 256,
+    text: str | None = None,
+    cache: str | None = None,
+    plain: bool = False,
 ) -> Planted:
-    """Returns a net of a family, trained; ``text`` is a file that ``charlm`` reads."""
+    """Returns a net of a family, trained; ``text`` is a file that ``charlm`` reads.
+
+    ``cache`` is a folder that trained weights are kept in, so that a net is trained once. A
+    ``plain`` net has all of its blocks all the time.
+    """
     torch.manual_seed(seed)
     rates = torch.tensor([0.0, 0.2, 0.4, 0.6]).repeat(BLOCKS // 4)[torch.randperm(BLOCKS)].tolist()
+    if plain:
+        rates = [0.0] * BLOCKS
     if family == "charlm":
         if text is None:
             raise ValueError("charlm needs --text FILE")
@@ -143,9 +159,11 @@ def planted(
     else:
         draw, calibration, held_out = _digits(seed, samples)
         net = Vit(rates) if family == "vit" else Resnet(rates)
-    loss = _train(net, draw, steps)
+    name = f"{family}{' plain' * plain}"
+    kept = None if cache is None else Path(cache) / f"{name}-{seed}-{steps}.safetensors"
+    loss = _trained(net, draw, steps, kept)
     task = "generation" if family == "charlm" else "classification"
-    return Planted(family, seed, net.eval(), task, calibration, held_out, loss)
+    return Planted(name, seed, net.eval(), task, calibration, held_out, loss)
 
 
 def _digits(seed: int, samples: int) -> tuple[Any, Batches, Batches]:
@@ -186,6 +204,19 @@ def _characters(path: Path, samples: int) -> tuple[Any, Batches, Batches, int]:
     starts = starts[torch.randperm(len(starts), generator=torch.Generator().manual_seed(0))]
     parts = starts[:samples], starts[samples : samples + 512]
     return draw, *([rows(s) for s in part.split(32)] for part in parts), len(known)
+
+
+def _trained(net: nn.Module, draw: Any, steps: int, kept: Path | None) -> float:
+    """Trains a net, or reads what was kept of it; returns its loss in training."""
+    if kept is not None and kept.exists():
+        with safe_open(kept, "pt") as file:
+            net.load_state_dict({name: file.get_tensor(name) for name in file.keys()})  # noqa: SIM118
+            return float(file.metadata()["loss"])
+    loss = _train(net, draw, steps)
+    if kept is not None:
+        kept.parent.mkdir(parents=True, exist_ok=True)
+        save_file(net.state_dict(), kept, {"loss": repr(loss)})
+    return loss
 
 
 def _train(net: nn.Module, draw: Any, steps: int) -> float:

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from layer_importance import Subject, analyze, discover
+from layer_importance import Method, Subject, analyze, discover
 from layer_importance._heads import mixers
+from layer_importance._methods import BUILT_IN
 from layer_importance._methods.attention_analysis import AttentionAnalysis
 from layer_importance._methods.attention_maps import distance, entropy, over_queries, rollout
 from layer_importance._scores import Table
@@ -255,3 +256,39 @@ def test_heads_are_found_without_names() -> None:
         ("blocks.1.mix", H),
         ("blocks.2.attend.out_proj", H),
     ]
+
+
+class Counting(nn.Module):
+    """Attention that draws, counts its calls and keeps statistics."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.attention, self.drop, self.norm = Attention(), nn.Dropout(0.5), nn.BatchNorm1d(T)
+        self.register_buffer("calls", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.calls += 1
+        return self.norm(self.drop(self.attention(x)))
+
+
+@pytest.mark.parametrize("method", BUILT_IN)
+@pytest.mark.parametrize("training", [True, False])
+def test_asking_whether_a_method_can_run_leaves_the_model_as_it_was(
+    method: type[Method], training: bool
+) -> None:
+    torch.manual_seed(0)
+    model = Net([Counting(), Counting()]).double().train(training)
+    subject = Subject(model, discover(model, _batch()), Classification(), [_batch()])
+    for parameter in model.parameters():
+        parameter.grad = torch.ones_like(parameter)
+    values = {name: value.clone() for name, value in model.state_dict().items()}
+    modes = [module.training for module in model.modules()]
+    hooks = [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()]
+    state = torch.get_rng_state()
+    method().unmet(subject)
+    assert torch.equal(torch.get_rng_state(), state)
+    assert [module.training for module in model.modules()] == modes
+    assert [len(m._forward_hooks) + len(m._forward_pre_hooks) for m in model.modules()] == hooks
+    for name, value in model.state_dict().items():
+        assert torch.equal(value, values[name])
+    assert all(torch.equal(p.grad, torch.ones_like(p)) for p in model.parameters())

@@ -13,6 +13,7 @@ from layer_importance._corruptions import (
 )
 from layer_importance._methods.attribution_patching import AttributionPatching
 from layer_importance._methods.causal_analysis import CausalAnalysis
+from layer_importance._modalities.tabular import Tabular
 from layer_importance._streams import derangement
 
 
@@ -170,7 +171,7 @@ def test_a_dead_branch_restores_exactly_nothing():
 
 def test_scores_are_those_of_the_plain_loop_with_its_costs():
     net, (x, y) = _chain(_Tanh), _batch()
-    scores = _causal(net, [(x, y)], _Squares())
+    scores = _causal(net, [(x, y)], _Squares(), corruption=resample)
     spoiled = x[_donors(12)]
 
     def run(x, patch=None, added=None):
@@ -309,3 +310,39 @@ def test_permuted_features_keep_every_column_and_break_the_rows():
     orders = [tuple(spoiled[:, j].argsort().argsort().tolist()) for j in range(3)]
     assert len(set(orders)) == 3
     assert not torch.equal(spoiled, x)
+
+
+@pytest.mark.parametrize("method", [CausalAnalysis, AttributionPatching])
+def test_inputs_are_spoiled_as_their_modality_says_unless_somebody_says_how(method):
+    net, batch = _chain(_Tanh), _batch(40)
+
+    def found(modality, **kwargs):
+        chosen = method(**kwargs)
+        return analyze(net, [batch], methods=[chosen], task=_Squares(), modality=modality)[
+            chosen.name
+        ]
+
+    columns, others = found("tabular"), found(None)
+    assert set(columns.notes.values()) == {"corruption: as tabular is spoiled"}
+    assert set(others.notes.values()) == {"corruption: another sample"}
+    for scores, corruption in ((columns, permuted_features), (others, resample)):
+        given = found("tabular", corruption=corruption)
+        assert set(given.notes.values()) == {"corruption: given"}
+        assert {n: s.value for n, s in given.items()} == {n: s.value for n, s in scores.items()}
+    assert columns["0"].value != others["0"].value
+
+
+class _Still(Tabular):
+    name = "still"
+
+    def corrupt(self, batch, generator):
+        return batch
+
+
+def test_a_modality_that_spoils_nothing_leaves_it_to_another_sample():
+    net, batch = _chain(_Tanh), _batch(12)
+    for method in (CausalAnalysis, AttributionPatching):
+        name = method.name
+        still = analyze(net, [batch], methods=[method()], task=_Squares(), modality=_Still())
+        other = analyze(net, [batch], methods=[method()], task=_Squares(), modality=None)
+        assert still[name]["0"].value == other[name]["0"].value != 0

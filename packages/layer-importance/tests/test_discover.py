@@ -110,6 +110,18 @@ def test_stages_give_way_to_the_blocks_in_them_and_stay_one_tower() -> None:
     assert list(found.towers) == ["blocks"]
 
 
+@pytest.mark.parametrize("depths", [(2, 1), (1, 3, 1), (3, 4, 1), (1, 1, 2)])
+def test_a_stage_of_one_block_has_it_where_its_siblings_have_theirs(
+    depths: tuple[int, ...],
+) -> None:
+    net = nn.Sequential(*[Stage(4 * 2**i, 4 * 2 ** (i + 1), n) for i, n in enumerate(depths)])
+
+    found = discover(net, torch.randn(3, 4))
+
+    assert [len(units) for units in found.chains.values()] == list(depths)
+    assert {unit.type_name for unit in found} == {"Block"}
+
+
 def test_numbered_attributes_are_a_chain() -> None:
     assert discover(Numbered(), torch.randn(2, 8)).names == ["layer1", "layer2", "layer3"]
 

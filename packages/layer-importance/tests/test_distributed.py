@@ -7,7 +7,7 @@ from types import ModuleType
 
 import pytest
 
-from layer_importance import Report
+from layer_importance import MethodScores, Report, analyze
 
 WORKER = Path(__file__).parent / "two_ranks.py"
 
@@ -50,10 +50,12 @@ def _words(folder: Path, rank: int) -> dict[str, str]:
     return dict(line.split(": ", 1) for line in lines)
 
 
-@pytest.mark.parametrize("method", two_ranks.METHODS)
+@pytest.mark.parametrize("method", [*two_ranks.METHODS, *(m.name for m in two_ranks.options())])
 def test_two_processes_find_what_one_does(folder: Path, alone: Report, method: str) -> None:
-    together = Report.load(folder / "report.0")[method]
-    one = alone[method]
+    _assert_same(Report.load(folder / "report.0")[method], alone[method])
+
+
+def _assert_same(together: MethodScores, one: MethodScores) -> None:
     assert list(together.scores) == list(one.scores)
     assert together.missing == one.missing
     for name, score in one.items():
@@ -65,6 +67,19 @@ def test_two_processes_find_what_one_does(folder: Path, alone: Report, method: s
         assert other.samples == score.samples
     for column, values in one.extras.items():
         assert together.extras[column] == pytest.approx(values, rel=1e-6, abs=1e-12, nan_ok=True)
+
+
+def test_two_processes_choose_and_race_as_one_does(folder: Path) -> None:
+    one, together = two_ranks.chosen_alone(), Report.load(folder / "auto.0")
+    assert together.to_dict() == Report.load(folder / "auto.1").to_dict()
+    assert set(together.methods) == set(one.methods)
+    assert {"layer_ablation", "fisher_information"} <= set(one.methods)
+    for name in one.methods:
+        _assert_same(together[name], one[name])
+    assert together.bottom == one.bottom
+    assert together.bottom is not None
+    assert len(together.bottom["units"]) == 2
+    assert list(together.reasons) == list(one.reasons)
 
 
 def test_both_processes_have_the_same_report(folder: Path, alone: Report) -> None:
@@ -82,6 +97,15 @@ def test_the_halves_of_the_data_are_those_of_one_process(folder: Path, alone: Re
         assert found == pytest.approx(about.reliability, nan_ok=True)
 
 
+@pytest.mark.parametrize("method", two_ranks.SHARED)
+def test_batches_of_methods_that_run_the_model_are_shared(folder: Path, method: str) -> None:
+    # units are found by one run, in every process
+    first, second = (int(_words(folder, rank)[method]) - 1 for rank in (0, 1))
+    assert first + second == two_ranks.runs(analyze, method) - 1
+    # of five batches, three and two
+    assert first * 2 == second * 3
+
+
 def test_processes_without_batches_take_part(folder: Path) -> None:
     assert _words(folder, 0)["one batch"] == _words(folder, 1)["one batch"]
     assert _words(folder, 0)["one batch"] == "10 samples in 1 batches"
@@ -95,4 +119,5 @@ def test_what_goes_wrong_on_one_is_raised_on_all(folder: Path) -> None:
     for words in (first, second):
         assert words["another model"].startswith("ValueError: model must be the same in every")
         assert "method must be one of" in words["no such method"]
+        assert words["no such choice"].startswith("ValueError: methods must be 'auto' or a list")
         assert words["all is well again"] == "47"

@@ -7,9 +7,20 @@ from hypothesis import given, settings, strategies as st
 from scipy import stats
 from torch import nn
 
-from layer_importance import Classification, Moments, Task, Unit, Units, analyze, discover
+from layer_importance import (
+    Call,
+    Classification,
+    Moments,
+    Subject,
+    Task,
+    Unit,
+    Units,
+    analyze,
+    discover,
+)
 from layer_importance._ablation import Ablation
 from layer_importance._methods.layer_ablation import LayerAblation
+from layer_importance._modalities.text import Text
 from layer_importance._paired import Ratio, bootstrap_interval, t_interval
 from layer_importance._streams import derangement, donated
 
@@ -327,8 +338,17 @@ def test_a_derangement_is_one_cycle_that_leaves_nobody_in_place(count, seed):
 def test_a_donor_s_padding_is_filled_with_its_mean_token():
     rows = torch.tensor([[[1.0], [2.0], [3.0]], [[5.0], [7.0], [99.0]]])
     mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
-    got = donated(rows, torch.tensor([1, 0]), mask)
-    assert got[..., 0].tolist() == [[5.0, 7.0, 6.0], [1.0, 2.0, 3.0]]
+    for layer, stream in (
+        (nn.Linear(1, 1), rows),
+        (nn.Conv1d(1, 1, 1), rows.mT),  # features before tokens
+    ):
+        model = nn.Sequential(nn.Sequential(layer, nn.Tanh()), nn.Flatten())
+        batch = {"input": stream, "mask": mask, "labels": torch.zeros(2).long()}
+        task = Classification(inputs=lambda batch: Call((batch["input"],)))
+        units = discover(model, batch, units=["0"], call=task.inputs(batch))
+        subject = Subject(model, units, task, [batch], modality=Text())
+        got = donated(subject, units[0], batch, stream, torch.tensor([1, 0]))
+        assert got.flatten(1).tolist() == [[5.0, 7.0, 6.0], [1.0, 2.0, 3.0]]
 
 
 def test_intervals_hold_the_mean_as_often_as_they_say():

@@ -15,13 +15,16 @@ def test_keys_follow_the_sample_not_its_place_or_its_batch() -> None:
 def test_padding_has_no_part_in_a_key() -> None:
     tokens = torch.randint(0, 9, (4, 5))
     mask = (torch.arange(5) < torch.tensor([[3], [1], [2], [3]])).long()
-    keys = sample_keys({"x": tokens, "mask": mask}, mask=mask)
+
+    def keys_of(tokens: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+        return sample_keys({"x": tokens, "mask": mask}, real=lambda tensor: (mask, 1))
+
+    keys = keys_of(tokens, mask)
     tokens[mask == 0] = 77
-    assert torch.equal(sample_keys({"x": tokens, "mask": mask}, mask=mask), keys)
-    shorter = {"x": tokens[:, :3], "mask": mask[:, :3]}
-    assert torch.equal(sample_keys(shorter, mask=mask[:, :3]), keys)
+    assert torch.equal(keys_of(tokens, mask), keys)
+    assert torch.equal(keys_of(tokens[:, :3], mask[:, :3]), keys)
     tokens[0, 0] += 1
-    assert sample_keys({"x": tokens, "mask": mask}, mask=mask)[0] != keys[0]
+    assert keys_of(tokens, mask)[0] != keys[0]
 
 
 def test_another_seed_or_label_gives_another_key() -> None:

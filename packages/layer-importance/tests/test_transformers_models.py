@@ -120,6 +120,15 @@ ROWS: dict[str, tuple[tuple[Any, ...], Callable[[], dict[str, Any]], dict[str, i
         lambda: image(32),
         {"encoder.stages.0.layers": 2, "encoder.stages.1.layers": 3},
     ),
+    "resnet with stages of one block": (
+        (
+            "ResNetForImageClassification",
+            "ResNetConfig",
+            {"embedding_size": 8, "hidden_sizes": [8, 16, 16], "depths": [1, 3, 1]},
+        ),
+        lambda: image(32),
+        {f"resnet.encoder.stages.{i}.layers": n for i, n in enumerate((1, 3, 1))},
+    ),
     "mamba": (
         (
             "MambaForCausalLM",

@@ -8,6 +8,7 @@ from layer_importance import Classification, Task, analyze
 from layer_importance._methods.uncertainty_delta import UncertaintyDelta
 from layer_importance._methods.uncertainty_quantification import UncertaintyQuantification
 from layer_importance._noise import Dropout, WeightNoise
+from layer_importance._posterior import PosteriorNoise
 
 
 class _Output(Task):
@@ -110,7 +111,7 @@ def test_units_differ_and_one_that_is_never_used_adds_nothing():
     assert abs(scores["0"].value - scores["2"].value) > 0.05 * scores["2"].value > 0
 
 
-@pytest.mark.parametrize("noise", [Dropout(0.0), WeightNoise(0.0)])
+@pytest.mark.parametrize("noise", [Dropout(0.0), WeightNoise(0.0), PosteriorNoise(precision=1e32)])
 def test_no_noise_is_no_uncertainty(noise):
     net, x = _net(3), torch.randn(10, 5, dtype=torch.float64)
     for task in (Classification(), _Output()):
@@ -142,6 +143,53 @@ def test_noise_on_the_weights_of_a_linear_layer_has_its_closed_form():
     assert report[method.name]["1"].value == pytest.approx(float(last), rel=0.15)
     assert report[method.name]["0"].value == pytest.approx(float(first), rel=0.15)
     assert all(torch.equal(v, before[k]) for k, v in net.state_dict().items())
+
+
+class _Row(nn.Module):
+    def __init__(self, *, bias):
+        super().__init__()
+        self.layer = nn.Linear(4, 3, bias=bias)
+
+    def forward(self, x):
+        return self.layer(x)
+
+
+@pytest.mark.parametrize("bias", [False, True])
+def test_the_posterior_of_a_linear_gaussian_model_is_its_closed_form(bias):
+    torch.manual_seed(0)
+    x = torch.randn(12, 4).double() * torch.tensor([3.0, 1.0, 0.3, 0.0])
+    net, s2, tau = _Row(bias=bias).double(), 0.5, 2.0
+    method = UncertaintyQuantification(noise=PosteriorNoise(s2, tau), draws=800)
+    batches = [(part, part) for part in x.split(5)]
+    report = analyze(net, batches, task=_Output(), methods=[method], units=["layer"])
+    rows = torch.cat([x, torch.ones(12, 1).double()], 1) if bias else x
+    covariance = torch.linalg.inv(rows.T @ rows / s2 + tau * torch.eye(rows.shape[1]))
+    want = 3 * torch.einsum("ni,ij,nj->n", rows, covariance, rows)
+    assert report[method.name]["layer"].value == pytest.approx(float(want.mean()), rel=0.1)
+    # the inputs are looked at once, the unchanged run, and each draw
+    assert report[method.name].forwards == 802
+
+
+def test_a_posterior_knows_more_the_more_it_has_seen_and_no_more_than_its_prior():
+    torch.manual_seed(0)
+    net, x = _net(1, length=2), torch.randn(40, 5).double()
+    found = {}
+    for name, count, tau in (("few", 4, 1.0), ("many", 40, 1.0), ("sure", 4, 1e9)):
+        rows = x[:4].repeat(count // 4, 1)
+        noise = PosteriorNoise(precision=tau)
+        scores = _uncertainty(net, rows, _Output(), noise=noise, draws=64)
+        found[name] = [score.value for score in scores.values()]
+    for few, many, sure in zip(*found.values(), strict=True):
+        assert few > 2 * many > 0
+        assert sure == pytest.approx(0, abs=1e-7)
+
+
+def test_units_without_a_linear_layer_have_no_posterior():
+    net = nn.Sequential(nn.Sequential(nn.LayerNorm(5), nn.Tanh()), nn.Linear(5, 2)).double()
+    batch = torch.randn(4, 5).double(), torch.zeros(4).long()
+    method = UncertaintyQuantification(noise=PosteriorNoise(), draws=2)
+    scores = analyze(net, [batch], methods=[method], units=["0"])[method.name]
+    assert scores.missing == {"0": "has no linear layer that was run"}
 
 
 def test_scores_are_the_same_for_every_split_into_batches():
@@ -191,5 +239,9 @@ def test_arguments_out_of_range_are_refused():
         Dropout(1)
     with pytest.raises(ValueError, match="spread must be at least 0, got -1"):
         WeightNoise(-1)
+    with pytest.raises(ValueError, match="variance must be positive, got 0"):
+        PosteriorNoise(0)
+    with pytest.raises(ValueError, match="precision must be positive, got -1"):
+        PosteriorNoise(precision=-1)
     with pytest.raises(ValueError, match="rate must be in"):
         UncertaintyDelta(rate=-0.1)

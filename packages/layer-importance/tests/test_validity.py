@@ -147,6 +147,38 @@ def test_diagnostics_have_no_say() -> None:
         consensus({"rank": diagnostic}, ORDER)
 
 
+def test_one_unit_measured_badly_does_not_make_the_others_unsure() -> None:
+    random = np.random.default_rng(0)
+    truth = random.permutation(12) * 0.01
+    cheap = scores("cheap", (truth + 0.02 * random.normal(size=12)).tolist())
+    values = {n: Score(v, 1e-4, 9) for n, v in zip(ORDER, truth, strict=True)}
+    values["u0"] = Score(2.0, 1.0, 9)
+    damage = MethodScores(
+        method="layer_ablation", measure="nats", direction="importance", scores=values
+    )
+    agreed = Consensus(scores={n: s.value for n, s in cheap.items()}, weights={"cheap": 1})
+    found = estimated_damage({"cheap": cheap, "layer_ablation": damage}, agreed)
+    for name, value in list(zip(ORDER, truth, strict=True))[1:]:
+        assert found[name] == pytest.approx(value, abs=1e-4)
+    assert abs(found["u0"]) < 0.2
+
+
+def test_measurements_all_alike_unsure_are_drawn_as_by_fay_and_herriot() -> None:
+    random = np.random.default_rng(1)
+    x = np.arange(12.0)
+    y = x + 3 * random.normal(size=12)
+    damage = scores("layer_ablation", y.tolist(), 1.5)
+    agreed = Consensus(scores=dict(zip(ORDER, x, strict=True)), weights={"cheap": 1})
+    found = estimated_damage({"layer_ablation": damage}, agreed)
+    # with equal errors the line is the plain one, and the variances add up to that around it
+    slope, intercept = np.polyfit(x, y, 1)
+    line = intercept + slope * x
+    own = np.square(y - line).sum() / 10 - 1.5**2
+    assert own > 0
+    expected = (y * own + line * 1.5**2) / (own + 1.5**2)
+    assert [found[n] for n in ORDER] == pytest.approx(expected.tolist())
+
+
 def test_a_sure_measurement_is_kept_and_an_unsure_one_is_drawn_to_the_line() -> None:
     truth = [float(i) for i in range(11)]
     line = {"cheap": scores("cheap", [*truth, 11.0])}

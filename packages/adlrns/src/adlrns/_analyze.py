@@ -16,9 +16,11 @@ from adlrns._errors import UseError, from_user
 from adlrns._folder import try_folder, write_folder
 from adlrns._source import HF, open_model
 from adlrns._table import Column, Table, Value
+from layer_importance.interventions import CurvePoint, curve_csv, removal_curve
 
-REPORT, SCORES, PAGE, PLAN = "report.json", "scores.csv", "report.html", "plan.json"
-FILES = {REPORT, SCORES, PAGE, PLAN}
+REPORT, SCORES, PAGE = "report.json", "scores.csv", "report.html"
+PLAN, CURVE = "plan.json", "curve.csv"
+FILES = {REPORT, SCORES, PAGE, PLAN, CURVE}
 
 
 class Request(NamedTuple):
@@ -31,6 +33,7 @@ class Request(NamedTuple):
     modality: str
     seconds: float | None
     target: float | None
+    curve: int | None
     out: Path
     batches: int
     batch_size: int | None
@@ -41,7 +44,7 @@ def run(request: Request) -> None:
     """Analyses, prints the table, and writes the folder."""
     check_data(request.data)
     with stage(f"open {request.model}"):
-        model, source = open_model(request.model)
+        model, source = open_model(request.model, task=request.task)
     tokenizer = Path(request.model.partition(":")[2]) if source.kind == HF else None
     with stage(f"open {request.data}"), from_user(f"--data {request.data}"):
         batches = data.open_batches(
@@ -52,13 +55,18 @@ def run(request: Request) -> None:
         )
     report = _report(request, model, batches)
     plan = None if request.target is None else _plan(request, model, batches, report)
+    curve = None if request.curve is None else _curve(request, model, batches, report)
     show(_table(report, plan))
     for name, why in report.reasons.items():
         if name not in report.methods:
             remark(f"{name} did not run: {why}")
     for note in report.notes:
         remark(note)
-    write_folder(request.out, lambda folder: _write(folder, report, plan, request), check=check_out)
+    write_folder(
+        request.out,
+        lambda folder: _write(folder, report, plan, curve, request),
+        check=check_out,
+    )
 
 
 def check_out(out: Path) -> None:
@@ -130,6 +138,25 @@ def _plan(
         )
 
 
+def _curve(
+    request: Request, model: nn.Module, batches: Sequence[Any], report: importance.Report
+) -> Sequence[CurvePoint]:
+    if report.consensus is None:
+        raise UseError("--curve needs a method that says what is important, got none")
+    removable = set(report.units.removable.names)
+    order = [name for name in report.consensus.ranking if name in removable][: request.curve]
+    with stage("curve") as advance, _of(request):
+        return removal_curve(
+            model,
+            batches,
+            order,
+            task=request.task,
+            modality=request.modality,
+            seed=request.seed,
+            progress=lambda what, done: advance(done, 0),
+        )
+
+
 @contextmanager
 def _of(request: Request) -> Iterator[None]:
     """Errors inside are about what was asked for, or the user's own code's."""
@@ -182,10 +209,27 @@ def _notes(report: importance.Report, plan: Any) -> list[str]:
     return notes
 
 
-def _write(folder: Path, report: importance.Report, plan: Any, request: Request) -> None:
+def _write(
+    folder: Path,
+    report: importance.Report,
+    plan: Any,
+    curve: Sequence[CurvePoint] | None,
+    request: Request,
+) -> None:
     report.save(folder / REPORT)
     (folder / SCORES).write_text(report.to_csv())
     title = f"Layer importance of {request.model}"
-    (folder / PAGE).write_text(report.to_html(plan=plan, title=title))
+    of, points = _drawn(curve or ())
+    page = report.to_html(plan=plan, curve=points, curve_of=of, title=title)
+    (folder / PAGE).write_text(page)
+    if curve is not None:
+        (folder / CURVE).write_text(curve_csv(curve))
     if plan is not None:
         plan.save(folder / PLAN)
+
+
+def _drawn(curve: Sequence[CurvePoint]) -> tuple[str, list[tuple[float, float]]]:
+    """What is drawn of a curve: quality, or the loss where the task has none."""
+    of = "quality" if any(not math.isnan(point.quality) for point in curve) else "loss"
+    points = [(float(point.removed), float(getattr(point, of))) for point in curve]
+    return of, [point for point in points if math.isfinite(point[1])]

@@ -12,7 +12,11 @@ from adlrns._errors import UseError
 def analyze(
     model: Annotated[
         str,
-        typer.Argument(help="module:factory or hf:PATH (a local folder).", metavar="MODEL"),
+        typer.Argument(
+            help="module:factory, or hf:PATH (a local folder), opened with the head that --task "
+            "needs if it has one.",
+            metavar="MODEL",
+        ),
     ],
     data: Annotated[
         str,
@@ -36,6 +40,14 @@ def analyze(
         float | None,
         typer.Option(help="Also plan for so many times fewer parameters.", show_default="no plan"),
     ] = None,
+    curve: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Also measure quality with 1 to so many units gone, the least important first.",
+            show_default="no curve",
+        ),
+    ] = None,
     out: Annotated[Path, typer.Option(help="Folder to write; an earlier result is replaced.")] = (
         Path("analysis")
     ),
@@ -50,7 +62,7 @@ def analyze(
 
     Scores every unit by many methods in one pass over DATA, holds them against the measured damage
     of leaving units out, and writes one folder: report.json, scores.csv, report.html and, with
-    --target, plan.json. The model stays as it is.
+    --target, plan.json, with --curve, curve.csv. The model stays as it is.
 
     Example: [bold]adlrns analyze mymodels:resnet --data mymodels:batches --target 1.5[/bold]
     """
@@ -62,5 +74,5 @@ def analyze(
     from adlrns._analyze import Request, check_out, run
 
     check_out(out)
-    limits = (seconds, target, out, batches, batch_size, seed)
+    limits = (seconds, target, curve, out, batches, batch_size, seed)
     run(Request(model, data, methods, task, modality, *limits))

@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
+from adlrns._console import remark
 from adlrns._errors import RunError, UseError, from_user, need
 from adlrns._manifest import Source
 
@@ -21,6 +22,20 @@ _REMEDY = (
 )
 
 
+_HEADS = {
+    "classification": ("SequenceClassification", "ImageClassification", "AudioClassification"),
+    "generation": ("CausalLM",),
+    "translation": ("Seq2SeqLM",),
+    "summarization": ("Seq2SeqLM",),
+    "summarisation": ("Seq2SeqLM",),
+    "qa": ("QuestionAnswering",),
+    "question_answering": ("QuestionAnswering",),
+    "segmentation": ("SemanticSegmentation",),
+    "detection": ("ObjectDetection",),
+}
+"""What the classes of transformers are called that have the head a task needs."""
+
+
 class Opened(NamedTuple):
     """A model that was read, and how to read its architecture again."""
 
@@ -28,25 +43,28 @@ class Opened(NamedTuple):
     source: Source
 
 
-def open_model(spec: str) -> Opened:
+def open_model(spec: str, *, task: str | None = None) -> Opened:
     """Returns the model that `module:factory` or `hf:PATH` names, in eval mode.
+
+    A transformers model is opened with the head that `task` needs, if the folder has its weights,
+    else without one.
 
     Raises:
         UseError: if there is none; naming the part that is wrong.
         RunError: if the factory, or what it imports, raises an error.
     """
     with from_user(f"MODEL {spec}"):
-        return _opened(spec)
+        return _opened(spec, task)
 
 
-def _opened(spec: str) -> Opened:
+def _opened(spec: str, task: str | None) -> Opened:
     kind, colon, rest = spec.partition(":")
     if not colon or not kind or not rest:
         raise UseError(
             f"MODEL must be module:factory, hf:PATH or a folder written by compress, got {spec!r}"
         )
     if kind == HF:
-        return Opened(_pretrained(rest), Source(kind="hf", spec=rest))
+        return Opened(_pretrained(rest, task), Source(kind="hf", spec=rest))
     made = named("MODEL", spec)
     model = made if isinstance(made, nn.Module) else called("MODEL", spec, made)
     if not isinstance(model, nn.Module):
@@ -112,16 +130,29 @@ def called(argument: str, spec: str, factory: Callable[[], Any]) -> Any:
     return factory()
 
 
-def _pretrained(place: str) -> nn.Module:
+def _pretrained(place: str, task: str | None) -> nn.Module:
     transformers: Any = need("transformers")
     folder = Path(place).expanduser()
     if not (folder / "config.json").is_file():
         raise UseError(f"MODEL hf:{place} must be a local folder with a config.json")
     if not any(folder.glob("*.safetensors")):
         raise UseError(f"MODEL hf:{place} must have its weights in safetensors files, got none")
-    return transformers.AutoModel.from_pretrained(
-        folder, local_files_only=True, trust_remote_code=False, use_safetensors=True
-    ).eval()
+    options = {"local_files_only": True, "trust_remote_code": False, "use_safetensors": True}
+    for kind in _heads(transformers, folder, task):
+        model, about = kind.from_pretrained(folder, **options, output_loading_info=True)
+        if not about["missing_keys"]:
+            return model.eval()
+        remark(f"hf:{place} has no weights for the head of {kind.__name__}")
+    return transformers.AutoModel.from_pretrained(folder, **options).eval()
+
+
+def _heads(transformers: Any, folder: Path, task: str | None) -> list[Any]:
+    """Classes of models for a task that the configuration in a folder has."""
+    config = transformers.AutoConfig.from_pretrained(
+        folder, local_files_only=True, trust_remote_code=False
+    )
+    kinds = [getattr(transformers, f"AutoModelFor{name}") for name in _HEADS.get(task or "", ())]
+    return [kind for kind in kinds if type(config) in kind._model_mapping]
 
 
 def keep_configuration(model: nn.Module, folder: Path) -> None:

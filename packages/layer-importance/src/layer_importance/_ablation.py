@@ -10,12 +10,13 @@ from layer_importance._batch import size
 from layer_importance._edits import Edit, branch, removal, with_branch
 from layer_importance._moments import Moments
 from layer_importance._replay import Replay
+from layer_importance._sharing import gathered
 from layer_importance._streams import (
     as_given,
     channel_dim,
     derangement,
     donated,
-    known_tokens,
+    known_entries,
     over_features,
     samples_first,
     tokens,
@@ -48,7 +49,6 @@ class Ablation:
             raise ValueError(f"mode must be one of {', '.join(get_args(Mode))}, got {mode!r}")
         self.subject, self.mode = subject, mode
         self._means: dict[str, Moments] = {}
-        self._generator = torch.Generator().manual_seed(subject.seed)
         self._donors = torch.empty(0)
 
     def way(self, unit: Unit) -> str:
@@ -72,12 +72,14 @@ class Ablation:
             for unit in needed:
                 if replay.ran(unit):
                     self._average(replay, unit)
+        self._means = gathered(self.subject.share, self._means)
         return 1
 
     def begin(self, batch: Any) -> None:
         """Draws who stands in for whom in a batch; called once for each."""
         count = size(batch)
-        self._donors = derangement(count, self._generator) if count > 1 else torch.empty(0)
+        generator = self.subject.drawn(self.subject.index)
+        self._donors = derangement(count, generator) if count > 1 else torch.empty(0)
 
     def edit(self, replay: Replay, unit: Unit) -> Edit | str:
         """Returns the edit for a unit in a batch, or why there is none."""
@@ -100,8 +102,8 @@ class Ablation:
             values = flat.reshape(-1, flat.shape[-1])
         else:
             every = tokens(self.subject, unit, rows)
-            known = known_tokens(self.subject, unit, replay.batch, every)
-            values = every.flatten(0, 1) if known is None else every[known]
+            known = known_entries(self.subject, unit, replay.batch, rows)
+            values = every.flatten(0, 1) if known is None else every[known.flatten(1)]
         self._means.setdefault(unit.name, Moments((values.shape[-1],))).add(values)
 
     def _mean(self, replay: Replay, unit: Unit) -> Edit:
@@ -121,8 +123,8 @@ class Ablation:
         rows = samples_first(self.subject, unit, added, count)
         if rows is None:
             return "samples cannot be told apart in its stream"
-        mask = known_tokens(self.subject, unit, replay.batch, rows)
-        other = donated(rows, self._donors.to(rows.device), mask)
+        donors = self._donors.to(rows.device)
+        other = donated(self.subject, unit, replay.batch, rows, donors)
         return Edit(lambda x, y: with_branch(unit, x, as_given(self.subject, unit, other)))
 
 

@@ -4,13 +4,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
-from layer_importance._comoments import wide
+from layer_importance._comoments import column_squares, finite_rows, wide
 from layer_importance._moments import Moments
+from layer_importance._preserve import preserved
 from layer_importance._structure import stream
 from layer_importance._subject import Subject
 
@@ -51,11 +53,13 @@ class Activity:
     def add(self, rows: Tensor) -> None:
         """Adds tokens ``[M, K]``; those that are not finite are left out."""
         rows = wide(rows)
-        finite = rows.sum(1).isfinite()
-        rows = rows if bool(finite.all()) else rows[finite]
-        self.moments.add(rows)
-        self.sizes += rows.abs().sum(0).cpu()
-        self.idle += (rows <= 0).sum(0).cpu()
+        if (finite := finite_rows(rows)) is not None:
+            rows = rows[finite]
+        if len(rows):
+            mean = rows.mean(0)
+            self.sizes += rows.abs().sum(0).cpu()
+            self.idle += _how_many(rows <= 0).cpu()
+            self.moments.combine(len(rows), mean.cpu(), column_squares(rows - mean).cpu())
 
     def merge(self, other: "Activity") -> None:
         """Adds what ``other`` has seen."""
@@ -88,6 +92,14 @@ class Activity:
         return activity
 
 
+def _how_many(flags: Tensor) -> Tensor:
+    """Returns how many are true in each column, ``[D]``."""
+    if flags.device.type != "cpu":
+        return flags.sum(0)
+    # numpy: short integers are added many at a time
+    return torch.from_numpy(np.add.reduce(flags.numpy().view(np.uint8), axis=0, dtype=np.int32))
+
+
 def is_elementwise(module: nn.Module) -> bool:
     """Whether a module without children maps every number on its own, and not by a straight line.
 
@@ -118,17 +130,18 @@ def sites(subject: Subject) -> dict[str, list[Site]]:
     layer, and where a nonlinear function is called instead, what the layer behind it is called
     with.
     """
-    search = _Search(subject)
-    try:
-        with torch.no_grad(), _Fires(search.fired):
+    with preserved(subject.model, gradients=False):
+        search = _Search(subject)
+        with _Fires(search.fired):
             subject.forward(subject.some(subject.first, 2))
-    finally:
-        search.close()
     return search.found
 
 
 class _Search:
-    """Hooks that see which modules answer with, or are called with, what a nonlinearity gave."""
+    """Hooks that see which modules answer with, or are called with, what a nonlinearity gave.
+
+    Made inside of :func:`preserved`, which takes them off.
+    """
 
     def __init__(self, subject: Subject) -> None:
         self.paths = {unit.path for unit in subject.units}
@@ -137,19 +150,12 @@ class _Search:
         self.fired: dict[int, Tensor] = {}
         self._made: dict[int, tuple[Tensor, str]] = {}
         self._channels = -1
-        self._handles: list[Any] = []
         for path, module in subject.model.named_modules():
             if is_elementwise(module):
-                self._handles.append(module.register_forward_hook(self._fires(path)))
+                module.register_forward_hook(self._fires(path))
             elif next(module.parameters(recurse=False), None) is not None:
-                self._handles.append(
-                    module.register_forward_pre_hook(self._enters(path), with_kwargs=True)
-                )
-                self._handles.append(module.register_forward_hook(self._made_by(path)))
-
-    def close(self) -> None:
-        for handle in self._handles:
-            handle.remove()
+                module.register_forward_pre_hook(self._enters(path), with_kwargs=True)
+                module.register_forward_hook(self._made_by(path))
 
     def _fires(self, path: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, output: Any) -> None:

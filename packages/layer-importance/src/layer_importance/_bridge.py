@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor, nn
 
-from layer_importance._comoments import Comoments, wide
+from layer_importance._comoments import Comoments, finite_rows, gram, wide
 
 
 class Bridge(nn.Module):
@@ -115,16 +115,24 @@ class BridgeMoments:
         Raises:
             ValueError: if shapes differ or the last dimension is not ``D``.
         """
+        self.added_change(x, f)
+
+    def added_change(self, x: Tensor, f: Tensor) -> Comoments:
+        """Adds tokens as :meth:`add_change` does, and returns the covariance of what is added."""
         self._check(x, f, "f")
-        x, f = (wide(t).reshape(-1, self.width) for t in (x, f))
-        finite = x.sum(1).isfinite() & f.sum(1).isfinite()
-        if not bool(finite.all()):
+        D, change = self.width, Comoments(self.width, self.width)
+        both = torch.cat([wide(t).reshape(-1, D) for t in (x, f)], 1)
+        if (finite := finite_rows(both)) is not None:
             self._joint.skipped += int((~finite).sum())
-            x, f = x[finite], f[finite]
-        if len(x):
-            mean = f.mean(0)
-            self._spread(len(x), mean.cpu(), (f - mean).square().sum().cpu())
-            self._joint.add(x, torch.cat([x, f], 1))
+            both = both[finite]
+        if len(both):
+            mean = both.mean(0)
+            # of x and f with themselves and each other, for the price of the two that are needed
+            products, mean = gram(both.sub_(mean)).cpu(), mean.cpu()
+            self._spread(len(both), mean[D:], products.diagonal()[D:].sum())
+            self._joint.combine(len(both), mean[:D], mean, products[:D])
+            change.combine(len(both), mean[D:], mean[D:], products[D:, D:])
+        return change
 
     def _check(self, x: Tensor, other: Tensor, name: str) -> None:
         if x.shape != other.shape or x.shape[-1] != self.width:

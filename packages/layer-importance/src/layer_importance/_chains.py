@@ -76,6 +76,7 @@ class _Search:
         for place, child in children.items():
             assert child is not None
             inside[place] = [r for r in self.runs(child, place) if _same_class(child, place, r)]
+        _add_single_blocks(children, inside)
         inner = [run for found in inside.values() for run in found]
         if not inner:
             return [outer]
@@ -110,6 +111,31 @@ class _Search:
                 within += held
                 blocks += self.is_block(place, frozenset(p for run in found for p in run.paths))
         return 2 * within >= total and 2 * blocks < len(children)
+
+
+def _add_single_blocks(
+    children: dict[str, nn.Module | None], inside: dict[str, list[Run]]
+) -> None:
+    """A stage of one block has it where its siblings have theirs, of the same class."""
+    seen = {
+        (run.container.removeprefix(place + "."), type(child.get_submodule(_inside(place, run))))
+        for place, child in children.items()
+        for run in inside[place]
+        if child is not None and run.container != place
+    }
+    for place, child in children.items():
+        named = dict(child.named_modules()) if child is not None else {}
+        for relative, kind in seen:
+            blocks = named[relative]._modules if relative in named else {}
+            if len(blocks) == 1 and type(next(iter(blocks.values()))) is kind:
+                path = _join(_join(place, relative), next(iter(blocks)))
+                others = [run for run in inside[place] if not run.container.startswith(path)]
+                inside[place] = [*others, Run(_join(place, relative), (path,))]
+
+
+def _inside(place: str, run: Run) -> str:
+    """Where the first block of a run is in its stage."""
+    return run.paths[0].removeprefix(place + ".")
 
 
 def _is_list(module: nn.Module | None) -> bool:

@@ -2,8 +2,12 @@
 
 from collections.abc import Mapping
 
+import numpy as np
 import torch
 from torch import Tensor
+
+FEW = 256
+"""Fewer rows than these are not worth a product."""
 
 
 class Comoments:
@@ -44,9 +48,8 @@ class Comoments:
         if len(x):
             x_mean, y_mean = x.mean(0), y.mean(0)
             x_centred = x - x_mean
-            y_centred = x_centred if same else y - y_mean
-            products = x_centred.T @ y_centred
-            self._combine(len(x), x_mean.cpu(), y_mean.cpu(), products.cpu())
+            products = gram(x_centred) if same else x_centred.T @ (y - y_mean)
+            self.combine(len(x), x_mean.cpu(), y_mean.cpu(), products.cpu())
 
     def _check(self, x: Tensor, y: Tensor) -> None:
         want = f"[M, {len(self.x_mean)}] and [M, {len(self.y_mean)}]"
@@ -54,11 +57,13 @@ class Comoments:
         if shapes != ((len(x), len(self.x_mean)), (len(x), len(self.y_mean))):
             raise ValueError(f"rows must have shapes {want}, got {list(x.shape)}, {list(y.shape)}")
 
-    def _combine(self, count: int, x_mean: Tensor, y_mean: Tensor, products: Tensor) -> None:
+    def combine(self, count: int, x_mean: Tensor, y_mean: Tensor, products: Tensor) -> None:
+        """Adds rows by their number, their means and their products about them."""
         total = self.count + count
         dx, dy = x_mean - self.x_mean, y_mean - self.y_mean
         self.products += products
-        self.products += torch.outer(dx, dy) * (self.count * count / total)
+        if self.count:
+            self.products.addr_(dx, dy, alpha=self.count * count / total)
         self.x_mean = self.x_mean + dx * (count / total)
         self.y_mean = self.y_mean + dy * (count / total)
         self.count = total
@@ -67,7 +72,7 @@ class Comoments:
         """Adds what ``other`` has seen."""
         self.skipped += other.skipped
         if other.count:
-            self._combine(other.count, other.x_mean, other.y_mean, other.products)
+            self.combine(other.count, other.x_mean, other.y_mean, other.products)
 
     @property
     def covariance(self) -> Tensor:
@@ -98,18 +103,81 @@ class Comoments:
 
 def _finite(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor, int]:
     x, y = wide(x), wide(y)
-    # a sum is finite where all its terms are; that it overflows does not happen to activations
-    finite = x.sum(1).isfinite() & (x is y or y.sum(1).isfinite())
-    kept = int(finite.sum())
-    if kept == len(x):
+    finite = finite_rows(x) if x is y else finite_rows(x, y)
+    if finite is None:
         return x, y, 0
-    return x[finite], y[finite], len(x) - kept
+    return x[finite], y[finite], len(x) - int(finite.sum())
 
 
 def wide(tensor: Tensor) -> Tensor:
     """Returns a tensor in float64, where it is if its device has that."""
     tensor = tensor.detach()
     return (tensor.cpu() if tensor.device.type == "mps" else tensor).double()
+
+
+def gram(rows: Tensor) -> Tensor:
+    """Returns ``rows^T rows``, ``[D, D]``."""
+    if rows.device.type != "cpu":
+        return rows.T @ rows
+    array = rows.numpy()  # which sees that the product is symmetric, and does half of the work
+    return torch.from_numpy(array.T @ array)
+
+
+def column_squares(rows: Tensor) -> Tensor:
+    """Returns the sum of squares of every column, ``[D]``."""
+    if rows.device.type != "cpu":
+        return rows.square().sum(0)
+    array = rows.numpy()
+    return torch.from_numpy(np.einsum("md,md->d", array, array))  # without the squares in memory
+
+
+def finite_rows(*sides: Tensor) -> Tensor | None:
+    """Returns which rows are finite in all of ``sides``; ``None`` if all are."""
+    # a sum is finite where all its terms are; that it overflows does not happen to activations
+    if all(bool(side.sum().isfinite()) for side in sides):
+        return None
+    return torch.stack([side.sum(1).isfinite() for side in sides]).all(0)
+
+
+class Waiting:
+    """Rows that wait until there are enough of them to be worth a product of ``[D, D]``.
+
+    Args:
+        enough: how many; a bounded number, whatever the size of batches.
+    """
+
+    def __init__(self, enough: int) -> None:
+        self._enough, self._count = enough, 0
+        self._rows: list[tuple[Tensor, ...]] = []
+
+    def add(self, *rows: Tensor) -> bool:
+        """Adds rows of one number and returns whether there are enough now."""
+        self._rows.append(rows)
+        self._count += len(rows[0])
+        return self._count >= self._enough
+
+    def state(self) -> dict[str, Tensor]:
+        """Returns the rows that wait, side by side, by the number of the side."""
+        rows = zip(*self._rows, strict=True)
+        return {str(side): torch.cat(parts).cpu().double() for side, parts in enumerate(rows)}
+
+    def restored(self, state: Mapping[str, Tensor]) -> None:
+        """Takes the rows of a state."""
+        if state:
+            self.add(*(state[str(side)] for side in range(len(state))))
+
+    def join(self, other: "Waiting") -> bool:
+        """Adds what waits there and returns whether there are enough now."""
+        for rows in other._rows:
+            self.add(*rows)
+        return self._count >= self._enough
+
+    def take(self) -> tuple[Tensor, ...] | None:
+        """Returns them, and keeps none; ``None`` if there are none."""
+        found, self._rows, self._count = self._rows, [], 0
+        if len(found) < 2:
+            return found[0] if found else None
+        return tuple(torch.cat(side) for side in zip(*found, strict=True))
 
 
 def under(prefix: str, state: Mapping[str, Tensor]) -> dict[str, Tensor]:

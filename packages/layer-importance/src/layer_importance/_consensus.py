@@ -8,7 +8,9 @@ from typing import Any
 
 import numpy as np
 from scipy import stats
+from scipy.optimize import brentq
 
+from layer_importance._ranker import Ranker, left_out
 from layer_importance._scores import MethodScores
 from layer_importance._validity import (
     DAMAGE,
@@ -82,6 +84,9 @@ def consensus(
     methods: Mapping[str, MethodScores],
     order: Sequence[str],
     reliability: Mapping[str, float] = MappingProxyType({}),
+    *,
+    shares: Values = MappingProxyType({}),
+    ranker: Ranker | None = None,
 ) -> Consensus:
     """Returns one score a unit from those of many methods.
 
@@ -97,6 +102,8 @@ def consensus(
         methods: scores by method.
         order: names of all units, in order of execution.
         reliability: by method.
+        shares: parameters of each unit, for the ranker.
+        ranker: what other models taught.
 
     Raises:
         ValueError: if no method that claims a direction scored any unit.
@@ -111,9 +118,46 @@ def consensus(
         if damage:
             return Consensus(scores=damage, weights={DAMAGE: 1.0}, why="only damage was measured")
         raise ValueError("methods must hold scores with a direction, got none")
+    values = {name: values_of(scores) for name, scores in cheap.items()}
+    taught = None if ranker is None or ranker.refusal or not ranker.knows(values) else ranker
     if len(damage) < FEWEST:
+        if taught is not None:
+            return _learned(taught.estimate(order, values, shares), len(damage))
         return _preferred(cheap, len(damage))
-    return _weighted(cheap, damage, order, _reliabilities(cheap, reliability))
+    found = _weighted(cheap, damage, order, _reliabilities(cheap, reliability))
+    if taught is None:
+        return found
+    return _more(taught, found, order, values, shares, damage)
+
+
+def _learned(scores: Values, measured: int) -> Consensus:
+    why = (
+        f"the learned ranker: the damage of {measured} units is measured, weights need {FEWEST}; "
+        "it is first by what is known of other models"
+    )
+    return Consensus(scores=scores, weights={"learned_ranker": 1.0}, why=why)
+
+
+def _more(
+    ranker: Ranker,
+    found: Consensus,
+    order: Sequence[str],
+    values: Mapping[str, Values],
+    shares: Values,
+    damage: Values,
+) -> Consensus:
+    """What the ranker says where that agrees more with the damage; else what was found."""
+    place = {name: index for index, name in enumerate(order)}
+    held = against(left_out(ranker, order, values, shares, damage), damage, place)
+    if not _known(held.spearman) > _known(found.validity.spearman):
+        return found
+    why = (
+        f"the learned ranker, drawn to {len(damage)} measured units: more agreement, "
+        f"{held.spearman:.2f} against {_known(found.validity.spearman):.2f}, each unit judged by "
+        "the others"
+    )
+    scores = ranker.refitted(order, values, shares, damage).estimate(order, values, shares)
+    return Consensus(scores=scores, weights={"learned_ranker": 1.0}, validity=held, why=why)
 
 
 def _preferred(cheap: Mapping[str, MethodScores], measured: int) -> Consensus:
@@ -209,9 +253,10 @@ def estimated_damage(methods: Mapping[str, MethodScores], found: Consensus) -> d
     The consensus predicts damage by a line through the measured units; each measurement ``D_b`` is
     drawn towards its prediction ``p_b`` by how unsure it is,
     ``(D_b / e_b² + p_b / t²) / (1 / e_b² + 1 / t²)``, with its standard error ``e_b`` and the
-    prediction's own error ``t``, which is what the measured damages scatter beyond their errors.
-    Units whose damage is not measured have the prediction; without any measured damage, the scores
-    of the consensus are handed on.
+    prediction's own error ``t``. The line has weights ``1 / (e_b² + t²)``, and ``t`` is where
+    ``sum_b (D_b - p_b)² / (e_b² + t²)`` is the number of units less two, so that what is measured
+    badly says little about either. Units whose damage is not measured have the prediction; without
+    any measured damage, the scores of the consensus are handed on.
 
     Source: Fay and Herriot, JASA 1979.
     """
@@ -222,10 +267,9 @@ def estimated_damage(methods: Mapping[str, MethodScores], found: Consensus) -> d
     if len(both) < FEWEST:
         return {n: s.value for n, s in measured.items()}
     x, y = (np.array([f(n) for n in both]) for f in (found.scores.get, lambda n: measured[n].value))
-    slope, intercept = _line(x, y)
     errors = np.array([_known(measured[n].standard_error) for n in both])
-    scatter = float(np.square(y - intercept - slope * x).sum() / max(len(both) - 2, 1))
-    own = max(scatter - float(np.square(errors).mean()), 1e-6 * scatter, 1e-300)
+    own = _own_variance(x, y, np.square(errors))
+    slope, intercept = _line(x, y, 1 / (np.square(errors) + own))
     result = {n: intercept + slope * score for n, score in found.scores.items()}
     for name, one in measured.items():
         noise = _known(one.standard_error) ** 2
@@ -236,12 +280,29 @@ def estimated_damage(methods: Mapping[str, MethodScores], found: Consensus) -> d
     return result
 
 
-def _line(x: Any, y: Any) -> tuple[float, float]:
-    """Slope, never downwards, and intercept of the least squares line."""
-    spread = float(np.square(x - x.mean()).sum())
-    slope = float((x - x.mean()) @ (y - y.mean())) / spread if spread > 0 else 0.0
-    slope = max(slope, 0.0)
-    return slope, float(y.mean() - slope * x.mean())
+def _own_variance(x: Any, y: Any, noise: Any) -> float:
+    """What damages scatter around the line beyond their errors; never quite 0."""
+    total = float(np.square(y - y.mean()).sum())
+    least = max(1e-9 * total, 1e-300)
+
+    def excess(own: float) -> float:
+        weights = 1 / (noise + own)
+        slope, intercept = _line(x, y, weights)
+        return float(weights @ np.square(y - intercept - slope * x)) - (len(y) - 2)
+
+    # falls with the variance, and is below 0 where each term is below 1 / len(y)
+    if excess(least) <= 0:
+        return least
+    return float(brentq(excess, least, least + len(y) * total))
+
+
+def _line(x: Any, y: Any, weights: Any) -> tuple[float, float]:
+    """Slope, never downwards, and intercept of the weighted least squares line."""
+    weights = weights / weights.sum()
+    left, below = x - weights @ x, y - weights @ y
+    spread = float(weights @ np.square(left))
+    slope = max(float(weights @ (left * below)) / spread, 0.0) if spread > 0 else 0.0
+    return slope, float(weights @ y - slope * (weights @ x))
 
 
 def _known(value: float) -> float:

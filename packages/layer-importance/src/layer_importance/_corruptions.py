@@ -8,7 +8,8 @@ from torch import Tensor
 
 from layer_importance._batch import input_keys, size, take, with_entries
 from layer_importance._streams import derangement
-from layer_importance._structure import mapped
+from layer_importance._structure import mapped, tensors
+from layer_importance._subject import Subject
 
 Corruption = Callable[[Any, torch.Generator], Any]
 """``corruption(batch, generator)`` returns the batch spoiled; labels in it are not looked at."""
@@ -21,6 +22,24 @@ def resample(batch: Any, generator: torch.Generator) -> Any:
         ValueError: if there is only one sample.
     """
     return take(batch, derangement(size(batch), generator).tolist())
+
+
+def usual(subject: Subject) -> tuple[Corruption, str]:
+    """Returns how inputs of the subject's modality are spoiled, and a word for it.
+
+    Where no modality is known, or it leaves a batch as it is, another sample stands in.
+    """
+    modality = subject.modality
+    if modality is None:
+        return resample, "another sample"
+
+    def corrupt(batch: Any, generator: torch.Generator) -> Any:
+        spoiled = modality.corrupt(batch, generator)
+        pairs = zip(tensors(batch), tensors(spoiled), strict=False)
+        same = all(a is b or torch.equal(a, b) for a, b in pairs)
+        return resample(batch, generator) if same else spoiled
+
+    return corrupt, f"as {modality.name} is spoiled"
 
 
 def gaussian_noise(scale: float = 3.0) -> Corruption:

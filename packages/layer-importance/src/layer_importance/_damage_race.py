@@ -60,25 +60,32 @@ class DamageRace:
                 break
             ablation.begin(batch)
             with Replay(self.subject, batch) as replay:
-                self._batch(replay, ablation)
+                self.tell(self.damages(replay, ablation))
                 executed, length = executed + replay.executed, length + replay.length
             progress("race", done)
-        return self._scores(executed / max(length, 1))
+        return self.scores(executed / max(length, 1))
 
-    def _batch(self, replay: Replay, ablation: Ablation) -> None:
-        damages: dict[str, Tensor] = {}
+    def damages(self, replay: Replay, ablation: Ablation) -> dict[str, Tensor]:
+        """Returns what each unit's absence costs every sample of a batch."""
+        found: dict[str, Tensor] = {}
         for name in self.race.alive if self.limited else self.race.arms:
             edit = ablation.edit(replay, self.subject.units[name])
             assert not isinstance(edit, str)  # all arms are removable
             losses = replay.losses_with({name: edit})
-            damages[name] = (losses - replay.losses).detach().to("cpu", torch.float64)
+            found[name] = (losses - replay.losses).detach().to("cpu", torch.float64)
+        return found
+
+    def tell(self, damages: dict[str, Tensor]) -> None:
+        """Adds the damages of the next batch."""
+        for name, each in damages.items():
             columns = self._kept.setdefault(name, {})
-            parts = {"": damages[name], "even": damages[name][::2], "odd": damages[name][1::2]}
+            parts = {"": each, "even": each[::2], "odd": each[1::2]}
             for column, values in parts.items():
                 columns.setdefault(column, Moments()).add(values)
         self.race.add(damages)
 
-    def _scores(self, forwards: float) -> MethodScores:
+    def scores(self, forwards: float) -> MethodScores:
+        """Returns the damages told so far."""
         whole = {n: c[""] for n, c in self._kept.items() if c[""].count and not c[""].skipped}
         between = {name: t_interval(moments) for name, moments in whole.items()}
         extras = {

@@ -3,6 +3,7 @@
 from torch import Tensor
 
 from layer_importance._moments import Moments
+from layer_importance._sharing import Share, gathered
 from layer_importance._units import Unit
 
 
@@ -16,6 +17,14 @@ class Differences:
     def add(self, unit: Unit, differences: Tensor) -> None:
         """Adds ``[N]`` differences."""
         self.moments.setdefault(unit.name, Moments()).add(differences.detach())
+
+    def gathered(self, share: Share) -> "Differences":
+        """Returns those of all processes."""
+        found = Differences()
+        found.moments = gathered(share, self.moments)
+        for refused in share.exchange(self.refused):
+            found.refused |= refused
+        return found
 
     def whole(self) -> dict[str, Moments]:
         """Returns the moments of the units whose differences are all finite."""

@@ -36,7 +36,7 @@ class UnitEvent:
     mask: Tensor | None = None
     channels: int = -1
     phase: Phase = "data"
-    shared: dict[str, Tensor] = field(default_factory=dict, repr=False, compare=False)
+    shared: dict[str, Any] = field(default_factory=dict, repr=False, compare=False)
 
     def tokens(self, tensor: Tensor) -> Tensor:
         """Returns a stream as ``[N, T, D]``: samples, tokens or places, features."""

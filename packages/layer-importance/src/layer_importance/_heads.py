@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from torch.overrides import TorchFunctionMode
 
 from layer_importance._opened import opened
+from layer_importance._preserve import preserved
 from layer_importance._probe import few
 from layer_importance._structure import stream
 from layer_importance._subject import Subject
@@ -131,7 +132,8 @@ class Mixer:
 def mixers(subject: Subject) -> list[Mixer]:
     """Returns the layers that mix heads: the first linear one called after an attention.
 
-    Nothing is known of names: one run on two copies of the first sample shows what attends.
+    Nothing is known of names: one run on two copies of the first sample shows what attends, and
+    leaves the model as it was.
     """
     found: list[Mixer] = []
     heads: list[int] = []
@@ -150,7 +152,11 @@ def mixers(subject: Subject) -> list[Mixer]:
 
         return module.register_forward_pre_hook(before, with_kwargs=True)
 
-    with torch.no_grad(), opened(subject.model), running(subject, heads.clear) as now:
+    with (
+        preserved(subject.model, gradients=False),
+        opened(subject.model),
+        running(subject, heads.clear) as now,
+    ):
         handles = [
             watch(path, module, now)
             for path, module in subject.model.named_modules()

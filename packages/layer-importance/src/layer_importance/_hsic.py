@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layer_importance._comoments import wide
+from layer_importance._comoments import FEW, Waiting, finite_rows, gram, parts, under, wide
 
 
 def hsic(K: Tensor, L: Tensor) -> float:
@@ -97,7 +97,8 @@ class Hsic:
         n (n-3) HSIC_1 = |X'Y|^2 - q (1 + 2/(n-2)) + sum |x|^2 sum |y|^2 / ((n-1)(n-2))
 
     with ``q = sum |x|^2 |y|^2``; no matrix of samples by samples is ever built, and every pair of
-    samples counts, also from different batches.
+    samples counts, also from different batches. Rows wait until there are as many as features, or
+    some.
 
     Args:
         x_width: features of ``x``.
@@ -107,7 +108,8 @@ class Hsic:
     _PARTS = ("x_mean", "y_mean", "xy", "x_squares", "y_squares", "x_lean", "y_lean", "quartic")
 
     def __init__(self, x_width: int, y_width: int) -> None:
-        self.count = 0
+        self._count = 0
+        self._waiting = Waiting(max(x_width, y_width, FEW))
         zeros = torch.zeros((), dtype=torch.float64)
         self.x_mean, self.y_mean = zeros.repeat(x_width), zeros.repeat(y_width)
         self.xy = zeros.repeat(x_width, y_width)
@@ -117,40 +119,58 @@ class Hsic:
 
     def add(self, x: Tensor, y: Tensor) -> None:
         """Adds rows ``[N, dx]`` and ``[N, dy]``; those that are not finite are left out."""
-        same, x, y = x is y, wide(x), wide(y)
-        finite = x.sum(1).isfinite() & y.sum(1).isfinite()
-        if not bool(finite.all()):
-            x, y = x[finite], y[finite]
-        if not len(x):
+        sides: tuple[Tensor, ...] = (wide(x),) if x is y else (wide(x), wide(y))
+        finite = finite_rows(*sides)
+        if finite is not None:
+            sides = tuple(side[finite] for side in sides)
+        if len(sides[0]) and self._waiting.add(*sides):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Adds the rows that wait."""
+        if (sides := self._waiting.take()) is None:
             return
+        same, x, y = len(sides) == 1, sides[0], sides[-1]
         batch = Hsic(x.shape[1], y.shape[1])
-        batch.count, batch.x_mean, batch.y_mean = len(x), x.mean(0), y.mean(0)
+        batch._count, batch.x_mean, batch.y_mean = len(x), x.mean(0), y.mean(0)
         x = x - batch.x_mean
         y = x if same else y - batch.y_mean
         x_sizes, y_sizes = x.square().sum(1), y.square().sum(1)
-        batch.xy, batch.x_lean, batch.y_lean = x.T @ y, y_sizes @ x, x_sizes @ y
+        batch.xy = gram(x) if same else x.T @ y
+        batch.x_lean, batch.y_lean = y_sizes @ x, x_sizes @ y
         batch.x_squares, batch.y_squares = x_sizes.sum(), y_sizes.sum()
         batch.quartic = x_sizes @ y_sizes
         for name in self._PARTS:
             setattr(batch, name, getattr(batch, name).cpu())
-        self.merge(batch)
+        self._combine(batch)
+
+    @property
+    def count(self) -> int:
+        """Number of rows seen."""
+        self._settle()
+        return self._count
 
     def merge(self, other: "Hsic") -> None:
         """Adds what ``other`` has seen."""
-        if not other.count:
-            return
-        share = other.count / (self.count + other.count)
+        if other._count:
+            self._combine(other)
+        # what waits there waits here: one that goes on from a state sums up what it would have
+        if self._waiting.join(other._waiting):
+            self._settle()
+
+    def _combine(self, other: "Hsic") -> None:
+        share = other._count / (self._count + other._count)
         x_mean = self.x_mean + share * (other.x_mean - self.x_mean)
         y_mean = self.y_mean + share * (other.y_mean - self.y_mean)
         mine, theirs = self._about(x_mean, y_mean), other._about(x_mean, y_mean)
         for name in self._PARTS[2:]:
             setattr(self, name, mine[name] + theirs[name])
         self.x_mean, self.y_mean = x_mean, y_mean
-        self.count += other.count
+        self._count += other._count
 
     def _about(self, x_mean: Tensor, y_mean: Tensor) -> dict[str, Tensor]:
         """The sums about other means: every row is moved by ``u`` and ``v``."""
-        u, v, n = self.x_mean - x_mean, self.y_mean - y_mean, self.count
+        u, v, n = self.x_mean - x_mean, self.y_mean - y_mean, self._count
         uu, vv, along = u @ u, v @ v, self.xy @ v
         quartic = 2 * (v @ self.y_lean + u @ self.x_lean) + 4 * (u @ along)
         return {
@@ -179,13 +199,15 @@ class Hsic:
     def state(self) -> dict[str, Tensor]:
         """Returns all of it as float64 tensors."""
         kept = {name: getattr(self, name).clone() for name in self._PARTS}
-        return {"count": torch.tensor(float(self.count), dtype=torch.float64), **kept}
+        count = torch.tensor(float(self._count), dtype=torch.float64)
+        return {"count": count, **kept, **under("waiting", self._waiting.state())}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "Hsic":
         """Returns what :meth:`state` was taken of."""
         moments = cls(len(state["x_mean"]), len(state["y_mean"]))
-        moments.count = int(state["count"])
+        moments._count = int(state["count"])
         for name in cls._PARTS:
             setattr(moments, name, state[name].clone())
+        moments._waiting.restored(parts(state).get("waiting", {}))
         return moments

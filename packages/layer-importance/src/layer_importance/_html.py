@@ -44,6 +44,7 @@ def page(
     *,
     plan: CompressionPlan | None,
     curve: Sequence[tuple[float, float]] | None,
+    curve_of: str,
     title: str,
 ) -> str:
     """Returns the whole page: no script runs, nothing is loaded, every name is escaped."""
@@ -51,8 +52,8 @@ def page(
     if plan is not None:
         parts += _plan(plan)
     if curve:
-        drawn = charts.curve(curve, across="units removed", up="quality")
-        parts += [_section("Quality against units removed", drawn)]
+        drawn = charts.curve(curve, across="units removed", up=curve_of)
+        parts += [_section(f"{curve_of.capitalize()} against units removed", drawn)]
     parts += _how(report)
     data: dict[str, Any] = {"report": report.to_dict()}
     if plan is not None:

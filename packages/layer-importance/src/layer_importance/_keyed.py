@@ -1,6 +1,6 @@
 """Sweep methods that keep one statistic a unit and stream, whatever its kind."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, Protocol, TypeVar
 
 import torch
@@ -9,7 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from layer_importance._events import UnitEvent
 from layer_importance._method import SweepMethod
-from layer_importance._samples import sample_keys
+from layer_importance._samples import Known, sample_keys
 from layer_importance._subject import Subject
 
 _T = TypeVar("_T")
@@ -44,7 +44,8 @@ class KeyedMethod(SweepMethod):
         self._kept: dict[str, Statistic] = {}
         self._names: list[str] = []
         self._subject: Subject | None = None
-        self._mask: Tensor | None = None
+        self._batch: Any = None
+        self._hooked = False
         self._sample_keys = torch.empty(0)
         self.forward = False
 
@@ -57,8 +58,29 @@ class KeyedMethod(SweepMethod):
         """Draws the key of every sample, and learns which tokens are real."""
         assert self._subject is not None
         self.forward = True
-        self._mask = self._subject.task.mask(batch)
-        self._sample_keys = sample_keys(batch, seed=self._subject.seed, mask=self._mask)
+        self._batch = batch
+        self._sample_keys = sample_keys(batch, seed=self._subject.seed, real=self._real)
+        if not self._hooked:
+            self._batch = None
+
+    def mask(self, tokens: int, tower: str = "") -> Tensor | None:
+        """Returns which of so many tokens are real in the batch on its way, ``[N, tokens]``."""
+        assert self._subject is not None
+        found = self._subject.mask(self._batch, tokens, tower)
+        return None if found is None else found.bool()
+
+    def _real(self, entry: Tensor) -> Known | None:
+        """An entry of a batch does not say whose input it is: what every tower takes for real."""
+        assert self._subject is not None
+        towers = dict.fromkeys(["", *(unit.tower for unit in self._subject.units)])
+        modality = self._subject.modality
+        for axis in (1, -1) if modality is None else modality.axes:
+            if entry.ndim < 2:
+                break
+            masks = [self.mask(entry.shape[axis], tower) for tower in towers]
+            if known := [mask for mask in masks if mask is not None]:
+                return torch.stack(known).all(0), axis
+        return None
 
     def until_the_end(self, subject: Subject) -> RemovableHandle:
         """Returns a hook that switches ``forward`` off once a batch is through the model.
@@ -68,8 +90,9 @@ class KeyedMethod(SweepMethod):
 
         def ends(module: Any, args: Any, output: Any) -> None:
             del module, args, output
-            self.forward = False
+            self.forward, self._batch = False, None
 
+        self._hooked = True
         return subject.model.register_forward_hook(ends)
 
     def unit(self, event: UnitEvent) -> None:
@@ -80,9 +103,12 @@ class KeyedMethod(SweepMethod):
     def read(self, event: UnitEvent) -> None:
         """Called for every unit and batch whose samples have their keys."""
 
-    def kept(self, unit: str, column: str, new: _T) -> _T:
-        """Returns the statistic of a unit, ``new`` if there is none yet."""
-        return self._kept.setdefault(f"{unit}/{column}", new)  # type: ignore[arg-type,return-value]
+    def kept(self, unit: str, column: str, new: Callable[[], _T]) -> _T:
+        """Returns the statistic of a unit, what ``new`` makes if there is none yet."""
+        key = f"{unit}/{column}"
+        if key not in self._kept:  # made when it is needed: it may be large
+            self._kept[key] = new()  # type: ignore[assignment]
+        return self._kept[key]  # type: ignore[return-value]
 
     def found(self, column: str) -> dict[str, Any]:
         """Returns the statistics of a column by unit, in order of execution."""

@@ -8,7 +8,7 @@ from torch import Tensor
 from torch.utils.hooks import RemovableHandle
 
 from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, UnitEvent
-from layer_importance._moments import Moments
+from layer_importance._moments import Moments, moments_of
 from layer_importance._scores import Direction, MethodScores, Score, Table
 from layer_importance._subject import Subject
 from layer_importance._task import Task
@@ -78,7 +78,7 @@ class SweepMethod(Method):
     """A method that listens to the common sweep and keeps sums: nothing of a batch survives it.
 
     Overridden among :meth:`unit`, :meth:`parameters`, :meth:`input` and :meth:`batch` is what it is
-    called for. State is float64 tensors of fixed shapes; :meth:`merge` combines those of several
+    called for. State is float64 tensors of bounded size; :meth:`merge` combines those of several
     processes.
     """
 
@@ -170,10 +170,8 @@ class ColumnsMethod(SweepMethod):
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
         """Combines moments, exactly as if all samples had come here."""
-        keys = {name.rpartition("/")[0] for name in state}
-        for key in sorted(keys):
-            parts = {part: state[f"{key}/{part}"] for part in ("counts", "mean", "m2")}
-            self._moments.setdefault(key, Moments()).merge(Moments.from_state(parts))
+        for key, moments in moments_of(state).items():
+            self._moments.setdefault(key, Moments()).merge(moments)
 
 
 class MeanMethod(ColumnsMethod):
@@ -201,7 +199,14 @@ class ParameterMethod(ColumnsMethod):
 
 
 class PassMethod(Method):
-    """A method that runs the model itself, as interventions do."""
+    """A method that runs the model itself, as interventions do.
+
+    Attributes:
+        shares: whether several processes may run it on some of the batches each: whatever it keeps
+            is put together by :meth:`Subject.share`, and random numbers depend on a batch's number.
+    """
+
+    shares: ClassVar[bool] = False
 
     @abc.abstractmethod
     def run(self, subject: Subject, progress: Callable[[str, int], None]) -> MethodScores:

@@ -22,9 +22,11 @@ class Modality(abc.ABC):
     Attributes:
         name: by which it is asked for.
         reason: why it was taken: it was asked for, or what in the batch looks like it.
+        axes: dimensions of inputs that may hold tokens, the likeliest first.
     """
 
     name: ClassVar[str]
+    axes: ClassVar[tuple[int, ...]] = (1, -1)
 
     def __init__(self) -> None:
         self.reason = "asked for"

@@ -1,8 +1,9 @@
 """One unit at a time made random: dropout of its branch, or noise on its weights."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import ClassVar, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -11,6 +12,25 @@ from layer_importance._edits import Edit, adds
 from layer_importance._streams import channel_dim, over_features
 from layer_importance._subject import Subject
 from layer_importance._units import Unit
+
+
+class Noise(Protocol):
+    """How a unit is made random.
+
+    Attributes:
+        forwards: passes over each batch that it takes beforehand.
+    """
+
+    forwards: ClassVar[float]
+
+    def prepared(self, subject: Subject, progress: Callable[[str, int], None]) -> "Noise":
+        """Returns the noise once it has seen the data, if it depends on them."""
+
+    def unmet(self, subject: Subject, unit: Unit) -> str:
+        """Returns why the unit cannot be made random so; empty if it can."""
+
+    def edit(self, subject: Subject, unit: Unit, y: Tensor, draw: int) -> Edit:
+        """Returns the edit of one draw; ``y`` is the unit's output in the unchanged run."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,6 +42,12 @@ class Dropout:
     """
 
     rate: float = 0.1
+    forwards: ClassVar[float] = 0.0
+
+    def prepared(self, subject: Subject, progress: Callable[[str, int], None]) -> Noise:
+        """It depends on no data."""
+        del subject, progress
+        return self
 
     def __post_init__(self) -> None:
         if not 0 <= self.rate < 1:
@@ -34,7 +60,7 @@ class Dropout:
 
     def edit(self, subject: Subject, unit: Unit, y: Tensor, draw: int) -> Edit:
         """Returns the edit of one draw; the same one for units of the same width."""
-        generator = torch.Generator().manual_seed(_seed(subject, draw))
+        generator = subject.drawn(draw)
         width = y.shape[channel_dim(subject, unit, y)]
         kept = torch.rand(width, generator=generator, dtype=torch.float64) >= self.rate
         factor = over_features(subject, unit, kept / (1 - self.rate), y)
@@ -46,6 +72,12 @@ class WeightNoise:
     """Normal noise is added to each weight: ``spread`` times the root mean square of its tensor."""
 
     spread: float = 0.05
+    forwards: ClassVar[float] = 0.0
+
+    def prepared(self, subject: Subject, progress: Callable[[str, int], None]) -> Noise:
+        """It depends on no data."""
+        del subject, progress
+        return self
 
     def __post_init__(self) -> None:
         if not self.spread >= 0:
@@ -60,25 +92,33 @@ class WeightNoise:
     def edit(self, subject: Subject, unit: Unit, y: Tensor, draw: int) -> Edit:
         """Returns the edit of one draw."""
         del y
-        module, seed = subject.module(unit), _seed(subject, draw)
-        return Edit(lambda x, y: y, runs=True, around=lambda: self._disturbed(module, seed))
+        module = subject.module(unit)
+        return Edit(
+            lambda x, y: y,
+            runs=True,
+            around=lambda: self._disturbed(module, subject.drawn(draw)),
+        )
 
     @contextmanager
-    def _disturbed(self, module: nn.Module, seed: int) -> Iterator[None]:
-        generator = torch.Generator().manual_seed(seed)
-        kept = [(p, p.data) for p in module.parameters() if p.is_floating_point()]
-        try:
-            for parameter, values in kept:
-                noise = torch.randn(values.shape, generator=generator, dtype=torch.float64)
-                size = self.spread * values.double().square().mean().sqrt()
-                noisy = values.double() + size * noise.to(values.device)
-                parameter.data = noisy.to(values.dtype)
+    def _disturbed(self, module: nn.Module, generator: torch.Generator) -> Iterator[None]:
+        noises = []
+        for parameter in module.parameters():
+            if parameter.is_floating_point():
+                noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+                size = self.spread * parameter.detach().double().square().mean().sqrt()
+                noises.append((parameter, size * noise.to(parameter.device)))
+        with added_to(noises):
             yield
-        finally:
-            for parameter, values in kept:
-                parameter.data = values
 
 
-def _seed(subject: Subject, draw: int) -> int:
-    """Of one draw; those of neighbouring seeds do not overlap."""
-    return (subject.seed * 1_000_003 + draw) % 2**63
+@contextmanager
+def added_to(noises: Iterable[tuple[Tensor, Tensor]]) -> Iterator[None]:
+    """Adds to parameters, and gives them back as they were."""
+    kept = [(parameter, parameter.data, noise) for parameter, noise in noises]
+    try:
+        for parameter, values, noise in kept:
+            parameter.data = (values.double() + noise.to(values.device)).to(values.dtype)
+        yield
+    finally:
+        for parameter, values, _ in kept:
+            parameter.data = values

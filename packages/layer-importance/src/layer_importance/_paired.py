@@ -8,6 +8,7 @@ from scipy import stats
 from torch import Tensor
 
 from layer_importance._moments import Moments
+from layer_importance._sharing import Share, gathered
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,6 +99,12 @@ class Ratio:
         self._moments.add(
             torch.stack([above.double(), below.double(), (above - below).double()], 1)
         )
+
+    def gathered(self, share: Share) -> "Ratio":
+        """Returns that of all processes' samples."""
+        found = Ratio()
+        found._moments = gathered(share, {"": self._moments})[""]
+        return found
 
     @property
     def value(self) -> float:

@@ -40,6 +40,7 @@ class Passages:
         self._inside: dict[str, list[tuple[Tensor, _Passage | None]]] = {}
         self._waiting: list[_Passage] = []
         self._rooted: set[str] = set()
+        self._last: tuple[UnitEvent, int] | None = None
 
     def watch(self) -> list[Any]:
         """Puts hooks on all units that run and returns their handles."""
@@ -54,7 +55,7 @@ class Passages:
 
     def clear(self) -> None:
         """Lets go of everything of a batch."""
-        self._batch = None
+        self._batch = self._last = None
         for kept in (
             self.roots,
             self._running,
@@ -164,6 +165,7 @@ class Passages:
     def _passed(self, passage: "_Passage", y: Tensor) -> None:
         with torch.no_grad():
             if event := passage.event(None, None):
+                self._inherit(event)
                 self.forward(event)
         if not self.now.differentiates:
             return
@@ -172,6 +174,26 @@ class Passages:
             return
         self._waiting.append(passage)
         y.register_hook(passage.hold)
+
+    def _inherit(self, event: UnitEvent) -> None:
+        """What was worked out of what comes out of one unit holds for what goes into the next."""
+        if self._last is not None:
+            before, version = self._last
+            if before.y._version == version and _same(before, event):
+                found = before.shared.items()
+                event.shared.update({f"{n[:-1]}x": v for n, v in found if n.endswith(" y")})
+        self._last = event, event.y._version
+
+
+def _same(before: UnitEvent, event: UnitEvent) -> bool:
+    """Whether what comes out of one is, in memory, what goes into the other."""
+    y, x = before.y, event.x
+    return (
+        (y.data_ptr(), y.shape, y.stride(), y.dtype) == (x.data_ptr(), x.shape, x.stride(), x.dtype)
+        and y.device == x.device
+        and before.mask is event.mask
+        and before.channels == event.channels
+    )
 
 
 class _Passage:

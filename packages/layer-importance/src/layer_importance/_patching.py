@@ -2,13 +2,12 @@
 
 from collections.abc import Callable, Iterator
 
-import torch
 from torch import Tensor
 
 from layer_importance._batch import size
 from layer_importance._corruptions import Corruption
 from layer_importance._replay import Replay
-from layer_importance._streams import as_given, known_tokens, samples_first
+from layer_importance._streams import as_given, known_entries, samples_first
 from layer_importance._subject import Subject
 from layer_importance._units import Unit
 
@@ -33,9 +32,8 @@ def pairs(
     Raises:
         ValueError: if the corruption changes the number of samples.
     """
-    generator = torch.Generator().manual_seed(subject.seed)
     for done, batch in enumerate(subject.batches(), 1):
-        spoiled = corruption(batch, generator)
+        spoiled = corruption(batch, subject.drawn(subject.index))
         if size(spoiled) != size(batch):
             raise ValueError(
                 f"corruption must keep the number of samples, got {size(spoiled)} for {size(batch)}"
@@ -59,14 +57,14 @@ def unlike(unit: Unit, clean: Replay, corrupt: Replay) -> str:
 
 
 def known_in_both(unit: Unit, one: Replay, other: Replay) -> Tensor | None:
-    """Returns which tokens of a unit's output are real in both runs, ``[N, T, 1]`` as they lie."""
+    """Returns which tokens of a unit's output are real in both runs, one feature, as they lie."""
     subject, y = one.subject, one.y(unit)
     rows = samples_first(subject, unit, y, size(one.batch))
     if rows is None:
         return None
-    masks = [known_tokens(subject, unit, run.batch, rows) for run in (one, other)]
+    masks = [known_entries(subject, unit, run.batch, rows) for run in (one, other)]
     known = [mask for mask in masks if mask is not None]
     if not known:
         return None
     both = known[0] if len(known) == 1 else known[0] & known[1]
-    return as_given(subject, unit, both[..., None])
+    return as_given(subject, unit, both)

@@ -15,6 +15,7 @@ from layer_importance._plan import CompressionPlan
 from layer_importance._plan_target import space, target
 from layer_importance._plan_work import Work
 from layer_importance._preserve import preserved
+from layer_importance._ranker import shipped
 from layer_importance._report import Report
 from layer_importance._subject import Subject
 from layer_importance._task import Task
@@ -169,5 +170,6 @@ def _prior(units: Units, report: Report | None, method: str) -> tuple[dict[str, 
     if not any(s.direction == "importance" and len(s) for s in known.values()):
         return order, "order: the report scores none of the units, the search begins from the end"
     reliability = {n: v.reliability for n, v in report.validity.methods.items()}
-    found = consensus(known, units.names, reliability)
+    shares = {unit.name: float(unit.parameters) for unit in units}
+    found = consensus(known, units.names, reliability, shares=shares, ranker=shipped())
     return estimated_damage(known, found), f"order: {found.why}"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
-from layer_importance._comoments import Comoments, parts, under, wide
+from layer_importance._comoments import FEW, Comoments, Waiting, finite_rows, parts, under, wide
 
 _RIDGES = (1e-4, 1e-3, 1e-2, 1e-1, 1.0)
 _STEEPEST = 64.0
@@ -14,34 +14,66 @@ _STEEPEST = 64.0
 class ClassMoments:
     """Covariance of rows, and their mean in each class.
 
+    Rows wait until there are as many as features, or some.
+
     Args:
         width: features of a row.
     """
 
     def __init__(self, width: int) -> None:
-        self.total = Comoments(width, width)
+        self._total = Comoments(width, width)
+        self._waiting = Waiting(max(width, FEW))
         self.sums: dict[int, Tensor] = {}
-        self.counts: dict[int, int] = {}
+        self._counts: dict[int, int] = {}
+
+    @property
+    def total(self) -> Comoments:
+        """All rows together."""
+        self._settle()
+        return self._total
+
+    @property
+    def counts(self) -> dict[int, int]:
+        """Number of rows of each class."""
+        self._settle()
+        return self._counts
+
+    def more_than(self, classes: int) -> bool:
+        """Whether there are more classes among the rows that no longer wait."""
+        return len(self._counts) > classes
 
     def add(self, rows: Tensor, labels: Tensor) -> None:
         """Adds rows ``[N, width]`` with whole numbers for labels ``[N]``."""
         rows = wide(rows)
-        finite = rows.sum(1).isfinite()
-        rows, labels = rows[finite], labels.to(rows.device)[finite]
-        self.total.add(rows, rows)
-        for label in labels.unique().tolist():
-            mine = rows[labels == label]
-            self._count(int(label), len(mine), mine.sum(0).cpu())
+        labels = labels.to(rows.device)
+        if (finite := finite_rows(rows)) is not None:
+            rows, labels = rows[finite], labels[finite]
+        if len(rows) and self._waiting.add(rows, labels):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Adds the rows that wait."""
+        if (waiting := self._waiting.take()) is None:
+            return
+        rows, labels = waiting
+        self._total.add(rows, rows)
+        names, place, counts = labels.unique(return_inverse=True, return_counts=True)
+        sums = rows.new_zeros(len(names), rows.shape[1]).index_add_(0, place, rows).cpu()
+        for label, count, total in zip(names.tolist(), counts.tolist(), sums, strict=True):
+            self._count(int(label), count, total)
 
     def _count(self, label: int, count: int, total: Tensor) -> None:
-        self.counts[label] = self.counts.get(label, 0) + count
+        self._counts[label] = self._counts.get(label, 0) + count
         self.sums[label] = self.sums[label] + total if label in self.sums else total
 
     def merge(self, other: "ClassMoments") -> None:
         """Adds what ``other`` has seen."""
-        self.total.merge(other.total)
-        for label, count in other.counts.items():
+        self._total.merge(other._total)
+        for label, count in other._counts.items():
             self._count(label, count, other.sums[label])
+        # what waits there waits here: one that goes on from a state sums up what it would have
+        if self._waiting.join(other._waiting):
+            self._settle()
 
     def losses(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the log loss of every held-out row, ``[n]``: of the probe and of knowing nothing.
@@ -51,6 +83,7 @@ class ClassMoments:
         class ``c``. Ridge and steepness are chosen on one half of the rows for the other; a
         steepness of 0 knows nothing. The answer of normal classes with one covariance.
         """
+        self._settle()
         scores, priors, places = self._discriminants(rows, labels)
         losses = torch.empty(len(rows), dtype=torch.float64)
         for fit, judge in _halves(len(rows)):
@@ -83,27 +116,29 @@ class ClassMoments:
 
     def state(self) -> dict[str, Tensor]:
         """Returns all of it as float64 tensors."""
-        names = sorted(self.counts)
-        classes = torch.tensor([[c, self.counts[c]] for c in names], dtype=torch.float64)
-        sums = torch.stack([self.sums[c] for c in names]) if names else self.total.products[:0]
+        names = sorted(self._counts)
+        classes = torch.tensor([[c, self._counts[c]] for c in names], dtype=torch.float64)
+        sums = torch.stack([self.sums[c] for c in names]) if names else self._total.products[:0]
         fields = {"names": classes.reshape(-1, 2), "sums": sums.clone()}
-        return {**under("total", self.total.state()), **under("classes", fields)}
+        waiting = under("waiting", self._waiting.state())
+        return {**under("total", self._total.state()), **under("classes", fields), **waiting}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "ClassMoments":
         """Returns what :meth:`state` was taken of."""
         found = parts(state)
         moments = cls(len(found["total"]["x_mean"]))
-        moments.total = Comoments.from_state(found["total"])
+        moments._total = Comoments.from_state(found["total"])
         for (label, count), total in zip(
             found["classes"]["names"].tolist(), found["classes"]["sums"], strict=True
         ):
             moments._count(int(label), int(count), total)
+        moments._waiting.restored(found.get("waiting", {}))
         return moments
 
 
 class ValueMoments:
-    """Covariance of rows with each other and with values to be predicted.
+    """Covariance of rows with each other and with values to be predicted; rows wait as above.
 
     Args:
         width: features of a row.
@@ -111,22 +146,44 @@ class ValueMoments:
     """
 
     def __init__(self, width: int, values: int = 1) -> None:
-        self.xx = Comoments(width, width)
-        self.xy = Comoments(width, values)
+        self._xx = Comoments(width, width)
+        self._xy = Comoments(width, values)
+        self._waiting = Waiting(max(width, FEW))
+
+    @property
+    def xx(self) -> Comoments:
+        """Of rows with rows."""
+        self._settle()
+        return self._xx
+
+    @property
+    def xy(self) -> Comoments:
+        """Of rows with values."""
+        self._settle()
+        return self._xy
 
     def add(self, rows: Tensor, labels: Tensor) -> None:
         """Adds rows ``[N, width]`` with labels ``[N]`` or ``[N, values]``."""
         rows = wide(rows)
-        labels = wide(labels).to(rows.device).reshape(len(rows), len(self.xy.y_mean))
-        finite = rows.sum(1).isfinite() & labels.sum(1).isfinite()
-        rows, labels = rows[finite], labels[finite]
-        self.xx.add(rows, rows)
-        self.xy.add(rows, labels)
+        labels = wide(labels).to(rows.device).reshape(len(rows), len(self._xy.y_mean))
+        if (finite := finite_rows(rows, labels)) is not None:
+            rows, labels = rows[finite], labels[finite]
+        if len(rows) and self._waiting.add(rows, labels):
+            self._settle()
+
+    def _settle(self) -> None:
+        """Adds the rows that wait."""
+        if (waiting := self._waiting.take()) is not None:
+            rows, labels = waiting
+            self._xx.add(rows, rows)
+            self._xy.add(rows, labels)
 
     def merge(self, other: "ValueMoments") -> None:
         """Adds what ``other`` has seen."""
-        self.xx.merge(other.xx)
-        self.xy.merge(other.xy)
+        self._xx.merge(other._xx)
+        self._xy.merge(other._xy)
+        if self._waiting.join(other._waiting):
+            self._settle()
 
     def losses(self, rows: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         """Returns the log loss of every held-out row, ``[n]``: of the probe and of knowing nothing.
@@ -154,15 +211,17 @@ class ValueMoments:
 
     def state(self) -> dict[str, Tensor]:
         """Returns all of it as float64 tensors."""
-        return {**under("xx", self.xx.state()), **under("xy", self.xy.state())}
+        waiting = under("waiting", self._waiting.state())
+        return {**under("xx", self._xx.state()), **under("xy", self._xy.state()), **waiting}
 
     @classmethod
     def from_state(cls, state: Mapping[str, Tensor]) -> "ValueMoments":
         """Returns what :meth:`state` was taken of."""
         found = parts(state)
         moments = cls(len(found["xx"]["x_mean"]))
-        moments.xx = Comoments.from_state(found["xx"])
-        moments.xy = Comoments.from_state(found["xy"])
+        moments._xx = Comoments.from_state(found["xx"])
+        moments._xy = Comoments.from_state(found["xy"])
+        moments._waiting.restored(found.get("waiting", {}))
         return moments
 
 

@@ -6,6 +6,7 @@ import os
 
 from layer_importance._method import Method
 from layer_importance._methods import BUILT_IN
+from layer_importance._methods.learned_ranker import LearnedRanker
 
 logger = logging.getLogger(__name__)
 GROUP = "layer_importance.methods"
@@ -22,7 +23,8 @@ class Registry:
 
     def __init__(self) -> None:
         self._own: dict[str, type[Method]] = {}
-        self._built_in = {method.name: method for method in BUILT_IN}
+        # the ranker reads the others' scores: it is not one of those that are read
+        self._built_in = {m.name: m for m in BUILT_IN} | {LearnedRanker.name: LearnedRanker}
         self.broken: dict[str, str] = {}
 
     def add_method(self, name: str, method: type[Method]) -> None:

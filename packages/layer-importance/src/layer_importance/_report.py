@@ -119,6 +119,7 @@ class Report:
         *,
         plan: CompressionPlan | None = None,
         curve: Sequence[tuple[float, float]] | None = None,
+        curve_of: str = "quality",
         title: str = "Layer importance",
     ) -> str:
         """Returns one page that loads nothing: scores, how far to trust them, and how they came.
@@ -126,9 +127,10 @@ class Report:
         Args:
             plan: a plan of the same model, drawn with what it costs before and after.
             curve: numbers of units removed, with the quality measured for each.
+            curve_of: what it was that was measured.
             title: of the page.
         """
-        return _html.page(self, plan=plan, curve=curve, title=title)
+        return _html.page(self, plan=plan, curve=curve, curve_of=curve_of, title=title)
 
     @classmethod
     def load(cls, path: str | Path) -> "Report":

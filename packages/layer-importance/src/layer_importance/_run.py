@@ -14,10 +14,11 @@ from layer_importance._damage_race import DamageRace
 from layer_importance._halves import halved, halves
 from layer_importance._method import Method, PassMethod, SweepMethod
 from layer_importance._pace import Pace
+from layer_importance._ranker import shipped
 from layer_importance._registry import Registry
 from layer_importance._report import Report
 from layer_importance._scores import MethodScores
-from layer_importance._select import Clock, circumstances, select
+from layer_importance._select import Clock, Selection, circumstances, select
 from layer_importance._subject import Subject
 from layer_importance._sweep import Sweep
 from layer_importance._validity import Validity, Values, validity
@@ -88,8 +89,7 @@ class Run:
 
     def choose(self, registry: Registry, bottom: int | None, delta: float) -> None:
         """Runs what there is time for."""
-        here = circumstances(self.subject, self.clock)
-        selection = select(self.subject, here, registry, self.seconds)
+        selection = self._selection(registry)
         self.reasons, self.chosen = dict(selection.reasons), {"selection": selection.why}
         methods = [m for m in selection.methods if isinstance(m, SweepMethod)]
         self._sweep(methods, 0.5 if selection.race else 1.0)
@@ -100,19 +100,30 @@ class Run:
             self.reasons["layer_ablation"] = f"the {self.seconds:g} s were up before it began"
             return
         removable = self.subject.units.removable
-        values = self._consensus()
         start = self.clock()
         race = DamageRace(
             self.subject,
             max(len(removable) // 4, 1) if bottom is None else bottom,
             delta=delta,
-            prior=values.ranking if values else (),
+            prior=self._prior(),
             late=self.late,
             limited=self.seconds is not None,
         )
-        scores = race.run(self.progress)
+        scores = self._raced(race)
         self.found[scores.method] = replace(scores, seconds=self.clock() - start)
         self.bottom = race.statement()
+
+    def _selection(self, registry: Registry) -> Selection:
+        here = circumstances(self.subject, self.clock)
+        return select(self.subject, here, registry, self.seconds)
+
+    def _prior(self) -> Sequence[str]:
+        """Units in the order in which they are expected to go."""
+        values = self._consensus()
+        return values.ranking if values else ()
+
+    def _raced(self, race: DamageRace) -> MethodScores:
+        return race.run(self.progress)
 
     def _sweep(self, methods: Sequence[SweepMethod], share: float) -> None:
         start = self.clock()
@@ -144,8 +155,10 @@ class Run:
 
     def _consensus(self) -> Consensus | None:
         known = {n: v.reliability for n, v in self._validity().methods.items()}
+        shares = {unit.name: float(unit.parameters) for unit in self.subject.units}
+        names = self.subject.units.names
         try:
-            return consensus(self.found, self.subject.units.names, known)
+            return consensus(self.found, names, known, shares=shares, ranker=shipped())
         except ValueError:  # nothing claims a direction
             return None
 

@@ -1,7 +1,7 @@
 """A bounded choice of samples that depends on their content alone."""
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import torch
@@ -11,10 +11,14 @@ from layer_importance._batch import size
 from layer_importance._comoments import wide
 from layer_importance._structure import tensors
 
+Known = tuple[Tensor, int]
+"""Which tokens of an entry are real, ``[N, T]``, and its dimension that holds tokens."""
 _BITS = 52  # a float64 holds such an integer exactly
 
 
-def sample_keys(batch: Any, *, seed: int = 0, mask: Tensor | None = None) -> Tensor:
+def sample_keys(
+    batch: Any, *, seed: int = 0, real: Callable[[Tensor], Known | None] = lambda tensor: None
+) -> Tensor:
     """Returns a number for each sample of a batch, drawn from its content: ``[N]``, float64.
 
     Whole numbers below ``2 ** 52``, uniform for practical purposes. They are the same in every
@@ -23,20 +27,28 @@ def sample_keys(batch: Any, *, seed: int = 0, mask: Tensor | None = None) -> Ten
     Args:
         batch: the batch.
         seed: of the numbers.
-        mask: which tokens are real, ``[N, T]``; the others have no part in the key.
+        real: says which tokens of an entry are real; others have no part in the key.
     """
     count = size(batch)
-    real = None if mask is None else mask.detach().cpu().bool()
     digests = [hashlib.blake2b(str(seed).encode(), digest_size=8) for _ in range(count)]
     for tensor in tensors(batch):
         if tensor.layout is torch.strided and tensor.ndim and len(tensor) == count:
-            padded = real is not None and tensor.shape[:2] == real.shape
-            for number, row in enumerate(tensor.detach().cpu()):
-                row = row[real[number]] if real is not None and padded else row
+            for number, row in enumerate(_rows(tensor, real(tensor))):
                 digests[number].update(_content(row))
     shift = 64 - _BITS
     numbers = [int.from_bytes(digest.digest(), "big") >> shift for digest in digests]
     return torch.tensor(numbers, dtype=torch.float64)
+
+
+def _rows(tensor: Tensor, known: Known | None) -> Iterator[Tensor]:
+    """What there is of each sample."""
+    if known is None or len(known[0]) != len(tensor):
+        yield from tensor.detach().cpu()
+        return
+    mask, axis = known
+    moved = tensor.detach().cpu().movedim(axis, 1)
+    for row, places in zip(moved, mask.detach().cpu().bool(), strict=True):
+        yield row[places]
 
 
 def _content(row: Tensor) -> bytes:

@@ -55,6 +55,18 @@ def known_tokens(subject: Subject, unit: Unit, batch: Any, rows: Tensor) -> Tens
     return real(subject.mask(batch, rows.shape[1], unit.tower), rows) if rows.ndim == 3 else None
 
 
+def known_entries(subject: Subject, unit: Unit, batch: Any, rows: Tensor) -> Tensor | None:
+    """Returns which entries of a unit's stream, samples first, are no padding.
+
+    It has one feature, where ``rows`` has them: ``[N, T, 1]`` or ``[N, 1, T]``.
+    """
+    if rows.ndim != 3:
+        return None
+    features = channel_dim(subject, unit, rows)
+    mask = subject.mask(batch, rows.shape[3 - features], unit.tower)
+    return None if mask is None or len(mask) != len(rows) else mask.bool().unsqueeze(features)
+
+
 def derangement(count: int, generator: torch.Generator) -> Tensor:
     """Returns who stands in for each of ``count`` samples, never itself: one random cycle.
 
@@ -71,14 +83,15 @@ def derangement(count: int, generator: torch.Generator) -> Tensor:
     return donors
 
 
-def donated(rows: Tensor, donors: Tensor, mask: Tensor | None) -> Tensor:
-    """Returns ``[N, ...]`` with each sample's values from its donor.
+def donated(subject: Subject, unit: Unit, batch: Any, rows: Tensor, donors: Tensor) -> Tensor:
+    """Returns a unit's stream ``[N, ...]`` with each sample's values from its donor.
 
     Where the donor has padding, the mean of its real tokens stands in.
     """
     taken = rows[donors]
-    if (known := real(mask, rows)) is None:
+    if (known := known_entries(subject, unit, batch, rows)) is None:
         return taken
-    total = torch.where(known[..., None], rows, torch.zeros_like(rows)).sum(1, keepdim=True)
-    mean = total / known.sum(1)[:, None, None].clamp_min(1).to(rows.dtype)
-    return torch.where(known[donors][..., None], taken, mean[donors])
+    along = 3 - channel_dim(subject, unit, rows)
+    total = torch.where(known, rows, torch.zeros_like(rows)).sum(along, keepdim=True)
+    mean = total / known.sum(along, keepdim=True).clamp_min(1).to(rows.dtype)
+    return torch.where(known[donors], taken, mean[donors])

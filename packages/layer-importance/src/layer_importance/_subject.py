@@ -1,5 +1,6 @@
 """What is studied: a model, its units, the batches it is studied on, and its task."""
 
+import copy
 import itertools
 from collections.abc import Iterable, Iterator, Sized
 from typing import Any
@@ -10,6 +11,7 @@ from torch import Tensor, nn
 from layer_importance._batch import Call, check_finite, size, take, to_device, without_cache
 from layer_importance._layout import Layout, layouts
 from layer_importance._modality import Modality
+from layer_importance._sharing import Share
 from layer_importance._task import Task
 from layer_importance._units import Unit, Units
 
@@ -25,6 +27,10 @@ class Subject:
         max_batches: at most so many are used.
         seed: of everything drawn at random.
         modality: what kind of data it is; without it, only the task knows of padding.
+
+    Attributes:
+        share: which batches are this process's.
+        index: number of the batch at hand among all.
 
     Raises:
         ValueError: if there is no batch, or the first holds a number that is not finite.
@@ -43,6 +49,7 @@ class Subject:
     ) -> None:
         self.model, self.units, self.task, self.modality = model, units, task, modality
         self.max_batches, self.seed = max_batches, seed
+        self.share, self.index = Share(), 0
         once = iter(batches) is batches
         self._batches = list(itertools.islice(batches, max_batches)) if once else batches
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
@@ -52,10 +59,19 @@ class Subject:
         self._modules = {unit.path: model.get_submodule(unit.path) for unit in units}
         self._layouts: dict[str, Layout] | None = None
 
+    def shared(self, share: Share) -> "Subject":
+        """Returns the same with a share of the batches."""
+        twin = copy.copy(self)
+        twin.share = share
+        return twin
+
     def batches(self) -> Iterator[Any]:
-        """Yields the batches, on the model's device, checked to be finite."""
+        """Yields this process's batches, on the model's device, checked to be finite."""
         for index, batch in enumerate(itertools.islice(self._batches, self.max_batches)):
+            if not self.share.mine(index):
+                continue
             check_finite(batch, index)
+            self.index = index
             yield to_device(batch, self.device)
 
     @property
@@ -145,6 +161,10 @@ class Subject:
     def generator(self) -> torch.Generator:
         """Returns a source of random numbers that starts the same every time."""
         return torch.Generator(device=self.device).manual_seed(self.seed)
+
+    def drawn(self, number: int) -> torch.Generator:
+        """Returns a source of random numbers for one draw or batch; seeds do not overlap."""
+        return torch.Generator().manual_seed((self.seed * 1_000_003 + number) % 2**63)
 
     def some(self, batch: Any, count: int) -> Any:
         """Returns at most ``count`` samples of a batch, its first ones; all if it has no parts."""

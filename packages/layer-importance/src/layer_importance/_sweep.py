@@ -10,13 +10,13 @@ from torch import Tensor
 from layer_importance._batch import size
 from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, Phase, UnitEvent
 from layer_importance._inputs import Inputs
-from layer_importance._method import SweepMethod
+from layer_importance._method import Need, SweepMethod
 from layer_importance._now import Now
 from layer_importance._opened import opened
 from layer_importance._passages import Passages
 from layer_importance._per_sample.check import check
 from layer_importance._per_sample.collect import Collector
-from layer_importance._per_sample.owners import summary
+from layer_importance._per_sample.owners import Owner, summary
 from layer_importance._subject import Subject
 
 _BACKWARD = frozenset({"gradients", "parameter_gradients", "per_sample"})
@@ -104,12 +104,27 @@ class Sweep:
         if self._needs_parameter_gradients:
             modules = [self.subject.module(unit) for unit in self.subject.units]
             needed |= {id(p) for module in modules for p in module.parameters()}
+            needed -= {id(p) for owner in self._summed() for p in owner.parameters}
         for parameter, required in self._required:
             parameter.requires_grad_(required and id(parameter) in needed)
 
     @property
     def _needs_parameter_gradients(self) -> bool:
         return any("parameter_gradients" in method.needs for method in self.methods)
+
+    def _summed(self) -> list[Owner]:
+        """Owners whose parameters' gradients come with their norms, not with the backward pass."""
+        asked = [p for p in self._phases if self._asks(p, "parameter_gradients")]
+        if self._collector is None or not all(self._asks(p, "per_sample") for p in asked):
+            return []
+        found = [owner for owner in self._collector.owners.values() if owner.sums]
+        self._collector.summed = frozenset(owner.path for owner in found)
+        heard = [p for p in self._phases if self._asks(p, "per_sample")]
+        self._collector.always = heard == asked
+        return found
+
+    def _asks(self, phase: Phase, need: Need) -> bool:
+        return any(need in method.needs for method in self._by_phase[phase])
 
     def _in_the_graph(self) -> list[Tensor]:
         """Parameters whose per-sample gradients only a loop through the graph gives."""
@@ -184,8 +199,11 @@ class Sweep:
         for parameter, _ in self._required:
             parameter.grad = None
         if self._collector is not None:
-            listens = any("per_sample" in m.needs for m in self._by_phase[phase])
-            self._collector.begin_pass(losses, listens=listens)
+            self._collector.begin_pass(
+                losses,
+                listens=self._asks(phase, "per_sample"),
+                sums=self._asks(phase, "parameter_gradients"),
+            )
         roots = self._roots(phase)
         if losses.requires_grad and roots != []:
             losses.sum().backward(retain_graph=not last, inputs=roots)
@@ -197,9 +215,7 @@ class Sweep:
 
     def _roots(self, phase: Phase) -> list[Tensor] | None:
         """Where a pass ends that no gradient of parameters is needed of; ``None``: everywhere."""
-        if not self._needs_parameter_gradients or any(
-            "parameter_gradients" in m.needs for m in self._by_phase[phase]
-        ):
+        if not self._needs_parameter_gradients or self._asks(phase, "parameter_gradients"):
             return None
         owners = self._collector.owners.values() if self._collector else ()
         # what streams are made of inside of units without a formula, for want of a better word

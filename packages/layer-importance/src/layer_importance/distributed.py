@@ -4,25 +4,29 @@ Started with ``torchrun``, every process calls :func:`analyze` with the same mod
 and the same methods, and has the same report afterwards, that of one process alone.
 """
 
-import copy
 import json
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
 import torch
 from torch import nn
 
+from layer_importance._ablation import Ablation
 from layer_importance._analyze import named_methods, prepared
-from layer_importance._method import Method, PassMethod, SweepMethod
+from layer_importance._damage_race import DamageRace
+from layer_importance._method import Method, PassMethod
 from layer_importance._modality import Modality
 from layer_importance._pace import Pace
 from layer_importance._preserve import preserved
-from layer_importance._registry import Registry
+from layer_importance._registry import Registry, registry as default_registry
+from layer_importance._replay import Replay
 from layer_importance._report import Report
 from layer_importance._run import Progress, Run
 from layer_importance._scores import MethodScores
+from layer_importance._select import Selection
+from layer_importance._sharing import Share, totals
 from layer_importance._states import Seen, add, seen
 from layer_importance._subject import Subject
 from layer_importance._talk import Talk
@@ -36,10 +40,12 @@ def analyze(
     model: nn.Module,
     batches: Iterable[Any],
     *,
-    methods: Sequence[str | Method] = ("block_influence", "skip_attribution"),
+    methods: Sequence[str | Method] | str = ("block_influence", "skip_attribution"),
     task: str | Task = "classification",
     units: Units | Sequence[str] | None = None,
     modality: str | Modality | None = "auto",
+    bottom: int | None = None,
+    delta: float = 0.05,
     max_batches: int | None = None,
     seed: int = 0,
     registry: Registry | None = None,
@@ -48,11 +54,12 @@ def analyze(
 ) -> Report:
     """Returns what :func:`layer_importance.analyze` does, worked out by all processes together.
 
-    Of the sweep, each takes every ``world size``-th batch; what the methods have seen is merged in
-    the order of ranks, as float64. Of a method that runs the model itself, each takes its share of
-    the units, where the method takes ``units`` as leave-one-out does, else all of it is one
-    process's. Numbers that depend on a batch's place among all, such as drawn labels, are those of
-    one process. Nothing is pickled.
+    Each takes every ``world size``-th batch, of the sweep and of methods that run the model
+    themselves, where what they keep are sums (``shares``); what the processes have seen is merged
+    in the order of ranks, as float64. Of the other methods, each is one process's. Numbers that
+    depend on a batch's place among all, such as drawn labels, are those of one process. With
+    ``"auto"`` the first process's clock chooses the methods, and all leave units out together, as
+    without a limit of time. Nothing is pickled.
 
     Collective: every process of the group calls it, with the same arguments and equal models. What
     goes wrong on one is raised on all.
@@ -60,10 +67,12 @@ def analyze(
     Args:
         model: any module, the same in every process.
         batches: all batches, the same in every process and in the same order.
-        methods: methods or their names.
+        methods: methods or their names; ``"auto"`` to have them chosen.
         task: a task or its name.
         units: what to score.
         modality: what kind of data it is.
+        bottom: with ``"auto"``, how many units the race is for.
+        delta: probability, at most, that the race is wrong.
         max_batches: use at most so many batches.
         seed: of everything drawn at random.
         registry: where names of methods are looked up.
@@ -86,12 +95,18 @@ def analyze(
     """
     talk = Talk(group)
     with talk.together():
-        chosen = named_methods(methods, registry)
+        if isinstance(methods, str) and methods != "auto":
+            raise ValueError(f"methods must be 'auto' or a list of methods, got {methods!r}")
+        named = None if isinstance(methods, str) else named_methods(methods, registry)
         model, subject, note = prepared(model, batches, task, units, max_batches, seed, modality)
-        talk.agree({"methods": [m.name for m in chosen], "model": _sums(model), "seed": seed})
-        run = _Share(subject, progress, talk)
+        names = "auto" if named is None else [method.name for method in named]
+        talk.agree({"methods": names, "model": _sums(model), "seed": seed})
+        run = _Run(subject, progress, talk)
         with preserved(model, gradients=True):
-            run.ask(chosen)
+            if named is None:
+                run.choose(registry or default_registry, bottom, delta)
+            else:
+                run.ask(named)
         report = run.report(note).to_dict() if talk.rank == 0 else None
         first, *_ = talk.exchange(json.dumps(report).encode())
     return Report.from_dict(json.loads(first))
@@ -130,66 +145,78 @@ class _Ranks(Pace):
         self.before(self._last + 1)
 
 
-class _Share(Run):
+class _Share(Share):
+    """Every process its batches; what they keep is put together."""
+
+    def __init__(self, talk: Talk) -> None:
+        self._talk = talk
+
+    def mine(self, index: int) -> bool:
+        """Every ``world``-th."""
+        return index % self._talk.world == self._talk.rank
+
+    def exchange(self, plain: Any) -> list[Any]:
+        """As JSON."""
+        return [json.loads(one) for one in self._talk.exchange(json.dumps(plain).encode())]
+
+
+class _Run(Run):
     """What one process does of an analysis; that of the first ends with the whole."""
 
     def __init__(self, subject: Subject, progress: Progress | None, talk: Talk) -> None:
         super().__init__(subject, progress, time.perf_counter, time.perf_counter(), None)
-        self.talk, self.pace = talk, _Ranks(talk)
+        self.talk, self.pace, self.share = talk, _Ranks(talk), _Share(talk)
 
-    def ask(self, methods: Sequence[Method]) -> None:
-        """Runs its share of what was asked for, and hears of the others'."""
-        unmet = {method.name: method.unmet(self.subject) for method in methods}
-        self.reasons = {name: why or "asked for" for name, why in unmet.items()}
-        runs = [method for method in methods if not unmet[method.name]]
-        self._sweep([m for m in runs if isinstance(m, SweepMethod)], 1.0)
-        alone = [method for method in runs if isinstance(method, PassMethod)]
-        mine = {m.name: self._mine(m, place) for place, m in enumerate(alone)}
-        plain = {name: scores.to_dict() for name, scores in mine.items() if scores is not None}
-        told = [json.loads(one) for one in self.talk.exchange(json.dumps(plain).encode())]
-        for method in alone:
-            shares = [
-                MethodScores.from_dict(one[method.name]) for one in told if method.name in one
-            ]
-            self.found[method.name] = _joined(shares, self.subject.units.names)
-        self.found = {m.name: self.found[m.name] for m in runs}
+    def _alone(self, methods: Sequence[Method]) -> None:
+        """Those that can share batches do; of the others each is one process's."""
+        chosen = [method for method in methods if isinstance(method, PassMethod)]
+        mine: dict[str, Any] = {}
+        for place, method in enumerate(chosen):
+            owner = 0 if method.shares else place % self.talk.world
+            if method.shares or owner == self.talk.rank:
+                start, subject = self.clock(), self.subject
+                subject = subject.shared(self.share) if method.shares else subject
+                scores = method.run(subject, self.progress)
+                if owner == self.talk.rank:
+                    mine[method.name] = replace(scores, seconds=self.clock() - start).to_dict()
+        for told in self.share.exchange(mine):
+            self.found |= {name: MethodScores.from_dict(one) for name, one in told.items()}
 
-    def _mine(self, method: PassMethod, place: int) -> MethodScores | None:
-        """This process's share of a method: some units, or all, or nothing."""
-        start = self.clock()
-        if hasattr(method, "units"):
-            names = self.subject.units.names if method.units is None else list(method.units)
-            method = copy.copy(method)
-            method.units = names[self.talk.rank :: self.talk.world]
-            if not method.units:
-                return None
-        elif place % self.talk.world != self.talk.rank:
-            return None
-        scores = method.run(self.subject, self.progress)
-        return replace(scores, seconds=self.clock() - start)
+    def _selection(self, registry: Registry) -> Selection:
+        """What the first process's clock makes of it."""
+        found = super()._selection(registry) if self.talk.rank == 0 else None
+        plain = found and [
+            [m.name for m in found.methods],
+            dict(found.reasons),
+            found.race,
+            found.why,
+        ]
+        (names, reasons, race, why), *_ = self.share.exchange(plain)
+        methods = tuple(registry.get(name)() for name in names)
+        return Selection(methods=methods, reasons=reasons, race=race, why=why)
 
+    def _prior(self) -> Sequence[str]:
+        """What the first process has seen of all."""
+        prior, *_ = self.share.exchange(list(super()._prior()) if self.talk.rank == 0 else [])
+        return tuple(prior)
 
-def _joined(shares: Sequence[MethodScores], names: Sequence[str]) -> MethodScores:
-    """Returns the scores of all units, in their order; passes of all processes are added up."""
-    first = shares[0]
-    if len(shares) == 1:
-        return first
-
-    def join(of: Callable[[MethodScores], Any]) -> dict[str, Any]:
-        merged = {name: value for share in shares for name, value in of(share).items()}
-        return {n: merged[n] for n in names if n in merged} | merged
-
-    def column(name: str) -> Callable[[MethodScores], Any]:
-        return lambda share: share.extras.get(name, {})
-
-    columns = dict.fromkeys(c for share in shares for c in share.extras)
-    return replace(
-        first,
-        scores=join(lambda share: share.scores),
-        extras={name: join(column(name)) for name in columns},
-        missing=join(lambda share: share.missing),
-        notes=join(lambda share: share.notes),
-        seconds=max(share.seconds for share in shares),
-        forwards=sum(share.forwards for share in shares),
-        backwards=sum(share.backwards for share in shares),
-    )
+    def _raced(self, race: DamageRace) -> MethodScores:
+        """Leaves units out in as many batches at a time as there are processes."""
+        subject, ablation = self.subject.shared(self.share), Ablation(self.subject)
+        batches, executed, length, done = iter(subject.batches()), 0.0, 0.0, 0
+        while True:
+            mine: dict[str, list[float]] = {}
+            if (batch := next(batches, None)) is not None:
+                with Replay(subject, batch) as replay:
+                    damages = race.damages(replay, ablation)
+                    mine = {name: each.tolist() for name, each in damages.items()}
+                    executed, length = executed + replay.executed, length + replay.length
+            # in the order of batches, as one process would hear of them
+            told = [one for one in self.share.exchange(mine) if one]
+            for one in told:
+                race.tell({n: torch.tensor(v, dtype=torch.float64) for n, v in one.items()})
+            done += len(told)
+            self.progress("race", done)
+            if len(told) < self.talk.world:
+                executed, length = totals(self.share, executed, length)
+                return race.scores(executed / max(length, 1))

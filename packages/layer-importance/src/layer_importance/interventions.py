@@ -1,6 +1,7 @@
 """Running a model with units changed, and how sure the difference is."""
 
 from layer_importance._bottom import bottom_units
+from layer_importance._curve import CurvePoint, curve_csv, removal_curve
 from layer_importance._edits import Edit, removal
 from layer_importance._paired import Interval, bootstrap_interval, t_interval
 from layer_importance._preserve import preserved
@@ -18,4 +19,7 @@ __all__ = [
     "Race",
     "RaceResult",
     "bottom_units",
+    "CurvePoint",
+    "removal_curve",
+    "curve_csv",
 ]

@@ -30,6 +30,7 @@ from layer_importance._methods.information_bottleneck import InformationBottlene
 from layer_importance._methods.layer_ablation import LayerAblation
 from layer_importance._methods.layer_correlation import LayerCorrelation
 from layer_importance._methods.learned_gates import LearnedGates
+from layer_importance._methods.learned_ranker import LearnedRanker
 from layer_importance._methods.meta_learning import MetaLearning
 from layer_importance._methods.neuron_activation import NeuronActivation
 from layer_importance._methods.outliers import Outliers
@@ -42,6 +43,9 @@ from layer_importance._methods.topology_analysis import TopologyAnalysis
 from layer_importance._methods.uncertainty_delta import UncertaintyDelta
 from layer_importance._methods.uncertainty_quantification import UncertaintyQuantification
 from layer_importance._noise import Dropout, WeightNoise
+from layer_importance._posterior import PosteriorNoise
+from layer_importance._ranker import Ranker
+from layer_importance._ranker_training import RankedModel, train_ranker
 
 __all__ = [
     "AttentionAnalysis",
@@ -61,6 +65,7 @@ __all__ = [
     "LayerAblation",
     "LayerCorrelation",
     "LearnedGates",
+    "LearnedRanker",
     "MetaLearning",
     "NeuronActivation",
     "Outliers",
@@ -81,4 +86,9 @@ __all__ = [
     "permuted_features",
     "Dropout",
     "WeightNoise",
+    "PosteriorNoise",
+    "Ranker",
+    # learning a ranker from models of one's own
+    "RankedModel",
+    "train_ranker",
 ]

@@ -9,7 +9,7 @@ from torch import Tensor
 from layer_importance._events import BatchEvent, InputEvent
 from layer_importance._heads import Mixer, mixers
 from layer_importance._method import SweepMethod
-from layer_importance._moments import Moments
+from layer_importance._moments import Moments, moments_of
 from layer_importance._scores import MethodScores, Score, Table
 from layer_importance._subject import Subject
 
@@ -112,6 +112,5 @@ class AttentionAnalysis(SweepMethod):
 
     def merge(self, state: Mapping[str, Tensor]) -> None:
         """Combines moments."""
-        for key, moments in self._moments.items():
-            parts = {part: state[f"{key}/{part}"] for part in ("counts", "mean", "m2")}
-            moments.merge(Moments.from_state(parts))
+        for key, moments in moments_of(state).items():
+            self._moments[key].merge(moments)

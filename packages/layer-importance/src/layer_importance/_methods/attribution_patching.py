@@ -6,7 +6,7 @@ from dataclasses import replace
 import torch
 
 from layer_importance._batch import size
-from layer_importance._corruptions import Corruption, resample
+from layer_importance._corruptions import Corruption, usual
 from layer_importance._differences import Differences
 from layer_importance._edits import branch
 from layer_importance._method import PassMethod
@@ -24,17 +24,19 @@ class AttributionPatching(PassMethod):
     Two forward passes and one backward pass give all units.
 
     Args:
-        corruption: how inputs are spoiled; another sample of the batch, if not given.
+        corruption: how inputs are spoiled: as their modality says, if not given, else by another
+            sample of the batch.
 
     Source: Syed et al., arXiv 2310.10348, eq. 2; Kramár et al., arXiv 2403.00745, eq. 4, on what
     saturates and cancels.
     """
 
     name = "attribution_patching"
+    shares = True
     measure = "nats"
     needs = frozenset({"data", "labels"})
 
-    def __init__(self, *, corruption: Corruption = resample) -> None:
+    def __init__(self, *, corruption: Corruption | None = None) -> None:
         self.corruption = corruption
 
     def passes(self, units: int) -> tuple[float, float]:
@@ -45,7 +47,8 @@ class AttributionPatching(PassMethod):
     def run(self, subject: Subject, progress: Callable[[str, int], None]) -> MethodScores:
         """Compares the two runs of every batch along the gradient."""
         sizes, signed = Differences(), Differences()
-        for clean, corrupt in pairs(subject, self.corruption, self.name, progress, gradients=True):
+        corruption, how = (self.corruption, "given") if self.corruption else usual(subject)
+        for clean, corrupt in pairs(subject, corruption, self.name, progress, gradients=True):
             for unit in subject.units:
                 if reason := unlike(unit, clean, corrupt):
                     sizes.refused[unit.name] = reason
@@ -62,7 +65,10 @@ class AttributionPatching(PassMethod):
                 change = rows.flatten(1).sum(1)
                 sizes.add(unit, change.abs())
                 signed.add(unit, change)
+        sizes, signed = (kept.gathered(subject.share) for kept in (sizes, signed))
         scores = {name: Score.of(moments) for name, moments in sizes.whole().items()}
         extras = {"signed": {name: float(signed.moments[name].mean) for name in scores}}
         found = self.result(scores, extras, sizes.missing())
-        return replace(found, measure=subject.task.measure, forwards=2.0, backwards=1.0)
+        notes = dict.fromkeys(found, f"corruption: {how}")
+        measure = subject.task.measure
+        return replace(found, measure=measure, forwards=2.0, backwards=1.0, notes=notes)

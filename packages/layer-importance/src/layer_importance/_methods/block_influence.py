@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor
 
+from layer_importance._branch import dots, squares
 from layer_importance._events import UnitEvent
 from layer_importance._method import MeanMethod
 
@@ -24,11 +25,11 @@ class BlockInfluence(MeanMethod):
         """Cosine distance, norm ratio and angle of every sample."""
         if event.x.shape != event.y.shape:
             return (event.x.new_empty(0),) * 3
-        x, y = event.tokens(event.x).double(), event.tokens(event.y).double()
-        norms = x.norm(dim=2), y.norm(dim=2)
+        norms = squares(event, "x").sqrt(), squares(event, "y").sqrt()
+        products = dots(event, event.x, event.y)
         # a token of zeros has no direction: it counts as unturned if it stays zero, else as turned
         both = norms[0] * norms[1]
-        cosine = torch.where(both > 0, (x * y).sum(2) / both, (norms[0] == norms[1]).double())
+        cosine = torch.where(both > 0, products / both, (norms[0] == norms[1]).double())
         cosine = cosine.clamp(-1, 1)
         ratio = torch.where(norms[0] > 0, norms[1] / norms[0], torch.nan)
         angle = cosine.arccos() / torch.pi

@@ -1,6 +1,7 @@
 """How much of a unit no affine map of its input can do."""
 
 from collections.abc import Iterable
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor
 
 from layer_importance._branch import branch, rows
 from layer_importance._bridge import Bridge, BridgeMoments
-from layer_importance._comoments import wide
+from layer_importance._comoments import Comoments, wide
 from layer_importance._events import BatchEvent, UnitEvent
 from layer_importance._keyed import KeyedMethod, Kinds
 from layer_importance._moments import Moments
@@ -73,16 +74,20 @@ class Bridgeability(KeyedMethod):
         if branch(event) is None:
             self._reasons[name] = f"its stream has another shape behind it: {event.unit.reason}"
             return
-        self._add(name, x, [rows(event, "branch", half) for half in halves])
-        self.kept(name, "samples", Moments()).add(torch.zeros(len(event.x)))
+        added = self._add(name, x, [rows(event, "branch", half) for half in halves])
+        event.shared["added"] = added
+        self.kept(name, "samples", Moments).add(torch.zeros(len(event.x)))
 
-    def _add(self, key: str, x: list[Tensor], change: list[Tensor]) -> None:
+    def _add(self, key: str, x: list[Tensor], change: list[Tensor]) -> list[Comoments]:
+        """Adds tokens to the halves; returns the covariances of the change."""
         width = x[0].shape[1]
         if width > self.max_width:
             self._reasons[key] = f"its stream is wider than {self.max_width}: {width}"
-            return
-        for column, a, f in zip(("even", "odd"), x, change, strict=True):
-            self.kept(key, column, BridgeMoments(width)).add_change(a, f)
+            return []
+        return [
+            self.kept(key, column, partial(BridgeMoments, width)).added_change(a, f)
+            for column, a, f in zip(("even", "odd"), x, change, strict=True)
+        ]
 
     def batch(self, event: BatchEvent) -> None:
         """Forgets where spans began."""

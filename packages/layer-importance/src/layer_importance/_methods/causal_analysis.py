@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from layer_importance._corruptions import Corruption, resample
+from layer_importance._corruptions import Corruption, usual
 from layer_importance._differences import Differences
 from layer_importance._edits import Edit, branch, with_branch
 from layer_importance._method import PassMethod
@@ -15,6 +15,7 @@ from layer_importance._paired import Ratio
 from layer_importance._patching import known_in_both, pairs, unlike
 from layer_importance._replay import Replay
 from layer_importance._scores import MethodScores, Score
+from layer_importance._sharing import totals
 from layer_importance._subject import Subject
 from layer_importance._units import Unit
 
@@ -34,7 +35,8 @@ class CausalAnalysis(PassMethod):
 
     Args:
         corruption: how inputs are spoiled: ``corruption(batch, generator)`` returns a batch of as
-            many samples. Another sample of the batch, if not given.
+            many samples. As its modality says, if not given, else another sample of the
+            batch.
         patch: ``branch``, or ``stream`` for all that the unit hands on.
 
     Source: Vig et al., arXiv 2004.12265, section 3; Meng et al., arXiv 2202.05262, section 2.1;
@@ -42,10 +44,11 @@ class CausalAnalysis(PassMethod):
     """
 
     name = "causal_analysis"
+    shares = True
     measure = "nats"
     needs = frozenset({"data", "labels"})
 
-    def __init__(self, *, corruption: Corruption = resample, patch: Patch = "branch") -> None:
+    def __init__(self, *, corruption: Corruption | None = None, patch: Patch = "branch") -> None:
         if patch not in get_args(Patch):
             raise ValueError(f"patch must be one of {', '.join(get_args(Patch))}, got {patch!r}")
         self.corruption, self.patch = corruption, patch
@@ -57,9 +60,10 @@ class CausalAnalysis(PassMethod):
     def run(self, subject: Subject, progress: Callable[[str, int], None]) -> MethodScores:
         """Patches one unit at a time, both ways."""
         restored, needed, total = Differences(), Differences(), Differences()
+        corruption, how = (self.corruption, "given") if self.corruption else usual(subject)
         shares: dict[str, tuple[Ratio, Ratio]] = {}
-        executed = length = 0
-        for clean, corrupt in pairs(subject, self.corruption, self.name, progress):
+        executed = length = 0.0
+        for clean, corrupt in pairs(subject, corruption, self.name, progress):
             cost = corrupt.losses - clean.losses
             for unit in subject.units:
                 if reason := unlike(unit, clean, corrupt):
@@ -74,7 +78,15 @@ class CausalAnalysis(PassMethod):
                 ratios[1].add(down, cost)
             executed += clean.executed + corrupt.executed
             length += clean.length
-        return self._result(subject, (restored, needed, total), shares, executed / max(length, 1))
+        share = subject.share
+        restored, needed, total = (kept.gathered(share) for kept in (restored, needed, total))
+        for name in restored.moments:
+            first, second = shares.get(name, (Ratio(), Ratio()))
+            shares[name] = first.gathered(share), second.gathered(share)
+        executed, length = totals(share, executed, length)
+        forwards = executed / max(length, 1)
+        found = self._result(subject, (restored, needed, total), shares, forwards)
+        return replace(found, notes=dict.fromkeys(found, f"corruption: {how}"))
 
     def _patched(self, unit: Unit, into: Replay, source: Replay) -> Tensor:
         """The losses of one run with the unit's branch of the other."""

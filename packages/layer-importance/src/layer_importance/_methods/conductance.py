@@ -14,7 +14,7 @@ from layer_importance._method import PassMethod
 from layer_importance._quadrature import gauss_legendre
 from layer_importance._replay import Replay
 from layer_importance._scores import MethodScores, Score
-from layer_importance._streams import as_given, derangement, donated, real, samples_first
+from layer_importance._streams import as_given, derangement, donated, known_entries, samples_first
 from layer_importance._subject import Subject
 from layer_importance._units import Unit
 
@@ -41,6 +41,7 @@ class Conductance(PassMethod):
     """
 
     name = "conductance"
+    shares = True
     measure = "nats"
     needs = frozenset({"data", "labels"})
 
@@ -61,9 +62,8 @@ class Conductance(PassMethod):
         """Follows the path of every batch."""
         parts = {part: Differences() for part in ("value", "passed_on", "total", "gap")}
         refused = parts["value"].refused
-        generator = torch.Generator().manual_seed(subject.seed)
         for done, batch in enumerate(subject.batches(), 1):
-            found = self._flow(subject, batch, generator)
+            found = self._flow(subject, batch, subject.drawn(subject.index))
             if found is None:
                 why = "the stream of the first unit has no baseline in any batch"
                 refused.update({unit.name: why for unit in subject.units})
@@ -71,7 +71,7 @@ class Conductance(PassMethod):
                 for unit in subject.units:
                     self._take(parts, subject, unit, batch, found)
             progress(self.name, done)
-        return self._result(subject, parts)
+        return self._result(subject, {n: p.gathered(subject.share) for n, p in parts.items()})
 
     def _take(
         self,
@@ -130,7 +130,7 @@ class Conductance(PassMethod):
         if rows is None or count < 2:
             return None
         donors = derangement(count, generator).to(rows.device)
-        other = donated(rows, donors, run.subject.task.mask(run.batch))
+        other = donated(run.subject, first, run.batch, rows, donors)
         return as_given(run.subject, first, other)
 
     def _result(self, subject: Subject, parts: dict[str, Differences]) -> MethodScores:
@@ -184,9 +184,9 @@ class _Path:
             rows = samples_first(subject, unit, grad.double() * slope, size(batch))
             if rows is None:
                 return None
-            known = real(subject.task.mask(batch), rows)
+            known = known_entries(subject, unit, batch, rows)
             if known is not None:
-                rows = torch.where(known[..., None], rows, torch.zeros_like(rows))
+                rows = torch.where(known, rows, torch.zeros_like(rows))
             part = -float(weights[i]) * rows.flatten(1).sum(1)
             total = part if total is None else total + part
         return total

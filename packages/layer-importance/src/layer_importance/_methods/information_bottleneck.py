@@ -1,5 +1,6 @@
 """What a unit does to the information about labels and inputs that its stream carries."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -114,16 +115,18 @@ class InformationBottleneck(KeyedMethod):
             self._fit(name, side, rows[fit], self._labels[fit], values)
             labels = self._labels.reshape(len(rows), -1).double()
             offered = torch.cat([rows, labels], 1)[judge]
-            self.kept(name, side, Sample(self.samples)).add(self._sample_keys[judge], offered)
+            self.kept(name, side, lambda: Sample(self.samples)).add(
+                self._sample_keys[judge], offered
+            )
 
     def _fit(self, name: str, side: str, rows: Tensor, labels: Tensor, values: bool) -> None:
         if values:
             width = labels[0].numel() if len(labels) else self._labels[0].numel()
-            new = ValueMoments(rows.shape[1], width)
+            new = partial(ValueMoments, rows.shape[1], width)
             self.kept(name, f"{side}_values", new).add(rows, labels)
             return
-        moments = self.kept(name, f"{side}_classes", ClassMoments(rows.shape[1]))
-        if len(moments.counts) <= self.max_classes:  # else they are too many whatever comes
+        moments = self.kept(name, f"{side}_classes", partial(ClassMoments, rows.shape[1]))
+        if not moments.more_than(self.max_classes):  # else they are too many whatever comes
             moments.add(rows, labels)
 
     def scores(self) -> MethodScores:

@@ -10,6 +10,7 @@ from layer_importance._method import PassMethod
 from layer_importance._paired import t_interval
 from layer_importance._replay import Replay
 from layer_importance._scores import MethodScores, Score
+from layer_importance._sharing import totals
 from layer_importance._subject import Subject
 
 
@@ -33,6 +34,7 @@ class LayerAblation(PassMethod):
     """
 
     name = "layer_ablation"
+    shares = True
     measure = "nats"
     needs = frozenset({"data", "labels"})
 
@@ -55,7 +57,7 @@ class LayerAblation(PassMethod):
         damage = Differences()
         quality = Differences()
         parts = {"even": Differences(), "odd": Differences()}
-        executed = length = 0
+        executed = length = 0.0
         before = ablation.prepare([u for u in units if not ablation.unmet(u)], progress)
         for replay in replays(subject, self.name, progress):
             ablation.begin(replay.batch)
@@ -73,6 +75,10 @@ class LayerAblation(PassMethod):
                 if good is not None:
                     quality.add(unit, _quality(subject, replay, output) - good)
             executed, length = executed + replay.executed, length + replay.length
+        share = subject.share
+        executed, length = totals(share, executed, length)
+        damage, quality = damage.gathered(share), quality.gathered(share)
+        parts = {half: part.gathered(share) for half, part in parts.items()}
         found = self._result(subject, ablation, damage, quality, before + executed / length)
         halves = {
             half: {n: float(part.moments[n].mean) for n in found if part.moments[n].count}

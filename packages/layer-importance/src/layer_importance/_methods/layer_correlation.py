@@ -1,7 +1,7 @@
 """How much a unit changes what its stream says about which samples are alike."""
 
 import math
-from itertools import combinations_with_replacement
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -69,11 +69,12 @@ class LayerCorrelation(KeyedMethod):
         name = event.unit.name
         sides = {"x": pooled(event, "x"), "y": pooled(event, "y")}
         for side, rows in sides.items():
-            self.kept(name, side, Sample(self.samples)).add(self._sample_keys, rows)
+            self.kept(name, side, lambda: Sample(self.samples)).add(self._sample_keys, rows)
         widths = {side: rows.shape[1] for side, rows in sides.items()}
         if max(widths.values()) <= self.max_width:
             for a, b in ("xx", "xy", "yy"):
-                self.kept(name, a + b, Hsic(widths[a], widths[b])).add(sides[a], sides[b])
+                new = partial(Hsic, widths[a], widths[b])
+                self.kept(name, a + b, new).add(sides[a], sides[b])
         if event.channels > 0:
             self._ends[name] = sides["x"], sides["y"]
         else:
@@ -84,10 +85,14 @@ class LayerCorrelation(KeyedMethod):
         del event
         ends, self._ends = self._ends, {}
         order = sorted(ends, key=self._names.index)
-        for first, second in combinations_with_replacement(order, 2):
-            x, y = ends[first][0], ends[second][1]
-            if x.shape == y.shape and self._towers[first] == self._towers[second]:
-                self.kept(f"{first}>{second}", "angle", Moments()).add(angle(x, y))
+        for place, first in enumerate(order):
+            x, tower = ends[first][0], self._towers[first]
+            behind = [n for n in order[place:] if self._towers[n] == tower]
+            behind = [n for n in behind if ends[n][1].shape == x.shape]
+            if behind:  # of all spans that begin here at once
+                angles = angle(x, torch.stack([ends[n][1] for n in behind]))
+                for second, values in zip(behind, angles.cpu(), strict=True):
+                    self.kept(f"{first}>{second}", "angle", Moments).add(values)
 
     def scores(self) -> MethodScores:
         """One minus CKA with its error, and both tables."""
@@ -129,12 +134,12 @@ def last(event: UnitEvent, tensor: Tensor) -> Tensor:
 
 
 def angle(x: Tensor, y: Tensor) -> Tensor:
-    """Returns the angle of every two rows over pi, ``[N]``; NaN for a row of zeros.
+    """Returns the angle of every two rows over pi, ``[..., N]``; NaN for a row of zeros.
 
     By ``2 atan2(|a - b|, |a + b|)`` of the unit vectors, exact also for small angles.
     """
-    a, b = (rows / rows.norm(dim=1, keepdim=True) for rows in (x, y))
-    return 2 / torch.pi * torch.atan2((a - b).norm(dim=1), (a + b).norm(dim=1))
+    a, b = (rows / rows.norm(dim=-1, keepdim=True) for rows in (x, y))
+    return 2 / torch.pi * torch.atan2((a - b).norm(dim=-1), (a + b).norm(dim=-1))
 
 
 def _similarities(samples: dict[str, Sample]) -> Table:

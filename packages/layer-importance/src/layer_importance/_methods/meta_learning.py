@@ -46,6 +46,7 @@ class MetaLearning(PassMethod):
     """
 
     name = "meta_learning"
+    shares = True
     measure = "nats"
     needs = frozenset({"data", "labels", "parameter_gradients"})
 
@@ -74,6 +75,7 @@ class MetaLearning(PassMethod):
                 for column, value in _beside(parameters, support, query).items():
                     columns[column].add(unit, _one(value))
             progress(self.name, done)
+        columns = {name: column.gathered(subject.share) for name, column in columns.items()}
         return self._result(subject, columns, reasons, owned)
 
     def _gains(

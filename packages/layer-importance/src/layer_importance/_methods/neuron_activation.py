@@ -1,6 +1,7 @@
 """How much a unit adds to its stream, and what the neurons in it do."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -8,7 +9,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from layer_importance._activity import Activity, Site, sites
-from layer_importance._branch import branch, single, spread_places
+from layer_importance._branch import branch, dots, real_places, spread_places, squares
 from layer_importance._comoments import wide
 from layer_importance._events import UnitEvent
 from layer_importance._keyed import KeyedMethod, Kinds
@@ -74,13 +75,14 @@ class NeuronActivation(KeyedMethod):
         if change is None:
             self._reasons[name] = f"its stream has another shape behind it: {event.unit.reason}"
             return
-        sizes, whole = _sizes(event, change), _sizes(event, event.x)
+        added, whole = dots(event, change, change), squares(event, "x")
+        sizes = added.sqrt()
         # nothing added to nothing is nothing added
-        relative = torch.where(sizes > 0, sizes / whole, 0.0)
-        self.kept(name, "value", Moments()).add(event.over_tokens(relative))
+        relative = torch.where(sizes > 0, sizes / whole.sqrt(), 0.0)
+        self.kept(name, "value", Moments).add(event.over_tokens(relative))
         added = event.tokens(change)
         if 1 < min(added.shape[1:]) <= _WIDEST:
-            self.kept(name, "branch_rank", Moments()).add(_ranks(event, added))
+            self.kept(name, "branch_rank", Moments).add(_ranks(event, added))
 
     # what neurons do
 
@@ -118,6 +120,7 @@ class NeuronActivation(KeyedMethod):
 
     def _fires(self, subject: Subject, path: str, site: Site) -> Callable[[Any], None]:
         names = {unit.call or 0: unit.name for unit in subject.units if unit.path == path}
+        tower = next(unit.tower for unit in subject.units if unit.path == path)
         layout = subject.layouts.get(site.path)
         axis = 0 if layout is None else layout.y_axis if site.side == "output" else layout.x_axis
 
@@ -129,9 +132,11 @@ class NeuronActivation(KeyedMethod):
                 return
             number = self._site_calls.get((path, site), 0)
             self._site_calls[path, site] = number + 1
-            rows = _neurons(h.detach().movedim(max(axis, 0), 0), site.channels, self._mask)
+            h = h.detach().movedim(max(axis, 0), 0)
+            places = h.shape[-1] if site.channels > 0 else h.shape[1]
+            rows = _neurons(h, site.channels, self.mask(places, tower) if h.ndim == 3 else None)
             key = f"{name}@{site.path}:{number}"
-            self.kept(key, "activity", Activity(rows.shape[1])).add(rows)
+            self.kept(key, "activity", partial(Activity, rows.shape[1])).add(rows)
 
         return tell
 
@@ -157,15 +162,6 @@ class NeuronActivation(KeyedMethod):
         }
 
 
-def _sizes(event: UnitEvent, tensor: Tensor) -> Tensor:
-    """Norm of every token, ``[N, T]``, in float64."""
-    if tensor.ndim == 1:
-        return wide(tensor.abs()[:, None])
-    # faster than a norm along a dimension that is not the last
-    squares = single(tensor).square().sum(event.channels)
-    return wide(squares).sqrt().reshape(len(tensor), -1)
-
-
 def _ranks(event: UnitEvent, added: Tensor) -> Tensor:
     if event.mask is not None and event.mask.shape == added.shape[:2]:
         added = torch.where(event.mask.bool()[..., None], added, 0.0)
@@ -177,8 +173,12 @@ def _ranks(event: UnitEvent, added: Tensor) -> Tensor:
 
 def _neurons(h: Tensor, channels: int, mask: Tensor | None) -> Tensor:
     """Real tokens by neurons, ``[M, K]``."""
+    if mask is not None and len(mask) != len(h):
+        mask = None
+    if channels > 0 and h.ndim == 3 and mask is not None:
+        return real_places(h, mask)
     if channels > 0 and h.ndim > 2:
         return spread_places(h.flatten(2)).movedim(1, -1).reshape(-1, h.shape[1])
-    if mask is not None and h.ndim == 3 and mask.shape == h.shape[:2]:
+    if mask is not None and h.ndim == 3:
         return h[mask.bool()]
     return h.reshape(-1, h.shape[-1])

@@ -8,8 +8,8 @@ from torch import Tensor, nn
 from torch.nn.modules.conv import _ConvNd
 from torch.utils.hooks import RemovableHandle
 
-from layer_importance._branch import spread_places
-from layer_importance._comoments import wide
+from layer_importance._branch import real_places, spread_places
+from layer_importance._comoments import column_squares, finite_rows, wide
 from layer_importance._keyed import KeyedMethod, Kinds
 from layer_importance._moments import Moments
 from layer_importance._scores import Direction, MethodScores, Score
@@ -32,10 +32,10 @@ class Squares:
     def add(self, rows: Tensor) -> None:
         """Adds tokens ``[M, width]``; those that are not finite are left out."""
         rows = wide(rows)
-        finite = rows.sum(1).isfinite()
-        rows = rows if bool(finite.all()) else rows[finite]
+        if (finite := finite_rows(rows)) is not None:
+            rows = rows[finite]
         self.count = self.count + len(rows)
-        self.sums = self.sums + rows.square().sum(0).cpu()
+        self.sums = self.sums + column_squares(rows).cpu()
 
     def merge(self, other: "Squares") -> None:
         """Adds what ``other`` has seen."""
@@ -96,7 +96,7 @@ class Outliers(KeyedMethod):
     def before(self, batch: Any) -> None:
         """Counts the samples of a batch."""
         super().before(batch)
-        self.kept("all", "samples", Moments()).add(torch.zeros(len(self._sample_keys)))
+        self.kept("all", "samples", Moments).add(torch.zeros(len(self._sample_keys)))
 
     def hooks(self, subject: Subject) -> list[RemovableHandle]:
         """Hooks on the inputs of the layers."""
@@ -105,27 +105,38 @@ class Outliers(KeyedMethod):
             width = _width(module, side)
             layout = subject.layouts.get(path)
             axis = 0 if layout is None else max(layout.x_axis, 0)
-            hook = self._hears(path, width, axis)
+            tower = next(
+                u.tower for u in subject.units if path == u.path or path.startswith(u.path + ".")
+            )
+            hook = self._hears(path, width, axis, tower)
             handles.append(module.register_forward_pre_hook(hook, with_kwargs=True))
         return handles
 
-    def _hears(self, path: str, width: int, axis: int) -> Callable[..., None]:
+    def _hears(self, path: str, width: int, axis: int, tower: str) -> Callable[..., None]:
         def hook(module: nn.Module, args: Any, kwargs: Any) -> None:
             x = stream((args, kwargs))
             if x is None or not self.forward:
                 return
             x = x.detach().movedim(axis, 0) if axis else x.detach()
-            if isinstance(module, _ConvNd):
+            known = self._known(module, x, tower)
+            if known is not None:
+                rows = real_places(x, known) if isinstance(module, _ConvNd) else x[known]
+            elif isinstance(module, _ConvNd):
                 channels = 1 if x.ndim == module.weight.ndim else 0  # one sample without a batch
                 places = spread_places(x.flatten(channels + 1))
                 rows = places.movedim(channels, -1).reshape(-1, width)
-            elif self._mask is not None and x.ndim == 3 and self._mask.shape == x.shape[:2]:
-                rows = x[self._mask.bool()]
             else:
                 rows = x.reshape(-1, x.shape[-1])
-            self.kept(path, "squares", Squares(width)).add(rows)
+            self.kept(path, "squares", lambda: Squares(width)).add(rows)
 
         return hook
+
+    def _known(self, module: nn.Module, x: Tensor, tower: str) -> Tensor | None:
+        """Which tokens of what a layer is called with are real, ``[N, T]``."""
+        if x.ndim != 3 or (isinstance(module, _ConvNd) and module.weight.ndim != 3):
+            return None
+        known = self.mask(x.shape[-1 if isinstance(module, _ConvNd) else 1], tower)
+        return None if known is None or len(known) != len(x) else known
 
     def scores(self) -> MethodScores:
         """Shares of outliers of every unit with a layer that was heard."""

@@ -14,6 +14,7 @@ from layer_importance._method import PassMethod
 from layer_importance._moments import Moments
 from layer_importance._replay import Replay
 from layer_importance._scores import MethodScores, Score
+from layer_importance._sharing import Share, gathered, totals
 from layer_importance._subject import Subject
 from layer_importance._units import Unit
 
@@ -42,6 +43,7 @@ class Shapley(PassMethod):
     """
 
     name = "shapley"
+    shares = True
     measure = "nats"
     needs = frozenset({"data", "labels"})
 
@@ -67,10 +69,12 @@ class Shapley(PassMethod):
         players = list(subject.units.removable)
         orders = self._orders(len(players), subject.seed)
         sums = _Sums(len(players), orders, self._depth(len(players)))
-        executed = length = 0
+        executed = length = 0.0
         for replay in replays(subject, self.name, progress):
             sums.add(_losses(replay, players, sums.sets))
             executed, length = executed + replay.executed, length + replay.length
+        sums.gather(subject.share)
+        executed, length = totals(subject.share, executed, length)
         return self._result(subject, players, sums, executed / max(length, 1))
 
     def _depth(self, players: int) -> int:
@@ -126,6 +130,13 @@ class _Sums:
         for moments, values in zip(self._groups, drawn, strict=True):
             moments.add(values)
         self.samples.add(torch.stack(drawn).mean(0))
+
+    def gather(self, share: Share) -> None:
+        """Puts the sums of all processes together."""
+        kept = {"": self.samples, **{str(n): group for n, group in enumerate(self._groups)}}
+        found = gathered(share, kept)
+        self.samples = found[""]
+        self._groups = [found[str(n)] for n in range(len(self._groups))]
 
     def order_error(self) -> Tensor:
         """Standard error over permutations; 0 where every set was counted."""

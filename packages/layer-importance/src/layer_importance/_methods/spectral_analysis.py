@@ -1,5 +1,6 @@
 """Along how many directions a unit changes its stream, and the spectra of its weights."""
 
+from functools import partial
 from typing import Any, ClassVar
 
 import torch
@@ -77,11 +78,19 @@ class SpectralAnalysis(KeyedMethod):
             self._reasons[name] = f"its stream has another shape behind it: {event.unit.reason}"
             return
         added = rows(event, "branch")
-        if added.shape[1] > self.max_width:
-            self._reasons[name] = f"its stream is wider than {self.max_width}: {added.shape[1]}"
+        width = added.shape[1]
+        if width > self.max_width:
+            self._reasons[name] = f"its stream is wider than {self.max_width}: {width}"
             return
-        self.kept(name, "added", Comoments(added.shape[1], added.shape[1])).add(added, added)
-        self.kept(name, "samples", Moments()).add(torch.zeros(len(event.x)))
+        kept = self.kept(name, "added", partial(Comoments, width, width))
+        # another method may have it in parts, which cover all tokens unless it left some out
+        parts = event.shared.get("added", [])
+        if sum(part.count for part in parts) == len(added):
+            for part in parts:
+                kept.merge(part)
+        else:
+            kept.add(added, added)
+        self.kept(name, "samples", Moments).add(torch.zeros(len(event.x)))
 
     def scores(self) -> MethodScores:
         """Effective ranks of what is added, and the columns of the weights."""

@@ -59,7 +59,7 @@ class TopologyAnalysis(KeyedMethod):
     def read(self, event: UnitEvent) -> None:
         """Offers the samples of a batch."""
         for side in ("x", "y"):
-            sample = self.kept(event.unit.name, side, Sample(self.samples))
+            sample = self.kept(event.unit.name, side, lambda: Sample(self.samples))
             sample.add(self._sample_keys, pooled(event, side))
 
     def scores(self) -> MethodScores:

@@ -1,7 +1,9 @@
 """How unsure the answer is if one unit is, to second order, for all units at once."""
 
+import torch
 from torch import Tensor
 
+from layer_importance._branch import single
 from layer_importance._edits import branch
 from layer_importance._events import UnitEvent
 from layer_importance._method import MeanMethod
@@ -37,9 +39,16 @@ class UncertaintyDelta(MeanMethod):
     def values(self, event: UnitEvent) -> tuple[Tensor, ...]:
         """Half the variance of each sample's answer."""
         assert event.y_grad is not None
-        added = event.tokens(branch(event.unit, event.x.double(), event.y.double()))
-        products = added * event.tokens(event.y_grad.double())
+        x, y = single(event.x), single(event.y)
+        products = self._over_tokens(event, branch(event.unit, x, y) * event.y_grad)
+        squares = products.square().sum(1)
+        return (squares * self.rate / (2 * (1 - self.rate)),)
+
+    def _over_tokens(self, event: UnitEvent, products: Tensor) -> Tensor:
+        """Sums over the real tokens or places of each sample, ``[N, D]``, in float64."""
+        if event.mask is None and event.channels == 1 and products.ndim > 2:
+            return products.flatten(2).sum(2, dtype=torch.float64)
+        products = event.tokens(products)
         if event.mask is not None and event.mask.shape == products.shape[:2]:
             products = products.masked_fill(~event.mask.bool()[..., None], 0.0)
-        squares = products.sum(1).square().sum(1)
-        return (squares * self.rate / (2 * (1 - self.rate)),)
+        return products.sum(1, dtype=torch.float64)

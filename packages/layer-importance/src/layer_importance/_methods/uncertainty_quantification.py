@@ -10,9 +10,10 @@ from layer_importance._ablation import replays
 from layer_importance._batch import size
 from layer_importance._differences import Differences
 from layer_importance._method import PassMethod
-from layer_importance._noise import Dropout, WeightNoise
+from layer_importance._noise import Dropout, Noise
 from layer_importance._replay import Replay
 from layer_importance._scores import MethodScores, Score
+from layer_importance._sharing import totals
 from layer_importance._streams import real
 from layer_importance._subject import Subject
 from layer_importance._task import Task, logits
@@ -30,44 +31,51 @@ class UncertaintyQuantification(PassMethod):
     and, as far as shapes allow, for all units. The standard error is over samples, for these draws.
 
     Args:
-        noise: what is drawn: :class:`Dropout` of the unit's branch or :class:`WeightNoise`.
+        noise: what is drawn: :class:`Dropout` of the unit's branch, :class:`WeightNoise`, or
+            :class:`PosteriorNoise`, which is as large as the data leave it.
         draws: ``K``, at least 2.
 
-    Source: Houlsby et al., arXiv 1112.5745, eq. 2; Gal and Ghahramani, arXiv 1506.02142.
+    Source: Houlsby et al., arXiv 1112.5745, eq. 2; Gal and Ghahramani, arXiv 1506.02142; the
+    posterior: Daxberger et al., arXiv 2106.14806.
     """
 
     name = "uncertainty_quantification"
+    shares = True
     measure = "nats"
 
-    def __init__(self, *, noise: Dropout | WeightNoise | None = None, draws: int = 16) -> None:
+    def __init__(self, *, noise: Noise | None = None, draws: int = 16) -> None:
         if draws < 2:
             raise ValueError(f"draws must be at least 2, got {draws}")
-        self.noise, self.draws = noise or Dropout(), draws
+        self.noise: Noise = noise or Dropout()
+        self.draws = draws
 
     def passes(self, units: int) -> tuple[float, float]:
         """The unchanged run and ``draws`` times half a run a unit."""
-        return 1 + self.draws * (units - 1) / 2, 0.0
+        return 1 + self.draws * (units - 1) / 2 + self.noise.forwards, 0.0
 
     def run(self, subject: Subject, progress: Callable[[str, int], None]) -> MethodScores:
         """Makes one unit random at a time."""
         lists = type(subject.task).enumerate is not Task.enumerate
-        found = Differences()
-        executed = length = 0
+        found, noise = Differences(), self.noise.prepared(subject, progress)
+        executed = length = 0.0
         for replay in replays(subject, self.name, progress):
             for unit in subject.units:
-                if reason := self.noise.unmet(subject, unit) or _absent(replay, unit):
+                if reason := noise.unmet(subject, unit) or _absent(replay, unit):
                     found.refused[unit.name] = reason
                     continue
                 seen = _Answers() if lists else _Predictions()
                 for draw in range(self.draws):
-                    edit = self.noise.edit(subject, unit, replay.y(unit), draw)
+                    edit = noise.edit(subject, unit, replay.y(unit), draw)
                     seen.add(replay.run({unit.name: edit}), subject, replay)
                 found.add(unit, seen.uncertainty() * self.draws / (self.draws - 1))
             executed, length = executed + replay.executed, length + replay.length
+        found = found.gathered(subject.share)
+        executed, length = totals(subject.share, executed, length)
         scores = {name: Score.of(moments) for name, moments in found.whole().items()}
         result = self.result(scores, missing=found.missing())
         measure = self.measure if lists else "squared output"
-        return replace(result, measure=measure, forwards=executed / max(length, 1))
+        forwards = executed / max(length, 1) + noise.forwards
+        return replace(result, measure=measure, forwards=forwards)
 
 
 def _absent(replay: Replay, unit: Unit) -> str:
@@ -106,7 +114,9 @@ class _Predictions:
         delta = values - self._mean
         self._mean = self._mean + delta / self._count
         self._m2 = self._m2 + delta * (values - self._mean)
-        self._mask = real(subject.task.mask(replay.batch), values)
+        if values.ndim == 3:  # what comes out is what the last unit's tower is about
+            tower = list(subject.units)[-1].tower
+            self._mask = real(subject.mask(replay.batch, values.shape[1], tower), values)
         if len(values) != size(replay.batch):
             raise ValueError(
                 "the model's output must have a row a sample, "

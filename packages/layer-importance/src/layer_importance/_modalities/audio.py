@@ -27,6 +27,7 @@ class Audio(Modality):
     """
 
     name = "audio"
+    axes = (-1,)
 
     def __init__(
         self, *, frames: Callable[[Tensor], Tensor] | None = None, strength: float = 1.0

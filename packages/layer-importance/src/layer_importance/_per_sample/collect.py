@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from layer_importance._now import Now, recomputing
 from layer_importance._per_sample import formula_of
-from layer_importance._per_sample._formula import Norms
+from layer_importance._per_sample._formula import Aside, Norms
 from layer_importance._per_sample.evaluate import Key, OwnerCall, evaluate
 from layer_importance._per_sample.loop import loop_norms
 from layer_importance._per_sample.owners import Owner, owners
@@ -28,13 +28,18 @@ class Collector:
     Attributes:
         owners: the modules, and the way each takes.
         listens: whether anybody wants to know in this pass.
+        sums: whether the ``grad`` of parameters is to be filled in in this pass.
+        summed: paths of the owners for which it can be.
+        always: whether that is so in every pass that anybody listens to.
         failed: while a way is checked: owners whose way does not run, with the error.
     """
 
     def __init__(self, subject: Subject, now: Now) -> None:
         self.subject, self.now = subject, now
         self.owners = owners(subject.model, subject.units)
-        self.listens = True
+        self.listens, self.sums = True, False
+        self.summed: frozenset[str] = frozenset()
+        self.always = False
         self.failed: dict[str, str] | None = None
         self.found: dict[Key, Norms] = {}
         self.samples = 0
@@ -99,25 +104,27 @@ class Collector:
 
     def _listen(self, owner: Owner, inputs: Any, y: Tensor) -> None:
         units = owner.units or tuple(f"{p}#{self._open.get(p, 0)}" for p in owner.calls_of)
+        held = list(tensors(inputs))
         call = OwnerCall(
             owner,
             (owner.path, units),
             inputs,
-            [t._version for t in tensors(inputs)],
-            y.detach() if self._needs_output(owner, inputs, y) else None,
+            held,
+            [t._version for t in held],
+            y.detach() if self._needs_output(owner, held, y) else None,
             y._version,
         )
         self._expected[call.key] = self._expected.get(call.key, 0) + 1
         _on_gradient(y, lambda grad: self._arrived(call, grad))
 
-    def _needs_output(self, owner: Owner, inputs: Any, y: Tensor) -> bool:
+    def _needs_output(self, owner: Owner, held: list[Tensor], y: Tensor) -> bool:
         """Whether the output spares work; else it is let go of as soon as the model does."""
         formula, layout = formula_of(owner.module), self.subject.layouts.get(owner.place)
         if owner.way != "formula" or formula is None or layout is None or layout.y_axis < 0:
             return False
-        return formula.uses_output(
-            owner.module, next(tensors(inputs)), y, max(y.shape[layout.y_axis], 1)
-        )
+        if self.always and owner.path in self.summed:
+            return False
+        return formula.uses_output(owner.module, held[0], y, max(y.shape[layout.y_axis], 1))
 
     # gradients
 
@@ -140,7 +147,11 @@ class Collector:
                 if any(call.overwritten() for call in calls):
                     raise RuntimeError(f"the input of {key[0]} is overwritten after its use")
                 layout = self.subject.layouts.get(calls[0].owner.place)
-                self.found[key] = evaluate(calls, layout, self.samples)
+                aside = self._aside(calls)
+                self.found[key] = evaluate(calls, layout, self.samples, aside)
+                for name, total in (aside.sums or {}).items():
+                    parameter = getattr(calls[0].owner.module, name)
+                    parameter.grad = total.to(parameter.dtype).reshape(parameter.shape)
             except (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError) as error:
                 if self.failed is None:
                     raise
@@ -148,7 +159,17 @@ class Collector:
         for call in calls:
             call.grad = None
             if self.now.last:  # nothing of a batch outlives its use
-                call.inputs = call.y = None
+                call.let_go()
+
+    def _aside(self, calls: list[OwnerCall]) -> Aside:
+        """What is worked out beside the norms, and what is known of other passes."""
+        summed = calls[0].owner.path in self.summed
+        useful = len(calls) == 1 and not summed and bool(calls[0].kept or not self.now.last)
+        return Aside(
+            sums={} if self.sums and summed else None,
+            kept=calls[0].kept if useful else None,
+            asks=self.failed is not None,
+        )
 
     @contextmanager
     def _quietly(self) -> Iterator[None]:
@@ -174,9 +195,9 @@ class Collector:
         for given in self._given.values():
             given.clear()
 
-    def begin_pass(self, losses: Tensor, *, listens: bool = True) -> None:
+    def begin_pass(self, losses: Tensor, *, listens: bool = True, sums: bool = False) -> None:
         """Called before a backward pass: takes the loop where there is nothing better."""
-        self.samples, self.listens = len(losses), listens
+        self.samples, self.listens, self.sums = len(losses), listens, sums
         self.found.clear()
         self._pending.clear()
         if not listens:

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from layer_importance._per_sample._formula import Formula, Norms, of_vector
+from layer_importance._per_sample._formula import Aside, Formula, Norms, of_vector, summed
 
 
 class ConvolutionFormula(Formula):
@@ -32,14 +32,21 @@ class ConvolutionFormula(Formula):
         return kernels[:, None], offsets[:, None]
 
     def norms(
-        self, module: Any, names: Sequence[str], x: Tensor, grad: Tensor, y: Tensor | None
+        self,
+        module: Any,
+        names: Sequence[str],
+        x: Tensor,
+        grad: Tensor,
+        y: Tensor | None,
+        aside: Aside,
     ) -> Norms:
         """Of kernel and offset."""
-        parts = [
-            of_vector((grad if name == "bias" else x).sum(1), getattr(module, name))
-            for name in names
-        ]
-        return sum(p[0] for p in parts), sum(p[1] for p in parts)  # type: ignore[return-value]
+        parts = []
+        for name in names:
+            grads = (grad if name == "bias" else x).sum(1)
+            aside.add(name, grads)
+            parts.append(of_vector(grads, getattr(module, name)))
+        return summed(parts)
 
     def size(self, module: Any, x: Tensor, grad: Tensor, samples: int) -> int:
         """The kernel's gradient, and the one that convolution takes for the shape."""

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from layer_importance._per_sample._formula import Formula, Norms, tokens, total
+from layer_importance._per_sample._formula import Aside, Formula, Norms, tokens, total
 
 
 class EmbeddingFormula(Formula):
@@ -23,7 +23,13 @@ class EmbeddingFormula(Formula):
         return x.reshape(samples, -1), tokens(grad, samples)
 
     def norms(
-        self, module: Any, names: Sequence[str], x: Tensor, grad: Tensor, y: Tensor | None
+        self,
+        module: Any,
+        names: Sequence[str],
+        x: Tensor,
+        grad: Tensor,
+        y: Tensor | None,
+        aside: Aside,
     ) -> Norms:
         """Of the table; the row of padding has no gradient."""
         table = module
@@ -39,6 +45,10 @@ class EmbeddingFormula(Formula):
             0, kinds // table.num_embeddings, sums.square().sum(1, dtype=torch.float64)
         )
         return squares, total(grad * F.embedding(x, table.weight.detach()).to(grad.dtype))
+
+    def gives_sum(self, module: Any, x: Tensor, grad: Tensor, samples: int) -> bool:
+        """The table is larger than the rows that are read."""
+        return False
 
     def size(self, module: Any, x: Tensor, grad: Tensor, samples: int) -> int:
         """The rows that are read."""

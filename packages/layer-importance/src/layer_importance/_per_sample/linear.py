@@ -3,10 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 
-from layer_importance._per_sample._formula import Formula, Norms, of_vector, squared, tokens, total
+from layer_importance._per_sample._formula import (
+    Aside,
+    Formula,
+    Norms,
+    of_vector,
+    squared,
+    summed,
+    tokens,
+    total,
+)
 
 
 class LinearFormula(Formula):
@@ -30,24 +38,35 @@ class LinearFormula(Formula):
         return tokens(x, samples), tokens(grad, samples)
 
     def norms(
-        self, module: Any, names: Sequence[str], x: Tensor, grad: Tensor, y: Tensor | None
+        self,
+        module: Any,
+        names: Sequence[str],
+        x: Tensor,
+        grad: Tensor,
+        y: Tensor | None,
+        aside: Aside,
     ) -> Norms:
         """Of weight and bias."""
-        found = [x.new_zeros(len(x), dtype=torch.float64) for _ in range(2)]
+        parts = []
         for name in names:
-            parts = (
-                of_vector(grad.sum(1), module.bias)
-                if name == "bias"
-                else self._weight(module, x, grad, y)
-            )
-            found = [a + b for a, b in zip(found, parts, strict=True)]
-        return found[0], found[1]
+            if name == "bias":
+                grads = grad.sum(1)
+                aside.add(name, grads)
+                parts.append(of_vector(grads, module.bias))
+            else:
+                parts.append(self._weight(module, x, grad, y, aside))
+        return summed(parts)
 
-    def _weight(self, module: Any, x: Tensor, grad: Tensor, y: Tensor | None) -> Norms:
+    def _weight(
+        self, module: Any, x: Tensor, grad: Tensor, y: Tensor | None, aside: Aside
+    ) -> Norms:
         weight = module.weight.detach().to(x.dtype)
+        if aside.sums is not None or not _by_tokens(x.shape[1], *weight.shape):
+            left, right = (x, grad) if self._transposed else (grad, x)
+            grads = left.transpose(1, 2) @ right
+            aside.add("weight", grads)
+            return of_vector(grads, weight)
         weight = weight.T if self._transposed else weight
-        if x.shape[1] > 1 and not _by_tokens(x.shape[1], *weight.shape):
-            return of_vector(grad.transpose(1, 2) @ x, weight)
         if y is None:
             y = x @ weight.T
         elif module.bias is not None:
@@ -55,7 +74,12 @@ class LinearFormula(Formula):
         products = total(grad * y)
         if x.shape[1] == 1:
             return squared(x) * squared(grad), products
-        return total((x @ x.transpose(1, 2)) * (grad @ grad.transpose(1, 2))), products
+        inputs = (aside.kept or {}).get("inputs")
+        if inputs is None:
+            inputs = x @ x.transpose(1, 2)
+            if aside.kept is not None:
+                aside.kept["inputs"] = inputs
+        return total(inputs * (grad @ grad.transpose(1, 2))), products
 
     def size(self, module: Any, x: Tensor, grad: Tensor, samples: int) -> int:
         """Two Gram matrices or one gradient."""
@@ -63,6 +87,11 @@ class LinearFormula(Formula):
         if count == 1:
             return wide + high
         return 3 * count**2 if _by_tokens(count, high, wide) else 2 * wide * high
+
+    def gives_sum(self, module: Any, x: Tensor, grad: Tensor, samples: int) -> bool:
+        """Where a sample's gradient is not much larger than what its norm needs."""
+        count, wide, high = _counts(x, grad, samples)
+        return count > 1 and 3 * count * (wide + high) >= wide * high
 
     def uses_output(self, module: Any, x: Tensor, grad: Tensor, samples: int) -> bool:
         """Where the gradient itself is not made."""

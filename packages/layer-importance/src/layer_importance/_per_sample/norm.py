@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from layer_importance._per_sample._formula import Formula, Norms, of_vector
+from layer_importance._per_sample._formula import Aside, Formula, Norms, of_vector, summed
 
 
 class NormFormula(Formula):
@@ -29,14 +29,21 @@ class NormFormula(Formula):
         return tuple(_sums(module, values, samples)[:, None] for values in (products, grad))
 
     def norms(
-        self, module: Any, names: Sequence[str], x: Tensor, grad: Tensor, y: Tensor | None
+        self,
+        module: Any,
+        names: Sequence[str],
+        x: Tensor,
+        grad: Tensor,
+        y: Tensor | None,
+        aside: Aside,
     ) -> Norms:
         """Of factor and offset, where they are."""
-        parts = [
-            of_vector((grad if name == "bias" else x).sum(1), getattr(module, name))
-            for name in names
-        ]
-        return sum(p[0] for p in parts), sum(p[1] for p in parts)  # type: ignore[return-value]
+        parts = []
+        for name in names:
+            grads = (grad if name == "bias" else x).sum(1)
+            aside.add(name, grads)
+            parts.append(of_vector(grads, getattr(module, name)))
+        return summed(parts)
 
     def size(self, module: Any, x: Tensor, grad: Tensor, samples: int) -> int:
         """The normalised input and its product."""

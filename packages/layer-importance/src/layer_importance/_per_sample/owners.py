@@ -31,6 +31,7 @@ class Owner:
         way: how its gradients are found.
         why: why not in a cheaper way.
         axes: the dimension of each tensor it is called with that holds samples.
+        gives_sum: whether the sum of gradients over samples is cheaper by the formula.
     """
 
     path: str
@@ -43,6 +44,7 @@ class Owner:
     way: Way
     why: str = ""
     axes: tuple[int, ...] | None = None
+    gives_sum: bool = False
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -52,6 +54,14 @@ class Owner:
     def next_way(self, why: str) -> None:
         """Goes on to the next costlier way."""
         self.way, self.why = ORDER[ORDER.index(self.way) + 1], why
+
+    @property
+    def sums(self) -> bool:
+        """Whether the sum of its gradients over samples is to come from its formula.
+
+        Not where its parameters have gradients through others, too.
+        """
+        return self.gives_sum and self.way == "formula" and bool(self.units) and not self.shared
 
     @property
     def refusal(self) -> str:
