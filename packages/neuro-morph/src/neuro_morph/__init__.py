@@ -10,6 +10,7 @@ from neuro_morph._graph import GrowthGraph
 from neuro_morph._groups import GrowthGroup, Member
 from neuro_morph._initial import Duplicate, Split, UnitInit, ZeroFanOut
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._masked_norm import MaskedLayerNorm
 from neuro_morph._morpher import Morpher
 from neuro_morph._optimizer_state import register_optimizer_state
 from neuro_morph._snapshot import Snapshot
@@ -26,6 +27,7 @@ __all__ = [
     "GrowthGraph",
     "GrowthGroup",
     "GrowthRefusedError",
+    "MaskedLayerNorm",
     "Member",
     "MorphogenesisEvent",
     "Morpher",

@@ -38,12 +38,13 @@ class Performed:
     Attributes:
         tensors: parameters and buffers that grew.
         attributes: numbers of modules that changed beside the sizes of known classes.
-        added: parameters that are new, by name.
+        added: names of parameters that are new, with the path of the module they stand beside:
+            they join the parameter groups of the optimizers that its parameters are in.
     """
 
     tensors: list[TensorEdit] = field(default_factory=list)
     attributes: list[AttributeEdit] = field(default_factory=list)
-    added: list[str] = field(default_factory=list)
+    added: dict[str, str] = field(default_factory=dict)
 
 
 Variant = Callable[[UndoLog], Performed]
@@ -51,13 +52,12 @@ Variant = Callable[[UndoLog], Performed]
 
 @runtime_checkable
 class Edit(Protocol):
-    """A change of a network that keeps what it computes.
+    """A change of a network that keeps what it computes."""
 
-    Attributes:
-        op: the kind of edit.
-    """
-
-    op: str
+    @property
+    def op(self) -> str:
+        """The kind of edit."""
+        ...
 
     @property
     def target(self) -> str:

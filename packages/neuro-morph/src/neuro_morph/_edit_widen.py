@@ -9,6 +9,7 @@ from neuro_morph._attributes import AttributeEdit
 from neuro_morph._edit import Performed, Site, Variant
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._initial import UnitInit, ZeroFanOut
+from neuro_morph._measuring import measure_new_channels
 from neuro_morph._undo import UndoLog
 from neuro_morph._valuing import CannotGrowError
 from neuro_morph._widening import attempts, widen
@@ -86,6 +87,7 @@ class Widen:
         except CannotGrowError as refusal:
             raise GrowthRefusedError(f"{self.group!r} cannot be widened: {refusal}") from None
         log.set_attributes(site.model, extra)
+        measure_new_channels(site.model, site.inputs, edits)
         return Performed(edits, extra)
 
 

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from neuro_morph._added import enroll
 from neuro_morph._checking import OutputChange, change_between, outputs_of, tolerance_of
 from neuro_morph._edit import Edit, Performed, Site
 from neuro_morph._errors import GrowthRefusedError
@@ -195,6 +196,7 @@ class _Work:
             for optimizer in self.morpher.optimizers:
                 migrate(optimizer, tensor, edit, log, exact=exact)
             self.morpher.slots.grow(tensor, log.data_before(tensor), edit, log, exact=exact)
+        enroll(self.morpher.model, self.morpher.optimizers, self.performed.added, log)
 
     def _check_gradients(self) -> None:
         waiting = [n for n, p in self.morpher.model.named_parameters() if p.grad is not None]

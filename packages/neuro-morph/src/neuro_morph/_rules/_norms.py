@@ -146,6 +146,10 @@ def _normalised(valuing: Valuing, x: Seen, w: Any, b: Any, eps: Any, wanted: str
     """
     new = x.new
     assert new is not None
+    if _masked(valuing, x):
+        return New("free", linear=False)
+    if new.before is not None:
+        raise valuing.no("units that are not yet the mean of others are normalised")
     if new.mode == "copy":
         if valuing.equally:
             return replace(new, linear=False)
@@ -158,8 +162,20 @@ def _normalised(valuing: Valuing, x: Seen, w: Any, b: Any, eps: Any, wanted: str
             valuing.attribute("eps", float(eps), 1.0)
         return New("zero", 0.0, linear=False)
     if new.mode == "free" and new.linear and new.sources:
-        raise AsksError(new.sources, wanted, f"units are counted in {valuing.placing.where()}")
+        why = f"units are counted in {valuing.placing.where()}"
+        raise AsksError(new.sources, wanted, why, new.scaled)
     raise valuing.no("units are counted")
+
+
+def _masked(valuing: Valuing, x: Seen) -> bool:
+    """Whether a module that can leave new units out does so."""
+    assert valuing.call is not None
+    path = valuing.call.path[-1] if valuing.call.path else ""
+    dims = valuing.dims(x.value)
+    if path not in valuing.maskable or len(dims) != 1 or x.new is None or x.new.power:
+        return False
+    valuing.needs.masked[path] = x.value.axes[dims[0]]
+    return True
 
 
 def _is_whole(valuing: Valuing, x: Seen) -> bool:
@@ -202,6 +218,11 @@ add_rule(
     "_native_batch_norm_legit_no_training",
     place_batch_norm,
     value_batch_norm,
+)
+add_rule(
+    "instance_norm",
+    lambda placing, *args, **kwargs: place_batch_norm(placing, *args, **kwargs)[0],
+    lambda valuing, *args, **kwargs: value_batch_norm(valuing, *args, **kwargs)[0],
 )
 add_rule("layer_norm native_layer_norm", place_layer_norm, value_layer_norm)
 add_rule("rms_norm _fused_rms_norm", place_rms_norm, value_rms_norm)

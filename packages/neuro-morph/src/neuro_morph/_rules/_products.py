@@ -155,7 +155,7 @@ def _with_weight(
     if not makes:
         return None
     names = [w.origin.name] + ([b.origin.name] if b is not None and b.origin else [])
-    return New(valuing.made(*names), sources=frozenset(names))
+    return valuing.new(*names)
 
 
 def _kept(valuing: Valuing, x: Seen, w: Seen, b: Seen | None) -> New:

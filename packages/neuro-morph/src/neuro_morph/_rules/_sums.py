@@ -44,6 +44,8 @@ def summed(valuing: Valuing, x: Seen, *args: Any, how: str, **kwargs: Any) -> li
 
 
 def _over_units(valuing: Valuing, new: New, how: str) -> New:
+    if new.before is not None:
+        raise valuing.no("units that are not yet the mean of others are counted")
     whole = 0.0 if how == "mean" else -1.0  # the mean of units keeps, their sum grows
     if new.mode == "copy" and how == "extreme":
         return New(None, new.power)
