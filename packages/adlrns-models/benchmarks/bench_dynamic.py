@@ -18,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlrns_models import DynamicLinear, EventLinear, SpectralGate, mean_flops
+from adlrns_models import DynamicLinear, EventLinear, SpectralGate
 
 Row = dict[str, object]
 SIZE, R_MAX, R_MIN = 1024, 256, 16
@@ -76,7 +76,7 @@ def gate_rows(gate: str, granularity: str, kind: str, batch: int, repeats: int) 
         "input": kind,
         "batch": batch,
         "rank": round(mean, 1),
-        "flops": round(mean_flops(layer), 3),
+        "flops": round(float(layer.decision.share), 3),
         "per_dense": round(times["layer"] / times["dense"], 3),
         "per_oracle": round(times["layer"] / times["oracle"], 3),
     }

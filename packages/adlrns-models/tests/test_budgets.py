@@ -140,6 +140,55 @@ def test_measurements_are_saved_and_refused_on_another_machine(elastic, x, tmp_p
         back.set_budget(latency_s=limit)
 
 
+@pytest.mark.parametrize(
+    "change, name",
+    [
+        (lambda model: model.half(), "float16"),
+        (lambda model: model.double(), "float64"),
+        (lambda model: model.to(torch.bfloat16), "bfloat16"),
+        (lambda model: model.network.double(), "float64"),
+        (lambda model: model.network[0].half(), "float16 and float32"),
+    ],
+)
+def test_measurements_of_another_precision_are_refused_by_name(elastic, x, change, name):
+    elastic.measure(x, repeats=1, meter=Meter(elastic.network))
+    limit = elastic.full_cost("latency_s")
+    point = elastic.set_budget(latency_s=limit)
+    change(elastic)
+    message = (
+        rf"must be measured for precision {name}, .* got measurements of float32: call measure"
+    )
+    for call in (
+        lambda: elastic.set_budget(latency_s=limit),
+        lambda: elastic.set_budget(energy_j=10.0),
+        lambda: elastic(x, budget={"latency_s": limit}),
+        lambda: elastic.frontier("latency_s"),
+        lambda: elastic.full_cost("energy_j"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            call()
+    assert elastic.operating_point == point
+    assert elastic.set_budget(flops=0.5).cost > 0  # what is counted needs no measuring
+    elastic.float()
+    assert elastic.set_budget(latency_s=limit) == point
+
+
+def test_measurements_of_the_new_precision_are_taken(elastic, x):
+    elastic.measure(x, repeats=1)
+    elastic.double().measure(x.double(), repeats=1)
+    assert elastic.measured.machine["precision"] == "float64"
+    elastic.set_budget(latency_s=elastic.full_cost("latency_s"))
+
+
+def test_measurements_that_do_not_tell_their_precision_are_refused(elastic, x, tmp_path):
+    elastic.measure(x, repeats=1)
+    del elastic.info["measured"]["machine"]["precision"]  # as an older version wrote it
+    elastic.save(tmp_path)
+    back = ElasticModel.load(tmp_path, mlp())
+    with pytest.raises(ValueError, match="precision float32, .* got measurements of an unknown"):
+        back.set_budget(latency_s=1.0)
+
+
 def test_measuring_leaves_the_model_as_it_was(elastic, x):
     elastic.train()
     elastic.network[1].eval()

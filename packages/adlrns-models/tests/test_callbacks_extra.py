@@ -16,6 +16,7 @@ from adlrns_models import (
     iter_dynamic_layers,
     lightning_callback,
     rank_penalty,
+    record,
 )
 
 WEIGHT = 0.5
@@ -55,8 +56,9 @@ def by_hand(*, group=1, steps=4):
     for start in range(0, steps, group):
         optimizer.zero_grad()
         for rows, target in pairs[start : start + group]:
-            loss = F.cross_entropy(model(rows), target)
-            ((loss + WEIGHT * rank_penalty(model)) / group).backward()
+            with record(model) as ran:
+                loss = F.cross_entropy(model(rows), target)
+            ((loss + WEIGHT * rank_penalty(ran)) / group).backward()
         optimizer.step()
     return model
 

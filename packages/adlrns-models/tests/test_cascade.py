@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from adlrns_models import RankCascade, agreement, fit_cascade, make_elastic, margin
+from adlrns_models._cascade_file import _digest
 from adlrns_models._cascade_ledger import Ledger
 
 
@@ -105,6 +106,48 @@ def test_what_was_saved_serves_the_same(fresh, digits, digits_cnn, tmp_path):
         assert back.set_budget(flops=flops) == fresh.set_budget(flops=flops)
         torch.testing.assert_close(back(digits[2]), fresh(digits[2]))
         assert back.mean_flops == fresh.mean_flops
+
+
+def test_a_threshold_without_end_is_saved_and_serves_the_same(digits, digits_mlp, tmp_path):
+    def certain(output):  # of every other answer, and of the rest not at all
+        sure = torch.full((len(output),), float("inf"))
+        sure[1::2] = 0.0
+        return sure
+
+    def quality(output, full, batch):  # the cheapest point errs where it is unsure
+        good = torch.ones(len(output))
+        good[1::2] = 1.0 - (output - full).abs().amax(1)[1::2]
+        return good
+
+    elastic = make_elastic(digits_mlp, [digits[0]])
+    options = {"confidence": certain, "quality": quality, "lead": 0.0}
+    cascade = fit_cascade(elastic, [digits[0][:200]], **options)
+    assert float("inf") in [rule.threshold for rule in cascade.rules]
+    cascade.save(tmp_path)
+
+    def no_constants(name):
+        raise AssertionError(name)
+
+    json.loads((tmp_path / "cascade.json").read_text(), parse_constant=no_constants)
+    back = RankCascade.load(tmp_path, digits_mlp, confidence=certain)
+    assert list(back.rules) == list(cascade.rules)
+    budget = next(rule.cost for rule in cascade.rules if rule.threshold == float("inf"))
+    assert back.set_budget(flops=budget) == cascade.set_budget(flops=budget)
+    torch.testing.assert_close(back(digits[2]), cascade(digits[2]))
+
+
+@pytest.mark.parametrize("value", ["nan", "much", True, [1.0]])
+def test_a_threshold_that_is_none_is_named(fresh, digits_cnn, tmp_path, value):
+    fresh.save(tmp_path)
+    path = tmp_path / "cascade.json"
+    body = json.loads(path.read_text())
+    body["rules"][0][2] = value
+    del body["sha256"]
+    path.write_text(json.dumps({**body, "sha256": _digest(body)}))
+    with pytest.raises(
+        ValueError, match=r"cascade\.json: field rules: a threshold must be a number"
+    ):
+        RankCascade.load(tmp_path, digits_cnn)
 
 
 @pytest.mark.parametrize(

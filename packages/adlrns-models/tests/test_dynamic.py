@@ -15,12 +15,15 @@ from adlrns_models import (
     DynamicConv2d,
     DynamicLinear,
     DynamicLowRankLayer,
+    EventLinear,
+    RefactorTrigger,
     SpectralGate,
     factorize,
     iter_dynamic_layers,
     mean_flops,
     rank_budget,
     rank_penalty,
+    record,
 )
 from adlrns_models._dynamic_budget import amount_of
 from adlrns_models.testing import (
@@ -243,9 +246,9 @@ def test_inputs_of_the_first_directions_take_no_more_than_these(granularity):
     layer(easy)
     assert bool((torch.as_tensor(layer.last_rank) == 2).all())
     at_most = 2 * (16 + 24) / (16 * 24) + (24 + 2 * 12) / (16 * 24)
-    assert mean_flops(layer) == pytest.approx(at_most)
+    assert layer.decision.share == pytest.approx(at_most)
     layer(hard)
-    assert mean_flops(layer) > 12 * 24 / (16 * 24)
+    assert layer.decision.share > 12 * 24 / (16 * 24)
     both = torch.cat([easy, hard])
     y = layer(both)
     ranks = torch.as_tensor(layer.last_rank).expand(12)
@@ -310,7 +313,7 @@ def test_products_that_torch_may_shorten_prove_less(kind):
         for name in ("ieee", "tf32", "bf16"):
             place.fp32_precision = name
             layer(easy)
-            spent.append(mean_flops(layer))
+            spent.append(layer.decision.share)
     finally:
         place.fp32_precision = before
     assert spent[0] < spent[1] == spent[2]
@@ -592,9 +595,10 @@ def test_a_scheduler_that_is_none_is_refused_when_the_layer_is_made(scheduler):
 )
 def test_a_weight_of_the_penalty_that_means_nothing_is_refused(name, value, error):
     layer = linear()
-    layer(falling())
+    with record(layer) as ran:
+        layer(falling())
     with pytest.raises(error, match=f"{name} must be"):
-        rank_penalty(layer, **{name: value})
+        rank_penalty(ran, **{name: value})
 
 
 def test_a_sketch_that_has_seen_nothing_is_refused():
@@ -612,28 +616,28 @@ def test_a_sketch_that_has_seen_nothing_is_refused():
 
 def test_the_penalty_is_the_mean_share_of_arithmetic_and_memory():
     model = nn.Sequential(DynamicLinear(40, 30, 6, 6), DynamicLinear(30, 20, 5, 5)).eval()
-    model(torch.randn(7, 40))
+    with record(model) as ran:
+        model(torch.randn(7, 40))
     flops = (6 * 70 + 5 * 50) / (40 * 30 + 30 * 20)
-    assert float(rank_penalty(model, alpha=1.0, beta=0.0)) == pytest.approx(flops)
-    assert float(rank_penalty(model, alpha=0.5, beta=2.0)) == pytest.approx(2.5 * flops)
-    assert mean_flops(model) == pytest.approx(flops)
-    assert float(rank_penalty(nn.Linear(2, 2))) == 0.0
-    assert mean_flops(nn.Linear(2, 2)) == 1.0
-    for ask in (rank_penalty, mean_flops):
-        with pytest.raises(RuntimeError, match="call the model first"):
-            ask(linear())
+    assert float(rank_penalty(ran, alpha=1.0, beta=0.0)) == pytest.approx(flops)
+    assert float(rank_penalty(ran, alpha=0.5, beta=2.0)) == pytest.approx(2.5 * flops)
+    assert mean_flops(ran) == pytest.approx(flops)
+    with record(nn.Linear(2, 2)) as ran:
+        pass
+    assert float(rank_penalty(ran)) == 0.0
+    assert mean_flops(ran) == 1.0
 
 
 def test_arithmetic_is_weighed_by_rows_and_memory_is_not():
     wide, narrow = DynamicLinear(40, 30, 6, 6), DynamicLinear(40, 30, 3, 3)
-    model = nn.ModuleList([wide, narrow])
-    wide(torch.randn(10, 40))
-    narrow(torch.randn(30, 40))
+    with record(nn.ModuleList([wide, narrow])) as ran:
+        wide(torch.randn(10, 40))
+        narrow(torch.randn(30, 40))
     full = 40 * 30
     flops = (10 * 6 + 30 * 3) * 70 / (40 * full)
-    assert float(rank_penalty(model, beta=0.0)) == pytest.approx(flops)
+    assert float(rank_penalty(ran, beta=0.0)) == pytest.approx(flops)
     memory = (6 + 3) * 70 / (2 * full)
-    assert float(rank_penalty(model, alpha=0.0, beta=1.0)) == pytest.approx(memory)
+    assert float(rank_penalty(ran, alpha=0.0, beta=1.0)) == pytest.approx(memory)
 
 
 def test_a_forced_rank_asks_neither_gate_nor_budget():
@@ -702,14 +706,15 @@ def test_one_graph_serves_every_rank_and_budget(kind, training):
     x, seen = torch.randn(shape), set()
     for rank in range(1, 17):
         layer.set_budget(amount_of(layer, rank, "flops"), unit="flops")
-        y = compiled(x)
+        with record(layer) as ran:
+            y = compiled(x)
         seen.add(layer.last_rank)
         assert layer.last_rank <= rank
-        spent = mean_flops(layer), float(rank_penalty(layer))
-        wanted = layer(x)
+        with record(layer) as plainly:
+            wanted = layer(x)
         assert seen >= {layer.last_rank}
         torch.testing.assert_close(y, wanted, rtol=1e-4, atol=1e-5)
-        assert spent[1] == pytest.approx(float(rank_penalty(layer)))
+        assert float(rank_penalty(ran)) == pytest.approx(float(rank_penalty(plainly)))
     assert len(seen) >= 10
     assert counter.frame_count == 1
 
@@ -765,9 +770,7 @@ def test_wrong_calls_are_refused():
         DynamicConv2d(4, 4, 3, groups=2)
     with pytest.raises(RuntimeError, match="call it first"):
         _ = linear().last_rank
-    with pytest.raises(ValueError, match="budget must not be negative"):
-        layer.set_budget(float("nan"))
-    with pytest.raises(TypeError, match="budget must be a number"):
+    with pytest.raises(TypeError, match="amount must be a number, got 'much'"):
         layer.set_budget("much")
     with pytest.raises(ValueError, match="unit must be one of"):
         layer.set_budget(1.0, unit="J")
@@ -780,3 +783,64 @@ def test_wrong_calls_are_refused():
     fake = Fake([2.5])
     with pytest.raises(TypeError, match="the scheduler's rank must be an integer"):
         linear(scheduler=fake)(falling())
+
+
+@pytest.mark.parametrize("value", [float("nan"), -1.0, np.float64("nan")])
+def test_a_budget_that_is_none_is_refused_and_the_one_in_force_stays(value):
+    telling = DynamicLowRankLayer(24, 16, 12, 2, budget_unit="flops", dtype=double).eval()
+    telling.set_budget(0.9)
+    for name, call in (
+        ("amount", lambda: telling.set_budget(value)),
+        ("budget", lambda: telling(falling(), budget=value)),
+        ("budget", lambda: rank_budget(telling, value).__enter__()),
+    ):
+        with pytest.raises(ValueError, match=rf"{name} must be a number of at least 0, got "):
+            call()
+    assert telling._budget.amount == 0.9
+
+
+@pytest.mark.parametrize("unit", ["flops", "latency_s", "energy_mj_per_sample"])
+def test_a_budget_without_end_is_none(unit):
+    model = nn.Sequential(linear(gate=SpectralGate(0.0)), DynamicLinear(16, 8, 4, 4, dtype=double))
+    with rank_budget(model, float("inf"), unit):
+        model(falling())
+    assert [layer.last_rank for layer in model] == [12, 4]
+
+
+WRONG = [
+    ([[0.0] * 24], r"must be a torch\.Tensor, got list"),
+    (np.zeros((2, 24)), r"must be a torch\.Tensor, got ndarray"),
+    (torch.zeros(2, 24), r"must be torch\.float64, the precision of the layer, got torch\.float32"),
+    (torch.zeros(2, 24, dtype=torch.int64), r"must be torch\.float64, .* got torch\.int64"),
+    (torch.zeros(2, 24, dtype=torch.complex128), r"must be torch\.float64, .* torch\.complex128"),
+]
+
+
+@pytest.mark.parametrize("x, words", WRONG)
+@pytest.mark.parametrize("lowered", [True, False])
+def test_inputs_that_are_no_tensors_of_the_layers_precision_are_refused(x, words, lowered):
+    layer, events = linear(), EventLinear(nn.Linear(24, 4).double(), 0.1).eval()
+    image = x.reshape(2, 1, 4, 6) if isinstance(x, torch.Tensor) else x
+    trigger = RefactorTrigger(layer, rank=4)
+    with torch.autocast("cpu", enabled=lowered):
+        for name, call in (
+            ("input", lambda: layer(x)),
+            ("input", lambda: layer.at_rank(x, 3)),
+            ("input", lambda: layer.complexity(x)),
+            ("input", lambda: DynamicConv2d(1, 4, 3, dtype=double)(image)),
+            ("input", lambda: DynamicLowRankLayer(24, 4, 4, 2, dtype=double)(x)),
+            ("input", lambda: trigger.observe(x)),
+            ("x", lambda: events(x)),
+        ):
+            with pytest.raises(TypeError, match=f"{name} {words}"):
+                call()
+    assert layer._last is None
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float32])
+def test_autocast_takes_inputs_of_what_it_lowers(dtype):
+    layer = DynamicLinear(24, 16, 12, 2).eval()
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        assert layer(torch.randn(3, 24, dtype=dtype)).shape == (3, 16)
+        with pytest.raises(TypeError, match=r"input must be torch\.float32"):
+            layer(torch.randn(3, 24, dtype=double))

@@ -15,8 +15,8 @@ from adlrns_models import (
     DynamicLinear,
     Gate,
     LearnedGate,
-    mean_flops,
     rank_penalty,
+    record,
 )
 from adlrns_models._gate_learned import even_choices
 from adlrns_models._gate_scorer import features
@@ -94,18 +94,20 @@ def test_gradients_of_loss_and_penalty_reach_the_scorer(kind, gate, granularity)
 def _after(layer, x):
     with torch.no_grad():
         layer(x)
-    layer(x)
-    return rank_penalty(layer)
+    with record(layer) as ran:
+        layer(x)
+    return rank_penalty(ran)
 
 
 @each_granularity
 def test_the_penalty_is_expected_over_the_probabilities(granularity):
     layer, x = make("linear", "learned", granularity)
-    layer(x)
+    with record(layer) as ran:
+        layer(x)
     mean = (layer.gate.probabilities(layer, x) @ layer.gate.choices.double()).mean()
     wanted = mean * (24 + 16) / (24 * 16)
-    torch.testing.assert_close(rank_penalty(layer, beta=0.0), wanted)
-    slope = torch.autograd.grad(rank_penalty(layer), layer.gate.scorer.last.bias)[0]
+    torch.testing.assert_close(rank_penalty(ran, beta=0.0), wanted)
+    slope = torch.autograd.grad(rank_penalty(ran), layer.gate.scorer.last.bias)[0]
     assert float(slope[-1]) > 0 > float(slope[0])
 
 
@@ -141,9 +143,10 @@ def test_a_learned_gate_finds_out_which_inputs_need_the_directions():
     for step in range(150):
         layer.gate.anneal(step / 149)
         x = batch(32)
-        loss = (layer(x) - target(x)).square().mean() * 100
+        with record(layer) as ran:
+            loss = (layer(x) - target(x)).square().mean() * 100
         optimizer.zero_grad()
-        (loss + 0.05 * rank_penalty(layer)).backward()
+        (loss + 0.05 * rank_penalty(ran)).backward()
         optimizer.step()
     layer.eval()(batch(100))
     ranks = layer.last_rank.double()
@@ -162,10 +165,11 @@ def test_a_budget_between_two_choices_is_used_whole(kind, granularity, training)
     assert 7 not in layer.gate.choices.tolist()
     m, n = layer.sizes
     layer.set_budget(7 * (m + n) / (m * n), unit="flops")
-    torch.testing.assert_close(layer(x), layer.at_rank(x, 7))
+    with record(layer) as ran:
+        torch.testing.assert_close(layer(x), layer.at_rank(x, 7))
     assert bool((torch.as_tensor(layer.last_rank) == 7).all())
     wanted = 7 * (m + n) / (m * n)
-    assert float(rank_penalty(layer, beta=0.0).detach()) == pytest.approx(wanted)
+    assert float(rank_penalty(ran, beta=0.0).detach()) == pytest.approx(wanted)
 
 
 def test_temperature_is_annealed_from_5_to_a_half():
@@ -211,11 +215,11 @@ def test_only_the_open_blocks_are_computed():
     inner = x @ layer.down[chosen].T + layer.inner_bias[chosen]
     torch.testing.assert_close(y, inner @ layer.up[:, chosen].T + layer.outer_bias)
     assert layer.last_rank == 6
-    half = mean_flops(layer)
+    half = layer.decision.share
     layer.gate.scorer.last.bias.data.fill_(9.0)
     layer(x)
     assert layer.last_rank == 12
-    assert mean_flops(layer) - half == pytest.approx(6 * (16 + 24) / (16 * 24))
+    assert layer.decision.share - half == pytest.approx(6 * (16 + 24) / (16 * 24))
     # a closed block may hold anything
     layer.gate.scorer.last.bias.data.copy_(torch.tensor([9.0, -9.0, 9.0, -9.0]))
     with torch.no_grad():

@@ -70,6 +70,38 @@ def test_logs_of_another_run_are_not_written_to(tmp_path, logger):
     assert path.read_bytes() == before
 
 
+@pytest.mark.parametrize("logger", [CSVLogger, JSONLLogger])
+def test_a_run_that_would_resume_and_finds_no_checkpoint_loses_nobodys_log(tmp_path, logger):
+    path = tmp_path / "log"
+    for number in (1, 2):
+        trained(tmp_path / f"run {number}", logger(path), epochs=number, resume=True)
+        before = path.read_bytes()
+        new = trained(tmp_path / f"new {number}", logger(path), epochs=3, resume=True)
+        assert (tmp_path / f"log.{2 * number - 1}").read_bytes() == before
+        assert len(path.read_bytes().splitlines()) == 3 + (logger is CSVLogger)
+        assert len(new.history) == 3
+    # a run that shows by its epochs that the log is its own needs no copy
+    with path.open("a") as file:
+        file.write("half a li")
+    trained(tmp_path / "new 2", logger(path), epochs=4, resume=True)
+    assert len(path.read_bytes().splitlines()) == 4 + (logger is CSVLogger)
+    assert sorted(each.name for each in tmp_path.glob("log*")) == ["log", "log.1", "log.2", "log.3"]
+
+
+@pytest.mark.parametrize("logger", [CSVLogger, JSONLLogger])
+def test_a_resumed_run_refuses_the_log_of_another(tmp_path, logger):
+    trained(tmp_path / "mine", logger(tmp_path / "mine.log"))
+    trained(tmp_path / "other", logger(tmp_path / "other.log"), bad=True)
+    before = (tmp_path / "other.log").read_bytes()
+    with pytest.raises(ValueError, match=r"other\.log must hold the log of this run.* epoch 1"):
+        trained(tmp_path / "mine", logger(tmp_path / "other.log"), epochs=3, resume=True)
+    assert (tmp_path / "other.log").read_bytes() == before
+    for name in ("mine", "other"):
+        trained(tmp_path / name, logger(tmp_path / f"{name}.log"), bad=name == "other", resume=True)
+    assert (tmp_path / "other.log").read_bytes() == before
+    assert not list(tmp_path.glob("*.log.*"))
+
+
 def test_what_a_run_wrote_before_its_first_checkpoint_is_written_again(tmp_path):
     class Die(Callback):
         def on_batch_end(self, trainer, record):

@@ -13,7 +13,7 @@ from adlrns_models import (
     ElasticModel,
     _kept,
     _layer,
-    _measure,
+    _measure_clock,
     make_elastic,
     materialize_model,
     set_rank_change_callback,
@@ -292,7 +292,7 @@ def test_damaged_measurements_are_named(elastic, x, tmp_path, damage):
 def clock(monkeypatch):
     """A clock that stands still, and what moves it."""
     now = [0.0]
-    monkeypatch.setattr(_measure.time, "perf_counter", lambda: now[0])
+    monkeypatch.setattr(_measure_clock.time, "perf_counter", lambda: now[0])
 
     def spend(seconds):
         now[0] += seconds
@@ -333,7 +333,7 @@ def test_budgets_in_seconds_are_kept_by_the_clock(planted, x, clock):
     planted.measure(x, repeats=2)
     for limit in (1.3, 1.5, 1.7):
         planted.set_budget(latency_s=limit)
-        taken = _measure._time(lambda: planted(x), torch.device("cpu"))
+        taken = _measure_clock.seconds_of(lambda: planted(x), torch.device("cpu"))
         assert limit - 0.02 <= taken <= limit + 1e-9
 
 

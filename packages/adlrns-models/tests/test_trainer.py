@@ -16,6 +16,7 @@ from adlrns_models import (
     adlrns_mlp,
     iter_dynamic_layers,
     rank_penalty,
+    record,
     wrap_model_with_adaptive,
 )
 from rank_sched import PerfEstimator
@@ -98,8 +99,9 @@ def test_the_objective_is_loss_plus_weight_times_penalty(tmp_path):
     trainer, (x, y) = ADLRNSTrainer(dynamic(), config, "cpu", tmp_path), batches()[0]
     trainer.model.train()
     outcome = trainer.stepper.objective((x, y), 0)
-    loss = F.cross_entropy(trainer.model(x), y)
-    penalty = rank_penalty(trainer.model, alpha=2.0, beta=0.5)
+    with record(trainer.model) as ran:
+        loss = F.cross_entropy(trainer.model(x), y)
+    penalty = rank_penalty(ran, alpha=2.0, beta=0.5)
     assert float(outcome.penalty) == pytest.approx(float(penalty))
     torch.testing.assert_close(outcome.total, loss + 0.3 * penalty)
     assert float(penalty) > 0

@@ -2,14 +2,18 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+import torch
+from torch import nn
 from typer.testing import CliRunner, Result
 
 from adlrns._cli import app
+from adlrns_models import materialize_model
 
 MODULE = """
 import torch
@@ -141,3 +145,19 @@ class Command:
 def adlrns() -> Command:
     """The command."""
     return Command()
+
+
+@pytest.fixture
+def fastest(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], None]:
+    """Returns what makes one form the fastest of all layers, in place of a clock."""
+
+    def plant(winner: str) -> None:
+        def settled(model: nn.Module, form: str, **options: Any) -> nn.Module:
+            def timer(calls: Mapping[str, Any], device: torch.device) -> dict[str, float]:
+                return {name: 1.0 + (name != winner) for name in calls}
+
+            return materialize_model(model, form, **options, timer=timer)
+
+        monkeypatch.setattr("adlrns._settle.materialize_model", settled)
+
+    return plant

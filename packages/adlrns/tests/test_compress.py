@@ -50,6 +50,30 @@ def test_the_dense_form_keeps_the_ranks_not_the_cost(adlrns, place) -> None:
     assert float(settled["deviation"]) > 0
 
 
+@pytest.mark.parametrize("form", ["dense", "factored", "identity"])
+def test_the_fastest_form_is_what_the_clock_says(adlrns, place, fastest, form: str) -> None:
+    fastest(form)
+    result = adlrns(*MADE, "--out", "out", "--form", "fastest", "--budget", 0.5)
+    assert f"materialised layers, by their form: 2 {form}" in " ".join(result.stdout.split())
+    saved, x = load(place / "out"), torch.randn(5, 12)
+    assert saved.manifest.budget.form == "fastest"
+    dense, elastic, settled = rows(place / "out")
+    assert float(elastic["share"]) <= 0.5
+    assert (settled["mflops"] == dense["mflops"]) == (form == "dense")
+    assert dict(saved.manifest.point.ranks) == dict(saved.elastic.set_budget(flops=0.5).ranks)
+    with torch.no_grad():
+        torch.testing.assert_close(saved.elastic(x), saved.materialized(x))
+
+
+def test_the_fastest_form_of_a_folder_asks_for_data(adlrns, place, fastest) -> None:
+    fastest("factored")
+    adlrns(*MADE, "--out", "out")
+    again = ("compress", "out", "--out", "two", "--form", "fastest")
+    assert adlrns.error(*again).startswith("--form fastest needs --data")
+    adlrns(*again, *MADE[MADE.index("--data") :][:2])
+    assert load(place / "two").manifest.budget.form == "fastest"
+
+
 def test_what_was_written_computes_what_was_measured(adlrns, place) -> None:
     adlrns(*MADE, "--out", "out", "--budget", 0.4)
     saved, x = load("out"), torch.randn(5, 12)

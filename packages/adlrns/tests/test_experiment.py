@@ -13,7 +13,7 @@ from adlrns._ablate_factors import evenly, refactored, sketches_of
 from adlrns._config_file import read_config
 from adlrns._datasets import Task, tensors
 from adlrns._energy import EnergyReader
-from adlrns._errors import UseError
+from adlrns._errors import RunError, UseError
 from adlrns._experiment_nets import Candidate, weights_at
 from adlrns._experiment_rows import _energy, interleaved, measured, served_bytes
 from adlrns._experiment_table import GOAL
@@ -29,6 +29,9 @@ train: {epochs: 3, lr: 1e-2, batch_size: 32}
 data: {name: digits, limit: 320}
 run: {tune_epochs: 1, rounds: 2, batch: 32, sketch_size: 16, budgets: [0.5], held_out: 0.3}
 """
+
+
+FAST = SMALL.replace("rounds: 2", "rounds: 1, form: fastest")
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -93,6 +96,52 @@ def test_compares_and_switches_off_in_turn(adlrns, tmp_path: Path) -> None:
     (out / "seed-1/ablations.json").unlink()
     adlrns(*call[:-1], "--resume")
     assert not (out / "ablations.csv").exists()
+
+
+@pytest.mark.parametrize("form", ["dense", "factored"])
+def test_settled_rows_take_the_form_that_the_clock_says(
+    adlrns, tmp_path: Path, fastest, form: str
+) -> None:
+    pytest.importorskip("sklearn")
+    fastest(form)
+    (tmp_path / "s.yaml").write_text(FAST)
+    adlrns("experiment", tmp_path / "s.yaml", "--out", tmp_path / "result")
+    table = {row["model"]: row for row in rows_of(tmp_path / "result/table.csv")}
+    assert table["full rank"]["settled_layers"] == ""
+    for name in ("static, plain SVD", "static, ours", "ADLRNS, settled"):
+        # a layer at full rank is dense whatever the clock says
+        assert table[name]["settled_layers"] in (f"3 {form}", f"2 {form}, 1 dense")
+        share = float(table[name]["flops_to_full"])
+        assert share == 1 if form == "dense" else share <= 0.5
+    report = (tmp_path / "result/report.html").read_text()
+    assert f"static, ours, 0.5: {table['static, ours']['settled_layers']}" in report
+
+
+def cut_short(*_, **__):
+    raise RunError("cut short")
+
+
+def test_a_resumed_run_goes_on_though_another_form_is_the_fastest_by_then(
+    adlrns, tmp_path: Path, fastest, monkeypatch
+) -> None:
+    pytest.importorskip("sklearn")
+    (tmp_path / "s.yaml").write_text(FAST)
+    tables = []
+    for name in ("whole", "cut"):
+        out = tmp_path / name
+        call = ["experiment", tmp_path / "s.yaml", "--out", out]
+        fastest("identity")
+        if name == "cut":
+            with monkeypatch.context() as patch:
+                patch.setattr("adlrns._experiment.measured", cut_short)
+                assert adlrns.error(*call, code=1) == "cut short"
+            fastest("factored")
+            call.append("--resume")
+        adlrns(*call)
+        tables.append(rows_of(out / "table.csv"))
+    for whole, cut in zip(*tables, strict=True):
+        assert whole["accuracy"] == cut["accuracy"]
+        assert whole["settled_layers"].replace("identity", "factored") == cut["settled_layers"]
 
 
 def test_what_has_no_effect_is_told(tmp_path: Path) -> None:

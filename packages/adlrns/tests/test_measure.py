@@ -7,7 +7,7 @@ from torch import nn
 
 from adlrns import _baselines as baselines, _measure as measure
 from adlrns._energy import EnergyReader, estimate
-from adlrns._settle import settle, settled_cost
+from adlrns._settle import forms_of, settle, settled_cost
 from adlrns.demo import digits_cnn
 from adlrns_models import make_elastic, materialize_model
 from rank_sched import PROFILES, MeterError, PerfEstimator, allocate, uniform
@@ -135,6 +135,18 @@ def test_settled_models_keep_the_budget(elastic, form: str, share: float, cost: 
     assert elastic.ranks() == dict(point.ranks)
     if cost == "flops":
         assert measure.flops_per_sample(network, X) == settled_cost(elastic, network, cost)
+
+
+@pytest.mark.parametrize("form", ["dense", "factored", "identity"])
+def test_the_fastest_form_keeps_the_ranks_of_the_budget(elastic, fastest, form: str) -> None:
+    fastest(form)
+    network, point = settle(elastic, cost="flops", share=0.4, form="fastest", batch=X)
+    assert point == elastic.point_for(flops=0.4)
+    lower = [name for name, r in point.ranks.items() if r < elastic.layers()[name].max_rank]
+    assert lower
+    assert forms_of(network, lower) == {form: len(lower)}
+    with torch.no_grad():
+        torch.testing.assert_close(network(X), elastic(X), rtol=1e-4, atol=1e-5)
 
 
 def test_identity_form_loses_no_more_than_factors_of_the_same_cost(elastic) -> None:

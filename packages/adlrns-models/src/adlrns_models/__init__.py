@@ -40,6 +40,8 @@ from adlrns_models._nets_vit import adlrns_vit
 from adlrns_models._norms import reestimate_norms
 from adlrns_models._penalty import mean_flops, rank_penalty
 from adlrns_models._profile import LayerProfile
+from adlrns_models._record import record
+from adlrns_models._recording import Recording
 from adlrns_models._sequential import refit
 from adlrns_models._settled_file import load_materialized, save_materialized
 from adlrns_models._trainer import ADLRNSTrainer
@@ -81,6 +83,7 @@ __all__ = [
     "LossBounds",
     "OpenAttention",
     "RankCascade",
+    "Recording",
     "agreement",
     "ProgressBar",
     "RefactorTrigger",
@@ -107,6 +110,7 @@ __all__ = [
     "mean_flops",
     "rank_budget",
     "rank_penalty",
+    "record",
     "reestimate_norms",
     "refit",
     "save_materialized",

@@ -5,11 +5,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from adlrns_models._costs import layer_cost, rank_choices
-from adlrns_models._measured import Measured, machine_of
+from adlrns_models._measured import Measured, conditions_of
 from rank_sched import Frontier, frontier
 
 if TYPE_CHECKING:
-    from adlrns_models._elastic import ElasticModel
+    from adlrns_models._elastic_budget import Budgeted
 
 SHARES = ("flops", "parameters")  # of the dense cost of the elastic layers
 MEASURED = ("latency_s", "energy_j")  # of one call of the whole network
@@ -29,7 +29,7 @@ def check_kind_of_cost(cost: str, form: str) -> None:
         )
 
 
-def frontier_of(elastic: "ElasticModel", cost: str, form: str) -> Frontier:
+def frontier_of(elastic: "Budgeted", cost: str, form: str) -> Frontier:
     """Returns the frontier of the layers' costs."""
     losses, costs, ranks = {}, {}, {}
     for name, profile in elastic.profiles.items():
@@ -40,9 +40,7 @@ def frontier_of(elastic: "ElasticModel", cost: str, form: str) -> Frontier:
     return frontier(losses, costs, ranks=ranks)
 
 
-def costs_of(
-    elastic: "ElasticModel", name: str, cost: str, form: str, ranks: list[int]
-) -> list[float]:
+def costs_of(elastic: "Budgeted", name: str, cost: str, form: str, ranks: list[int]) -> list[float]:
     """Returns the cost of a layer at each of ``ranks``."""
     profile = elastic.profiles[name]
     if cost in SHARES:
@@ -54,7 +52,7 @@ def costs_of(
     return [_per_second(elastic, cost) * s for s in seconds]
 
 
-def full_cost_of(elastic: "ElasticModel", cost: str) -> float:
+def full_cost_of(elastic: "Budgeted", cost: str) -> float:
     """Returns the cost of the elastic layers at full rank, or of the whole call where measured."""
     layers = sum(
         costs_of(elastic, name, cost, "factored", [profile.size.max_rank])[0]
@@ -63,7 +61,7 @@ def full_cost_of(elastic: "ElasticModel", cost: str) -> float:
     return layers + rest_of(elastic, cost)
 
 
-def rest_of(elastic: "ElasticModel", cost: str) -> float:
+def rest_of(elastic: "Budgeted", cost: str) -> float:
     """Returns what a call costs beside the elastic layers; 0 for costs that leave that out."""
     if cost not in MEASURED:
         return 0.0
@@ -74,7 +72,7 @@ def rest_of(elastic: "ElasticModel", cost: str) -> float:
     return found.idle_j + _per_second(elastic, cost) * found.rest_s
 
 
-def limit_of(elastic: "ElasticModel", cost: str, form: str, value: float) -> float:
+def limit_of(elastic: "Budgeted", cost: str, form: str, value: float) -> float:
     """Returns what the elastic layers may cost for a budget of ``value``.
 
     Raises:
@@ -93,28 +91,29 @@ def limit_of(elastic: "ElasticModel", cost: str, form: str, value: float) -> flo
     return limit
 
 
-def measured_of(elastic: "ElasticModel", cost: str) -> Measured:
+def measured_of(elastic: "Budgeted", cost: str) -> Measured:
     """Returns the measurements that a cost is predicted from.
 
     Raises:
-        ValueError: if there are none, none of energy, or only those of another machine.
+        ValueError: if there are none, none of energy, or only those of another machine, number of
+            threads or precision.
     """
     found = elastic.measured
     if found is None:
         raise ValueError(f"{cost} must be measured first: call measure(batch)")
     if cost == "energy_j" and found.watts is None:
         raise ValueError("energy_j must be measured first: call measure(batch, meter=...)")
-    here = machine_of(next(elastic.parameters()).device)
+    here = conditions_of(elastic)
     if differs := [key for key in here if here[key] != found.machine.get(key)]:
         key = differs[0]
         raise ValueError(
-            f"{cost} must be measured on this machine ({key} {here[key]}), got measurements of "
-            f"{found.machine.get(key)}: call measure(batch)"
+            f"{cost} must be measured for {key} {here[key]}, as the model runs now, got "
+            f"measurements of {found.machine.get(key, 'an unknown one')}: call measure(batch)"
         )
     return found
 
 
-def _per_second(elastic: "ElasticModel", cost: str) -> float:
+def _per_second(elastic: "Budgeted", cost: str) -> float:
     if cost == "latency_s":
         return 1.0
     watts = measured_of(elastic, cost).watts

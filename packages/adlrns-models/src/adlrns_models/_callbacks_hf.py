@@ -13,7 +13,7 @@ def hf_callback(
 ) -> Any:
     """Returns a ``transformers.TrainerCallback`` that adds the rank penalty to the model's loss.
 
-    The objective of each step is then ``loss + energy_penalty_weight * rank_penalty(model, alpha,
+    The objective of each step is then ``loss + energy_penalty_weight * rank_penalty(ran, alpha,
     beta)``, also with gradient accumulation; ``rank_penalty`` and ``mean_flops`` are logged beside
     the loss. Evaluation is not touched. The model must return its loss, as those of the library do
     when they are given labels.
@@ -45,7 +45,7 @@ class _Listener:
     """What the callback does; its base class is found when it is wanted."""
 
     def __init__(self, term: PenaltyTerm):
-        self.term, self._hook = term, None  # type: tuple[PenaltyTerm, Any]
+        self.term, self._hooks = term, []  # type: tuple[PenaltyTerm, list[Any]]
 
     def on_train_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Begins to add the penalty."""
@@ -53,13 +53,21 @@ class _Listener:
         model: nn.Module = kwargs["model"]
         self.term.begin(model)
 
+        def listen(module: nn.Module, inputs: Any) -> None:
+            del inputs
+            if module.training:
+                self.term.listen(module)
+
         def add(module: nn.Module, inputs: Any, named: dict[str, Any], output: Any) -> Any:
             del inputs
             if not module.training:
                 return output
-            return with_added_loss(output, self.term.of(module) * _share(args, named))
+            return with_added_loss(output, self.term.of_pass() * _share(args, named))
 
-        self._hook = model.register_forward_hook(add, with_kwargs=True)
+        self._hooks = [
+            model.register_forward_pre_hook(listen),
+            model.register_forward_hook(add, with_kwargs=True),
+        ]
 
     def on_log(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Puts the numbers of the latest pass beside the loss."""
@@ -72,9 +80,10 @@ class _Listener:
     def on_train_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
         """Leaves the model as it was."""
         del args, state, control, kwargs
-        if self._hook is not None:
-            self._hook.remove()
-            self._hook = None
+        if self._hooks:
+            for hook in self._hooks:
+                hook.remove()
+            self._hooks = []
             self.term.end()
 
 

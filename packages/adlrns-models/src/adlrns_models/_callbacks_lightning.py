@@ -13,7 +13,7 @@ def lightning_callback(
 ) -> Any:
     """Returns a ``lightning.pytorch.Callback`` that adds the rank penalty to the training loss.
 
-    The objective of each step is then ``loss + energy_penalty_weight * rank_penalty(module, alpha,
+    The objective of each step is then ``loss + energy_penalty_weight * rank_penalty(ran, alpha,
     beta)``, also with gradient accumulation; ``rank_penalty`` and ``mean_flops`` are logged by the
     module. Only for automatic optimization: with manual optimization add ``rank_penalty`` yourself.
 
@@ -49,10 +49,26 @@ class _Listener:
             raise ValueError("pl_module must use automatic optimization, got a manual one")
         self.term.begin(pl_module)
 
+    def on_train_batch_start(self, trainer: Any, pl_module: nn.Module, *args: Any) -> None:
+        """Records what the step runs."""
+        del trainer, args
+        self.term.listen(pl_module)
+
+    def on_train_batch_end(self, trainer: Any, pl_module: nn.Module, *args: Any) -> None:
+        """Ends the recording, so that what is validated is none of it."""
+        del trainer, pl_module, args
+        self.term.rest()
+
+    def on_exception(self, trainer: Any, pl_module: nn.Module, exception: BaseException) -> None:
+        """Ends the recording."""
+        del trainer, pl_module, exception
+        self.term.rest()
+
     def on_before_backward(self, trainer: Any, pl_module: nn.Module, loss: Tensor) -> None:
         """Adds the penalty to the loss that the backward pass begins at."""
-        extra = self.term.of(pl_module) / trainer.accumulate_grad_batches
+        extra = self.term.of_pass() / trainer.accumulate_grad_batches
         loss.add_(extra.to(loss.device))  # in place: what a listener returns is not looked at
+        self.term.listen(pl_module)  # some optimizers run a step's passes several times
         pl_module.log_dict(self.term.last, batch_size=1)  # type: ignore[operator]
 
     def on_train_end(self, trainer: Any, pl_module: nn.Module) -> None:

@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ if TYPE_CHECKING:
 
 NAME = "cascade.json"
 FORMAT = 1
+_INFINITE = ("inf", "-inf")
 
 
 def save_cascade(cascade: "RankCascade", directory: str | PathLike[str]) -> None:
@@ -28,8 +30,7 @@ def save_cascade(cascade: "RankCascade", directory: str | PathLike[str]) -> None
         ],
         "quality": list(cascade.quality),
         "rules": [
-            [r.first, r.second, None if r.first == r.second else r.threshold, r.cost, r.quality]
-            for r in cascade.rules
+            [r.first, r.second, _written(r.threshold), r.cost, r.quality] for r in cascade.rules
         ],
     }
     text = json.dumps({**body, "sha256": _digest(body)}, allow_nan=False, indent=1)
@@ -83,9 +84,23 @@ def _rule(path: Path, entry: list[Any], points: int) -> CascadeRule:
     first, second, threshold, cost, quality = entry
     if not (0 <= first < points and 0 <= second < points):
         raise ValueError(f"{path}: field rules: points must be in 0..{points - 1}, got {entry}")
-    return CascadeRule(
-        first, second, float("-inf") if threshold is None else threshold, cost, quality
-    )
+    return CascadeRule(first, second, _read_threshold(path, threshold), cost, quality)
+
+
+def _written(threshold: float) -> float | str:
+    """Returns a threshold as JSON has it, which knows no infinity."""
+    return str(threshold) if math.isinf(threshold) else threshold
+
+
+def _read_threshold(path: Path, value: object) -> float:
+    if value is None or value in _INFINITE:
+        return float(str(value or "-inf"))
+    if isinstance(value, bool) or not isinstance(value, int | float) or math.isnan(value):
+        raise ValueError(
+            f"{path}: field rules: a threshold must be a number, null or one of {_INFINITE}, "
+            f"got {value!r}"
+        )
+    return float(value)
 
 
 def _digest(body: dict[str, Any]) -> str:

@@ -105,6 +105,25 @@ def _check_shape(name: str, value: Tensor, allowed: list[tuple[int, ...]]) -> No
         raise ValueError(f"{name} must have shape {shapes}, got {list(value.shape)}")
 
 
+def check_input(name: str, value: object, weight: Tensor) -> Tensor:
+    """Returns ``value`` if it is a tensor of a precision that can be multiplied by ``weight``."""
+    if not isinstance(value, Tensor):
+        raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}")
+    if value.dtype != weight.dtype and not _is_lowered(value, weight):
+        raise TypeError(
+            f"{name} must be {weight.dtype}, the precision of the layer, got {value.dtype}"
+        )
+    return value
+
+
+def _is_lowered(*tensors: Tensor) -> bool:
+    """Whether autocast brings tensors to one precision."""
+    place = tensors[0].device.type
+    if not (torch.amp.is_autocast_available(place) and torch.is_autocast_enabled(place)):
+        return False
+    return all(t.is_floating_point() and t.dtype != torch.float64 for t in tensors)
+
+
 def check_bool(name: str, value: object) -> bool:
     """Returns ``value`` if it is True or False."""
     if not isinstance(value, bool):

@@ -2,7 +2,7 @@
 
 from typing import NamedTuple
 
-from adlrns_models._materialize import weight_count
+from adlrns_models._forms import weight_count
 
 COSTS = ("flops", "parameters")
 

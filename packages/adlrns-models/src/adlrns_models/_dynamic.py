@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from adlrns_models import _observe, _passes
+from adlrns_models import _again, _observe, _record
 from adlrns_models._checks import check_int
 from adlrns_models._dynamic_budget import (
     Budget,
@@ -74,7 +74,8 @@ class DynamicLayer(DynamicKind):
         self._estimator = options.estimator
         self.gate = make_gate(options, self.max_rank, self.r_min, factors.down)
         self._last: Decision | None = None
-        self._in_graph, self._called_at = False, 0
+        self._memory = _again.Memory()
+        self._repeats: _again.Basis | None = None
         self._sample: tuple[int, ...] = self._smallest_sample()
         self._forced: int | None = None
         self._budget: Budget | None = None
@@ -97,13 +98,15 @@ class DynamicLayer(DynamicKind):
         """Returns the output and what was decided for it."""
         self._check(input)
         x = input if self._is_batch(input) else input[None]
-        limit = self._limit(x)
-        if self._forced is None:
-            y, decision = self._asked(x, limit)
+        if torch.compiler.is_compiling():
+            y, decision = self._at(x, self._forced, self._limit(x))
         else:
-            y, decision = at_rank(self, x, self._forced)
-        self._keep(decision)
+            y, decision = _again.decided(self, x)
+        self._keep(x, decision)
         return y if x is input else y[0], decision
+
+    def _at(self, x: Tensor, forced: int | None, limit: int | Tensor) -> tuple[Tensor, Decision]:
+        return self._asked(x, limit) if forced is None else at_rank(self, x, forced)
 
     def _asked(self, x: Tensor, limit: int | Tensor) -> tuple[Tensor, Decision]:
         """Returns what the gate gives."""
@@ -117,12 +120,10 @@ class DynamicLayer(DynamicKind):
                 "vmap, for the reason above; force_rank() decides for it"
             ) from error
 
-    def _keep(self, decision: Decision) -> None:
-        if torch.compiler.is_compiling():
-            self._last, self._in_graph = decision, True
-        elif not _passes.is_aside():
-            self._last, self._in_graph = decision, False
-            self._called_at = _passes.note(self, decision)
+    def _keep(self, x: Tensor, decision: Decision) -> None:
+        if torch.compiler.is_compiling() or not _observe.aside():
+            self._last = decision.without_graph()
+        _record.note(self, x, decision)
 
     def at_rank(self, x: Tensor, rank: int | None = None) -> Tensor:
         """Returns the output at a rank of your choice, full rank for None; no gate is asked."""
@@ -161,7 +162,7 @@ class DynamicLayer(DynamicKind):
 
     @property
     def decision(self) -> Decision:
-        """What the gate decided at the last call, with what it took.
+        """What the gate decided at the last call, with what it took; without a gradient.
 
         Raises:
             RuntimeError: before the first call.
@@ -207,7 +208,9 @@ class DynamicLayer(DynamicKind):
             ValueError, TypeError: for an unknown unit, an amount that is negative or no number, or
                 a batch below 1.
         """
-        budget = None if amount is None else Budget.of(amount, unit or self.budget_unit, batch)
+        budget = None
+        if amount is not None:
+            budget = Budget.of(amount, unit or self.budget_unit, batch, name="amount")
         self.gate.forget()
         self._spend_at_most(budget)
 
@@ -247,8 +250,8 @@ class DynamicLayer(DynamicKind):
         self._set_ceiling()  # the parameters may be others now
 
     def __getstate__(self) -> dict[str, Any]:
-        # a decision may hold a graph, which nothing can copy; numbers of calls are this process's
-        return {**self.__dict__, "_last": None, "_called_at": 0}
+        # a copy has decided nothing yet
+        return {**self.__dict__, "_last": None, "_memory": _again.Memory()}
 
     def extra_repr(self) -> str:
         """Returns sizes and ranks for ``print(layer)``."""

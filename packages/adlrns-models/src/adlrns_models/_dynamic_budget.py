@@ -46,9 +46,13 @@ class Budget(NamedTuple):
     batch: int = 1
 
     @classmethod
-    def of(cls, amount: object, unit: object, batch: object = 1) -> "Budget":
-        """Returns a budget, checked."""
-        return cls(check_amount(amount), check_unit("unit", unit), check_int("batch", batch, 1))
+    def of(
+        cls, amount: object, unit: object, batch: object = 1, *, name: str = "budget"
+    ) -> "Budget":
+        """Returns a budget, checked; ``name`` is that of the amount in errors."""
+        return cls(
+            check_amount(amount, name), check_unit("unit", unit), check_int("batch", batch, 1)
+        )
 
     def affords(self, layer: "DynamicLayer") -> int:
         """Returns the largest rank in ``r_min..R`` whose cost fits, or ``r_min`` if none does."""
@@ -72,6 +76,9 @@ def amount_of(layer: "DynamicLayer", rank: int | None, unit: str, batch: int = 1
 def scheduled(layer: "DynamicLayer", complexity: Tensor, ceiling: int) -> int:
     """Returns the rank that a layer's scheduler allows, within ``r_min..ceiling``."""
     assert layer.scheduler is not None
+    if layer._repeats is not None:
+        assert layer._repeats.scheduled is not None
+        return layer._repeats.scheduled
     state = layer.scheduler.init() if layer._steps == 0 else layer._scheduler_state
     budget = layer._budget
     unit, batch = (layer.budget_unit, 1) if budget is None else (budget.unit, budget.batch)
@@ -91,11 +98,11 @@ def scheduled(layer: "DynamicLayer", complexity: Tensor, ceiling: int) -> int:
     return rank
 
 
-def check_amount(amount: object) -> float:
+def check_amount(amount: object, name: str = "budget") -> float:
     """Returns ``amount`` if it is a number that a budget can be."""
-    value = check_number("budget", amount)
+    value = check_number(name, amount)
     if not value >= 0.0:  # also refuses nan
-        raise ValueError(f"budget must not be negative, got {value}")
+        raise ValueError(f"{name} must be a number of at least 0, got {value}")
     return value
 
 

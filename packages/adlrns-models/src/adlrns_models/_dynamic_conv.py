@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from adlrns_models._checks import check_int, check_kind
+from adlrns_models._checks import check_input, check_int, check_kind
 from adlrns_models._dynamic import DynamicLayer, DynamicOptions, check_ranks
 from adlrns_models._dynamic_budget import Scheduler
 from adlrns_models._dynamic_factors import fresh, taken
@@ -246,6 +246,7 @@ class DynamicConv2d(DynamicLayer):
         return self.window.count(x)
 
     def _check(self, x: Tensor) -> None:
+        check_input("input", x, self.up)
         c = self.in_channels
         if x.ndim not in (3, 4) or x.shape[-3] != c or not self.window.fits(x):
             raise ValueError(

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adlrns_models import _observe
-from adlrns_models._checks import check_int, check_kind
+from adlrns_models._checks import check_input, check_int, check_kind
 from adlrns_models._dynamic import DynamicLayer, DynamicOptions, check_ranks
 from adlrns_models._dynamic_budget import Budget, Scheduler
 from adlrns_models._dynamic_factors import fresh, taken
@@ -205,6 +205,7 @@ class DynamicLinear(DynamicLayer):
         return x.shape[:-1].numel()
 
     def _check(self, x: Tensor) -> None:
+        check_input("input", x, self.up)
         if x.ndim == 0 or x.shape[-1] != self.in_features:
             raise ValueError(f"input must be [..., {self.in_features}], got {list(x.shape)}")
 
@@ -249,10 +250,15 @@ class DynamicLowRankLayer(DynamicLinear):
         if budget is not None:
             self._spend_at_most(Budget.of(budget, self.budget_unit))
         try:
-            if torch.compiler.is_compiling() or not _observe.transformed():
+            if torch.compiler.is_compiling() or not _observe.aside():
                 return super().forward(input), self.last_rank
-            y, decision = self._decided(input)  # the last one is of another call
-            return y, self._rank_of(decision)
+            return self._told(input)
         finally:
             if budget is not None:
                 self._spend_at_most(before)
+
+    @torch.compiler.disable
+    def _told(self, input: Tensor) -> tuple[Tensor, int | Tensor]:
+        """Returns output and rank of a call that is not the layer's last one."""
+        y, decision = self._decided(input)
+        return y, self._rank_of(decision)

@@ -1,5 +1,6 @@
 """All dynamic layers of a model at once."""
 
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -70,7 +71,7 @@ def rank_budget(
 
 def _parts(layers: list[DynamicLayer], total: float, unit: str, batch: int) -> list[float]:
     """Returns what each layer may spend."""
-    if unit == "flops":
+    if unit == "flops" or math.isinf(total):
         return [total] * len(layers)
     least = [amount_of(layer, layer.r_min, unit, batch) for layer in layers]
     more = [

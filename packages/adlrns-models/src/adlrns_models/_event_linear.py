@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 
 from adlrns_models import _kept
-from adlrns_models._checks import check_int, check_kind, check_number
+from adlrns_models._checks import check_input, check_int, check_kind, check_number
 
 
 class _Memory(NamedTuple):
@@ -81,11 +81,12 @@ class EventLinear(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the output, computed anew where the input has moved."""
+        check_input("x", x, self.linear.weight)
+        if x.ndim == 0 or x.shape[-1] != self.linear.in_features:
+            raise ValueError(f"x must be [..., {self.linear.in_features}], got {list(x.shape)}")
         if self.training or (torch.is_grad_enabled() and self._has_graph(x)):
             self.reset()
             return self.linear(x)
-        if x.ndim == 0 or x.shape[-1] != self.linear.in_features:
-            raise ValueError(f"x must be [..., {self.linear.in_features}], got {list(x.shape)}")
         y = self._stream(x.reshape(-1, x.shape[-1]), self._key(x))
         assert self._events is not None
         self._events = self._events.reshape(x.shape[:-1])

@@ -95,7 +95,8 @@ class RefactorTrigger:
 
         Always False between checks.
         """
-        self.sketch.partial_fit(self.layer.rows(x.detach(), self.max_rows))
+        rows = self.layer.rows(x, self.max_rows)
+        self.sketch.partial_fit(rows.detach())
         self._calls += 1
         return self._calls % self.every == 0 and self.check().fires
 

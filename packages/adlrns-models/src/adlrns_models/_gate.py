@@ -25,11 +25,20 @@ class Decision(NamedTuple):
     share: float | Tensor
     rows: int
 
+    def without_graph(self) -> "Decision":
+        """Returns the decision with a mean rank that has no gradient."""
+        if not isinstance(self.expected, Tensor):
+            return self
+        return self._replace(expected=self.expected.detach())
+
 
 class Gate(nn.Module):
     """Decides the rank of a dynamic layer's call and runs the call at it.
 
-    Subclasses say so in ``forward``.
+    Subclasses say so in ``forward``. State that moves from call to call belongs in buffers, or in
+    attributes that are numbers: activation checkpointing, which runs a call twice, then finds it as
+    it was at the first run, and leaves it as the first run did. (Not in compiled graphs: there
+    checkpointing needs a gate whose calls leave its state alone.)
     """
 
     def forward(
@@ -43,6 +52,11 @@ class Gate(nn.Module):
             ceiling: the largest rank allowed; a 0-dim tensor in a compiled graph.
         """
         raise TypeError(f"{type(self).__name__} must say how it decides")
+
+    @property
+    def learns(self) -> bool:
+        """Whether it has parameters that are trained."""
+        return any(parameter.requires_grad for parameter in self.parameters())
 
     def forget(self) -> None:
         """Drops what the gate keeps of a layer's factors from call to call, if it keeps any."""

@@ -156,6 +156,8 @@ class BlockGate(Gate):
     @torch.no_grad()
     def _balance(self, opened: Tensor) -> None:
         """Moves the offsets towards equal use."""
+        if torch.compiler.is_compiling() and not torch.compiler.is_exporting():
+            torch.ops.adlrns_models.once(self.usage)
         if len(opened):
             self.usage.lerp_(opened.to(self.usage).mean(0), self.rate)
             self.offset.add_(self.target - self.usage, alpha=self.gain)

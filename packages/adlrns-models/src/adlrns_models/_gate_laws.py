@@ -6,6 +6,8 @@ from torch import Tensor
 from adlrns_models._dynamic import DynamicLayer
 from adlrns_models._dynamic_budget import amount_of
 from adlrns_models._penalty import mean_flops, rank_penalty
+from adlrns_models._record import record
+from adlrns_models._recording import Recording
 
 
 def check_dynamic(layer: DynamicLayer, x: Tensor) -> None:
@@ -19,27 +21,30 @@ def check_dynamic(layer: DynamicLayer, x: Tensor) -> None:
         layer: the layer.
         x: a batch of at least two samples, finite.
     """
-    y = layer(x)
-    check_report(layer, len(x))
+    with record(layer) as ran:
+        y = layer(x)
+    check_report(layer, ran, len(x))
     assert bool(y.isfinite().all()), "finite inputs gave an output that is not"
     if not layer.training:
         assert torch.equal(layer(x), y), "the same input gave another output"
     for few in (x[:0], x[:1]):
-        assert layer(few).shape == (len(few), *y.shape[1:])
-        check_report(layer, len(few))
+        with record(layer) as ran:
+            assert layer(few).shape == (len(few), *y.shape[1:])
+        check_report(layer, ran, len(few))
     assert layer(x[0]).shape == y.shape[1:], "a single sample has another shape than one of many"
     check_poison(layer, x)
     for share in (0.0, 0.3, 1.0):
         check_budget(layer, x, share)
 
 
-def check_report(layer: DynamicLayer, samples: int) -> None:
-    """Asserts that the last call, of so many samples, is reported as it must be."""
+def check_report(layer: DynamicLayer, ran: Recording, samples: int) -> None:
+    """Asserts that the one call recorded, of so many samples, is reported as it must be."""
+    assert [each for each, _ in ran] == [layer]
     ranks = torch.as_tensor(layer.last_rank)
     assert ranks.shape == ((samples,) if layer.granularity == "sample" else ())
     assert bool(((ranks >= layer.r_min) & (ranks <= layer.max_rank)).all()), f"ranks are {ranks}"
-    assert mean_flops(layer) >= 0.0
-    assert bool(rank_penalty(layer).isfinite())
+    assert mean_flops(ran) >= 0.0
+    assert bool(rank_penalty(ran).isfinite())
 
 
 def check_poison(layer: DynamicLayer, x: Tensor) -> None:

@@ -38,10 +38,11 @@ class LearnedGate(Gate):
 
     Example:
         >>> import torch
-        >>> from adlrns_models import DynamicLinear, rank_penalty
+        >>> from adlrns_models import DynamicLinear, rank_penalty, record
         >>> layer = DynamicLinear(32, 32, r_max=16, gate="learned")
-        >>> y = layer(torch.randn(8, 32))
-        >>> (y.square().mean() + rank_penalty(layer)).backward()
+        >>> with record(layer) as ran:
+        ...     y = layer(torch.randn(8, 32))
+        >>> (y.square().mean() + rank_penalty(ran)).backward()
         >>> bool(layer.gate.scorer.last.bias.grad.any())
         True
     """

@@ -30,9 +30,9 @@ class IdentityBlock(ReadsAsDense):
         self.head, self.tail, self.dim = head, tail, dim
         self.register_buffer("order", order)
 
-    def forward(self, x: Tensor) -> Tensor:
+    def forward(self, input: Tensor) -> Tensor:
         """Returns the layer's output."""
-        h = self.head(x)
+        h = self.head(input)
         return torch.cat([h, self.tail(h)], self.dim).index_select(self.dim, self.order)
 
     def _dense(self) -> tuple[Tensor, Tensor]:

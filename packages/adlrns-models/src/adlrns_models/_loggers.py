@@ -3,13 +3,13 @@
 import csv
 import io
 import json
-import math
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from adlrns_models._atomic import write_atomically
 from adlrns_models._callbacks import Callback, Record
+from adlrns_models._loggers_past import check_new, finite, past_of
 
 if TYPE_CHECKING:
     from adlrns_models._trainer import ADLRNSTrainer
@@ -19,10 +19,12 @@ class JSONLLogger(Callback):
     """One JSON object a line for each epoch, and each step if ``steps``.
 
     Numbers that are not finite become ``null``. What a killed run wrote after its last checkpoint
-    is taken out when it is resumed, and written again.
+    is taken out when it is resumed, and written again. Where no epoch in the file shows that it is
+    this run's log, it is copied first, to the same name with ``.1``, ``.2`` and so on.
 
     Raises:
-        ValueError: when a run begins that is not resumed, and the file holds another's log.
+        ValueError: when training begins, if the file holds another run's log: there is one and the
+            run is not resumed, or its epochs are others than those that the run has behind it.
 
     Example:
         >>> from adlrns_models import JSONLLogger
@@ -36,9 +38,10 @@ class JSONLLogger(Callback):
         """Keeps the lines up to the step at which the run goes on."""
         if not (trainer.is_first and self.path.exists()):
             return
-        _check_new(trainer, self.path)
+        check_new(trainer, self.path)
         lines = self.path.read_text(encoding="utf-8").splitlines()
-        kept = [line for line in lines if _is_past(_record(line), trainer)]
+        past = past_of(trainer, self.path, [_record(line) for line in lines])
+        kept = [line for line, is_past in zip(lines, past, strict=True) if is_past]
         write_atomically(self.path, "".join(f"{line}\n" for line in kept).encode())
 
     def on_batch_end(self, trainer: "ADLRNSTrainer", record: Record) -> None:
@@ -54,7 +57,7 @@ class JSONLLogger(Callback):
         if trainer.is_first:
             self.path.parent.mkdir(parents=True, exist_ok=True)
             with self.path.open("a", encoding="utf-8") as file:
-                file.write(json.dumps({k: _finite(v) for k, v in record.items()}) + "\n")
+                file.write(json.dumps({k: finite(v) for k, v in record.items()}) + "\n")
 
 
 class CSVLogger(Callback):
@@ -74,11 +77,11 @@ class CSVLogger(Callback):
     def on_train_begin(self, trainer: "ADLRNSTrainer") -> None:
         """Keeps the rows of the epochs that the run has behind it."""
         if trainer.is_first and self.path.exists():
-            _check_new(trainer, self.path)
+            check_new(trainer, self.path)
             with self.path.open(newline="", encoding="utf-8") as file:
                 rows = list(csv.DictReader(file))
-            whole = (row for row in rows if None not in row.values())
-            self._rewrite([row for row in whole if _is_past(row, trainer)])
+            past = past_of(trainer, self.path, [{} if None in r.values() else r for r in rows])
+            self._rewrite([row for row, is_past in zip(rows, past, strict=True) if is_past])
 
     def on_epoch_end(self, trainer: "ADLRNSTrainer", record: Record) -> None:
         """Writes a row, after a header if it is the first."""
@@ -109,7 +112,8 @@ class TensorBoardLogger(Callback):
     """
 
     def __init__(self, directory: str | PathLike[str]):
-        self.directory, self._writer = Path(directory), None  # type: tuple[Path, Any]
+        self.directory = Path(directory)
+        self._writer: Any = None
 
     def on_train_begin(self, trainer: "ADLRNSTrainer") -> None:
         """Opens the event file; what a killed run wrote beyond its checkpoint is hidden."""
@@ -144,31 +148,9 @@ class TensorBoardLogger(Callback):
                     self._writer.add_scalar(f"{group}/{name}", value, record["step"])
 
 
-def _check_new(trainer: "ADLRNSTrainer", path: Path) -> None:
-    """Raises if a run that begins anew would take out what another one has written."""
-    if not trainer.step and not trainer.resume and (size := path.stat().st_size):
-        raise ValueError(
-            f"{path} must hold no log of another run, got {size} bytes: pass resume=True to go on, "
-            "or choose another file"
-        )
-
-
 def _record(line: str) -> Record:
     try:
         record = json.loads(line)
     except ValueError:
         return {}  # half a line: the run was killed while it wrote
     return record if isinstance(record, dict) else {}
-
-
-def _is_past(record: Record, trainer: "ADLRNSTrainer") -> bool:
-    """Whether the run has behind it what a line speaks of."""
-    name = "step" if record.get("event") == "step" else "epoch"
-    try:
-        return int(record[name]) <= getattr(trainer, name)
-    except (ValueError, TypeError, KeyError):
-        return False
-
-
-def _finite(value: Any) -> Any:
-    return None if isinstance(value, float) and not math.isfinite(value) else value

@@ -1,44 +1,60 @@
-"""Settling: adaptive layers become plain ones, in the cheapest form."""
+"""Settling: adaptive layers become plain ones, in the lightest or in the fastest form."""
 
 import copy
-from collections.abc import Callable
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from adlrns_models._calibrate import Forward, default_forward
 from adlrns_models._checks import check_kind
-from adlrns_models._groups import at_rank, parts
-from adlrns_models._identity import grouped_order, identity_factors
-from adlrns_models._layer import AdaptiveLayer
+from adlrns_models._fastest import Timer, fastest_forms, take_turns
+from adlrns_models._forms import FORMS, settle
 from adlrns_models._open import replace_modules
-from adlrns_models._parts import build, parts_of
 from adlrns_models._wrap import iter_adaptive_layers
 
-FORMS = ("auto", "dense", "factored", "identity")
-
-# a form with more parts has to save this share of the weights to be worth its extra calls
-WORTH = 0.05
+FASTEST = "fastest"
+CHOICES = ("auto", *FORMS, FASTEST)
 
 
 @torch.inference_mode(False)  # what is made here may train elsewhere
-def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
+def materialize_model(
+    model: nn.Module,
+    form: str = "auto",
+    *,
+    example_inputs: Any = None,
+    forward: Forward = default_forward,
+    timer: Timer = take_turns,
+) -> nn.Module:
     """Returns a copy of ``model`` with every adaptive layer fixed at its current rank.
 
     The copy holds plain layers only (``nn.Linear``, ``nn.Conv2d``, and pairs and
     :class:`IdentityBlock` made of them): it scripts, exports and trains like any other model.
     ``model`` is untouched.
 
+    Fewer weights are not always less time: short products cost more to call than to compute.
+    ``"fastest"`` runs a copy of the model once on ``example_inputs``, in ``eval`` mode without
+    gradients, times each layer in every form on what it is given there, and takes the fastest; of
+    forms within 5 % of it the one with the fewest weights. The choice is for inputs of that size
+    on this machine, with as many threads as now. A saved model keeps it, and needs no measuring.
+
     Args:
         model: a model with adaptive layers (an :class:`ElasticModel` gives its inner model).
         form: ``"dense"``: one weight, ``m n``; ``"factored"``: two, ``r (m + n)``;
             ``"identity"``: ``r (m + n - r)``; ``"auto"``: per layer the one with the fewest
-            weights, where a form with more parts must save at least 5 %. A layer at full rank is
-            dense in every form.
+            weights, where a form with more parts must save at least 5 %; ``"fastest"``: per layer
+            the one that takes the least time, ``"auto"`` where a layer does not run. A layer at
+            full rank is dense in every form.
+        example_inputs: for ``"fastest"`` alone, which needs it: one batch, as for
+            :func:`make_elastic`, of the size that is to be fast.
+        forward: for ``"fastest"``: ``forward(model, batch)``, for other kinds of batches.
+        timer: for ``"fastest"``: ``timer(calls, device)`` returns what each of the named calls
+            costs; default: median seconds, the calls taking turns. Joules would do as well.
 
     Raises:
         TypeError: if ``model`` is no module.
-        ValueError: for an unknown form.
+        ValueError: for an unknown form, ``example_inputs`` missing or without use, or a timer that
+            does not give a finite number for each call.
 
     Example:
         >>> import torch
@@ -47,30 +63,21 @@ def materialize_model(model: nn.Module, form: str = "auto") -> nn.Module:
         >>> model[0].set_rank(8)
         >>> sum(p.numel() for p in materialize_model(model, "identity").parameters())
         480
+        >>> x = torch.randn(64, 32)
+        >>> quick = materialize_model(model, "fastest", example_inputs=x)
+        >>> bool(torch.allclose(quick(x), model(x), atol=1e-5))
+        True
     """
     check_kind("model", model, nn.Module)
-    if form not in FORMS:
-        raise ValueError(f"form must be one of {FORMS}, got {form!r}")
-    settled = copy.deepcopy(inner_model(model))
-    ranks = [layer.current_rank() for layer in iter_adaptive_layers(inner_model(model))]
-    pairs = zip(iter_adaptive_layers(settled), ranks, strict=True)
-    new = {layer: settle(layer, form, rank) for layer, rank in pairs}
-    return replace_modules(settled, new)
-
-
-def settle(layer: AdaptiveLayer, form: str, rank: int) -> nn.Module:
-    """Returns the plain module that computes what ``layer`` does at ``rank``."""
-    m, n = layer.sizes
-    form = effective_form(choose_form(m, n, rank) if form == "auto" else form, m, n, rank)
-    module = build(parts_of(layer), form, m, rank)
-    exact = torch.autocast(layer.down.device.type, enabled=False)
-    with torch.no_grad(), exact:
-        _FILL[form](layer, module, rank)
-    module.train(layer.training).requires_grad_(layer.down.requires_grad)
-    for name, parameter in module.named_parameters():
-        if name.endswith("bias"):
-            parameter.requires_grad_(layer.outer_bias.requires_grad)
-    return module
+    _check(form, example_inputs)
+    network = inner_model(model)
+    ranks = [layer.current_rank() for layer in iter_adaptive_layers(network)]
+    forms = [form] * len(ranks)
+    if form == FASTEST:
+        forms = fastest_forms(network, ranks, example_inputs, forward=forward, timer=timer)
+    settled = copy.deepcopy(network)
+    layers = zip(iter_adaptive_layers(settled), forms, ranks, strict=True)
+    return replace_modules(settled, {layer: settle(layer, f, rank) for layer, f, rank in layers})
 
 
 def inner_model(model: nn.Module) -> nn.Module:
@@ -79,52 +86,10 @@ def inner_model(model: nn.Module) -> nn.Module:
     return inner if isinstance(inner, nn.Module) and hasattr(model, "set_budget") else model
 
 
-def weight_count(form: str, m: int, n: int, rank: int) -> int:
-    """Returns the number of weights (not biases) of a layer ``[m, n]`` at ``rank`` in a form."""
-    form = effective_form(form, m, n, rank)
-    return {"dense": m * n, "factored": rank * (m + n), "identity": rank * (m + n - rank)}[form]
-
-
-def choose_form(m: int, n: int, rank: int) -> str:
-    """Returns the form with the fewest weights, the simpler one when the saving is small."""
-    best = "dense"
-    for form in ("factored", "identity"):
-        if weight_count(form, m, n, rank) <= (1 - WORTH) * weight_count(best, m, n, rank):
-            best = form
-    return best
-
-
-def effective_form(form: str, m: int, n: int, rank: int) -> str:
-    """Returns the form a layer can take: no rank has no factors, and full rank needs none."""
-    return "dense" if rank in (0, min(m, n)) else form
-
-
-def _fill_dense(layer: AdaptiveLayer, module: Any, rank: int) -> None:
-    weight, bias = layer.effective_weight(rank)
-    _set(module, weight, bias)
-
-
-def _fill_factored(layer: AdaptiveLayer, module: Any, rank: int) -> None:
-    down, up, inner = zip(*(at_rank(part, rank) for part in parts(layer)), strict=True)
-    _set(module[0], torch.cat(down), torch.cat(inner))
-    _set(module[1], torch.cat(up), layer.outer_bias)
-
-
-def _fill_identity(layer: AdaptiveLayer, module: Any, rank: int) -> None:
-    blocks = [identity_factors(*at_rank(p, rank), p.outer_bias) for p in parts(layer)]
-    head, head_bias, tail, tail_bias, orders = zip(*blocks, strict=True)
-    _set(module.head, torch.cat(head), torch.cat(head_bias))
-    _set(module.tail, torch.cat(tail), torch.cat(tail_bias))
-    module.order.copy_(grouped_order(list(orders), rank))
-
-
-def _set(module: Any, weight: Tensor, bias: Tensor) -> None:
-    module.weight.copy_(weight.reshape(module.weight.shape))
-    module.bias.copy_(bias)
-
-
-_FILL: dict[str, Callable[[AdaptiveLayer, Any, int], None]] = {
-    "dense": _fill_dense,
-    "factored": _fill_factored,
-    "identity": _fill_identity,
-}
+def _check(form: object, example_inputs: object) -> None:
+    if form not in CHOICES:
+        raise ValueError(f"form must be one of {CHOICES}, got {form!r}")
+    if form == FASTEST and example_inputs is None:
+        raise ValueError("example_inputs must be given for form 'fastest', got None")
+    if form != FASTEST and example_inputs is not None:
+        raise ValueError(f"example_inputs must be None but for form 'fastest', got form {form!r}")

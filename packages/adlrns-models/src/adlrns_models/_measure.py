@@ -1,7 +1,6 @@
 """Timing the layers of an elastic model where they run: inside calls of the whole."""
 
 import statistics
-import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -14,12 +13,13 @@ from adlrns_models._calibrate import Forward
 from adlrns_models._costs import rank_choices
 from adlrns_models._kept import Kept, steady_product
 from adlrns_models._layer import AdaptiveLayer
-from adlrns_models._measured import Measured, machine_of
+from adlrns_models._measure_clock import seconds_of, times_within, wait
+from adlrns_models._measured import Measured, conditions_of
 from adlrns_models._serving import ranks_here
 from rank_sched import EnergyMeter
 
 if TYPE_CHECKING:
-    from adlrns_models._elastic import ElasticModel
+    from adlrns_models._elastic_budget import Budgeted
 
 LEVELS = 7  # ranks a layer is measured at; between them times are interpolated
 METERED_S = 1.0  # a shorter window of a meter is mostly rounding
@@ -30,7 +30,7 @@ Point = tuple[Level, dict[str, Kept]]
 
 @torch.no_grad()
 def measure(
-    elastic: "ElasticModel",
+    elastic: "Budgeted",
     batch: Any,
     *,
     forward: Forward,
@@ -68,7 +68,7 @@ def measure(
         idle_j=idle,
         watts=watts,
         meter=None if meter is None else meter.name,
-        machine=machine_of(device),
+        machine=conditions_of(elastic),
     )
 
 
@@ -87,7 +87,7 @@ def _medians(
         for i, point in enumerate(points):
             with _at(layers, *point):
                 call()  # pays for the caches that the last point filled
-                within, total = _times_within(call, layers, device), _time(call, device)
+                within, total = times_within(call, layers, device), seconds_of(call, device)
             if turn:  # the first one warms up
                 parts[i].append(within)
                 whole[i].append(total)
@@ -95,7 +95,7 @@ def _medians(
     return layer_s, [statistics.median(times) for times in whole]
 
 
-def _levels(elastic: "ElasticModel") -> list[Level]:
+def _levels(elastic: "Budgeted") -> list[Level]:
     """Operating points at even shares of each layer's ranks, closer where small; the last dense."""
     choices = {
         name: rank_choices(profile.size, elastic._step_of(name), "factored")
@@ -126,57 +126,6 @@ def _line(x0: float, y0: float, x1: float, y1: float) -> tuple[float, float]:
     return slope, y1 - slope * x1
 
 
-def _times_within(
-    call: Callable[[], None], layers: Mapping[str, AdaptiveLayer], device: torch.device
-) -> dict[str, float]:
-    """Seconds of one call spent in each layer, all its turns together."""
-    marks: dict[str, list[Any]] = {name: [] for name in layers}
-    clock = _clock(device)
-    handles = []
-    for name, layer in layers.items():
-
-        def mark(*_: Any, at: list[Any] = marks[name]) -> None:
-            at.append(clock())
-
-        handles += [layer.register_forward_pre_hook(mark), layer.register_forward_hook(mark)]
-    try:
-        call()
-    finally:
-        for handle in handles:
-            handle.remove()
-    _wait(device)
-    return {n: sum(map(_between, at[::2], at[1::2])) for n, at in marks.items()}
-
-
-def _clock(device: torch.device) -> Callable[[], Any]:
-    if device.type == "cuda":
-        return _event  # what was begun goes on meanwhile
-
-    def waited() -> float:
-        _wait(device)
-        return time.perf_counter()
-
-    return waited
-
-
-def _event() -> torch.cuda.Event:
-    event = torch.cuda.Event(enable_timing=True)
-    event.record()
-    return event
-
-
-def _between(start: Any, end: Any) -> float:
-    return float(end - start if isinstance(start, float) else start.elapsed_time(end) / 1e3)
-
-
-def _time(call: Callable[[], None], device: torch.device) -> float:
-    _wait(device)
-    start = time.perf_counter()
-    call()
-    _wait(device)
-    return time.perf_counter() - start
-
-
 def _joules(
     meter: EnergyMeter,
     call: Callable[[], None],
@@ -188,17 +137,12 @@ def _joules(
     """Joules of one call at a point that takes so many seconds."""
     count = max(1, round(METERED_S / max(seconds, 1e-6)))
     with _at(layers, *point):
-        _wait(device)
+        wait(device)
         with meter.measure() as window:
             for _ in range(count):
                 call()
-            _wait(device)  # a device works on after the last call has returned
+            wait(device)  # a device works on after the last call has returned
     return window.energy_j / count
-
-
-def _wait(device: torch.device) -> None:
-    if device.type != "cpu":
-        torch.accelerator.synchronize(device)
 
 
 @contextmanager

@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 
 @dataclass(frozen=True)
@@ -24,7 +25,8 @@ class Measured:
         rest_s: median of what such a call takes beside its elastic layers.
         idle_j, watts: see above; None without a meter.
         meter: name of the energy meter, or None.
-        machine: where it was measured; times of another machine say nothing.
+        machine: where it was measured, with how many threads and in which precision; times of
+            another machine say nothing.
     """
 
     ranks: Mapping[str, Sequence[int]]
@@ -100,14 +102,17 @@ def monotone(values: Sequence[float]) -> list[float]:
     return [mean for mean, count in blocks for _ in range(int(count))]
 
 
-def machine_of(device: torch.device) -> dict[str, str]:
-    """Returns what times depend on beside the model: processor, device, libraries, threads."""
+def conditions_of(model: nn.Module) -> dict[str, str]:
+    """Returns what times depend on beside the network: where it runs, and in which precision."""
+    device = next(model.parameters()).device
+    types = {str(p.dtype).removeprefix("torch.") for p in model.parameters()}
     name = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type
     return {
         "processor": _processor(),
         "device": name,
         "torch": torch.__version__,
         "threads": str(torch.get_num_threads()),
+        "precision": " and ".join(sorted(types)),
     }
 
 

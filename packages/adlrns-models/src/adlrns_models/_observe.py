@@ -57,6 +57,23 @@ def transformed() -> bool:
     return torch._C._functorch.peek_interpreter_stack() is not None
 
 
+def aside() -> bool:
+    """Whether a call now is not one of a layer's own: it is transformed, or computed once more."""
+    return transformed() or recomputing()
+
+
+def level() -> int:
+    """Returns how many transforms of ``torch.func`` are at work, one inside the other."""
+    top = torch._C._functorch.peek_interpreter_stack()
+    return 0 if top is None else int(top.level())
+
+
+def has_level(value: object) -> bool:
+    """Whether a value is a tensor of a transform, of one that has ended for instance."""
+    wrapped = torch._C._functorch.is_functorch_wrapped_tensor
+    return isinstance(value, Tensor) and wrapped(value)
+
+
 def vmapped() -> bool:
     """Whether one of the transforms at work is ``vmap``: numbers cannot be read then."""
     levels = torch._C._functorch.get_interpreter_stack() or ()

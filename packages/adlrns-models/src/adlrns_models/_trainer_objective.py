@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from adlrns_models._penalty import rank_penalty
+from adlrns_models._record import record
+from adlrns_models._recording import Recording
 from adlrns_models._trainer_config import TrainConfig
 from adlrns_models._trainer_ranks import (
     at_share,
@@ -64,21 +66,27 @@ class Objective(nn.Module):
             if not (self.training and self.config.sandwich):
                 return self._gated(batch)
             taught = self._sandwich(batch, step)
-            outcome = self._gated(batch)  # last: penalty and FLOPs speak of the latest pass
+            outcome = self._gated(batch)
             return outcome._replace(total=outcome.total + taught)
 
     def _gated(self, batch: Any) -> Outcome:
         config = self.config
-        with within_budget(self.model, config.energy_budget_mj_per_sample, config.calls_of):
+        budget = within_budget(self.model, config.energy_budget_mj_per_sample, config.calls_of)
+        with budget, record(self.model) as ran:
             output, target = self._run_together(batch)
         loss = self._loss(output, target)
-        extra = rank_penalty(self.model, alpha=config.alpha, beta=config.beta).to(loss.device)
+        extra = self._penalty(ran).to(loss.device)
         total = loss + config.energy_penalty_weight * extra
         correct, judged = _hits(output, target)
         rows = _row_count(batch)
-        return Outcome(
-            total, loss.detach(), extra.detach(), correct, judged, rows, spent(self.model)
-        )
+        return Outcome(total, loss.detach(), extra.detach(), correct, judged, rows, spent(ran))
+
+    def _penalty(self, ran: Recording) -> Tensor:
+        config = self.config
+        if not ran:  # a pass may leave all dynamic layers out
+            return torch.zeros(())
+        with torch.set_grad_enabled(torch.is_grad_enabled() and config.energy_penalty_weight > 0):
+            return rank_penalty(ran, alpha=config.alpha, beta=config.beta)
 
     def _run_together(self, batch: Any) -> tuple[Any, Any]:
         if not self.training:  # workers may judge by different numbers of batches

@@ -13,6 +13,7 @@ from adlrns_models._dynamic_budget import Scheduler
 from adlrns_models._dynamic_scope import iter_dynamic_layers, rank_budget
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._penalty import mean_flops
+from adlrns_models._recording import Recording
 from adlrns_models._trainer_workers import from_first, worker, worker_count
 from adlrns_models._wrap import iter_adaptive_layers
 
@@ -27,9 +28,11 @@ def has_dynamic(model: nn.Module) -> bool:
     return any(True for _ in iter_dynamic_layers(model))
 
 
-def spent(model: nn.Module) -> float | None:
-    """Returns the share of the dense FLOPs that the last pass took; None if nothing counts them."""
-    return mean_flops(model) if has_dynamic(model) else None
+def spent(ran: Recording) -> float | None:
+    """Returns the share of the dense FLOPs that a pass took; None if nothing counts them."""
+    if not ran.has_layers:
+        return None
+    return mean_flops(ran) if ran else 1.0
 
 
 def within_budget(

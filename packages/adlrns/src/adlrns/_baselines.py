@@ -67,10 +67,14 @@ class PlainSvd:
 
     def at(self, point: OperatingPoint) -> nn.Module:
         """Returns plain layers at the ranks of a point: two factors, or dense at full rank."""
+        return materialize_model(self.ranked(point), "factored")
+
+    def ranked(self, point: OperatingPoint) -> nn.Module:
+        """Returns a copy of the network at the ranks of a point."""
         network = copy.deepcopy(self.network)
         for name, rank in point.ranks.items():
             network.get_submodule(name).set_rank(rank)  # type: ignore[operator]
-        return materialize_model(network, "factored")
+        return network
 
 
 def _singular_tail(layer: AdaptiveLayer) -> np.ndarray:

@@ -26,6 +26,7 @@ class Form(StrEnum):
     DENSE = "dense"
     FACTORED = "factored"
     IDENTITY = "identity"
+    FASTEST = "fastest"
 
 
 class Target(StrEnum):

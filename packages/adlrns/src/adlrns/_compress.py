@@ -9,10 +9,11 @@ from adlrns._compare import deviation
 from adlrns._compress_report import Story, write_report
 from adlrns._console import say, show, stage
 from adlrns._contents import write_elastic, write_manifest, write_materialized
+from adlrns._errors import UseError
 from adlrns._folder import write_folder
 from adlrns._job import Job, Request, open_job, tokenizer_of
 from adlrns._manifest import Budget
-from adlrns._settle import counted_form, settle
+from adlrns._settle import counted_form, forms_of, settle, told_forms
 from adlrns._source import HF, keep_configuration
 from adlrns._table import Column, Table
 from adlrns._target import check_contents
@@ -32,10 +33,18 @@ COLUMNS = (
 
 def run(request: Request) -> None:
     """Compresses, prints the table, and writes the folder."""
-    job = open_job(request)
     budget = request.budget
+    if budget.form == "fastest" and request.data is None:
+        raise UseError("--form fastest needs --data, to be fast on batches of that size")
+    job = open_job(request)
     with stage("settle within the budget"):
-        network, point = settle(job.elastic, cost=budget.cost, share=budget.share, form=budget.form)
+        network, point = settle(
+            job.elastic,
+            cost=budget.cost,
+            share=budget.share,
+            form=budget.form,
+            batch=job.batch,
+        )
     with stage("compare"):
         table = _table(request, job, network, point)
 
@@ -94,6 +103,7 @@ def _table(request: Request, job: Job, network: nn.Module, point: OperatingPoint
         "as counted by torch",
         "predicted loss: squared change of the outputs, summed, a sample; to first order, so too "
         "small at deep cuts",
+        f"materialised layers, by their form: {told_forms(forms_of(network, full))}",
         _held_out_note(request, job),
     ]
     if rows := job.elastic.info.get("non_finite_rows"):

@@ -169,6 +169,8 @@ class Run(Section):
         weights: share of the dense weights that a network of many ranks may hold.
         ablation_budget: share of the dense FLOPs at which parts are switched off.
         sketch_size: rows of a layer's sketch.
+        form: of settled layers: `auto` for the fewest weights, `fastest` for the least time in
+            batches of `batch`.
         tune_epochs: epochs in which networks of low rank recover; 0 leaves them as they are.
         held_out: share of the training part on which thresholds are set.
         batch: images or sentences of the larger of the two batches that are timed.
@@ -181,6 +183,7 @@ class Run(Section):
     weights: Share = 1.0
     ablation_budget: Share = 0.2
     sketch_size: Annotated[int, Field(ge=2)] = 128
+    form: Literal["auto", "fastest"] = "auto"
     tune_epochs: Annotated[int, Field(ge=0)] = 2
     held_out: Annotated[float, Field(gt=0, lt=1)] = 0.1
     batch: Count = 64

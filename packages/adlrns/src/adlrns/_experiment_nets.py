@@ -2,17 +2,16 @@
 
 import copy
 from collections.abc import Mapping, Sequence
-from contextlib import suppress
-from typing import Any, NamedTuple
+from typing import Any
 
-from torch import Tensor, nn
+from torch import Tensor
 
-from adlrns._baselines import PlainSvd
+from adlrns import _experiment_static as static
 from adlrns._console import stage
 from adlrns._errors import UseError
-from adlrns._experiment_train import Base, Parts, elastic_of, fit
-from adlrns._score import FALLING, batches, score_on
-from adlrns._settle import settle
+from adlrns._experiment_static import Candidate
+from adlrns._experiment_train import Base, Parts, elastic_of
+from adlrns._score import batches
 from adlrns_models import (
     AdaptiveLayer,
     ADLRNSTrainer,
@@ -21,22 +20,10 @@ from adlrns_models import (
     RankCascade,
     fit_cascade,
 )
-from rank_sched import BudgetError, CascadeFrontier, CascadeRule, OperatingPoint, allocate, uniform
+from rank_sched import CascadeFrontier, CascadeRule, OperatingPoint
 
-# recovering takes smaller steps than learning
-_TUNE_LR = 0.2
 # operating points that recover together, as shares of a budget, in turn; full rank comes last
 _SHARES = (1.0, 0.35, 1.0, 0.7)
-
-
-class Candidate(NamedTuple):
-    """One row: a network, and the operating points that it serves."""
-
-    name: str
-    budget: float | None
-    net: nn.Module
-    elastic: ElasticModel | None = None
-    points: Sequence[OperatingPoint] = ()
 
 
 def candidates(base: Base) -> list[Candidate]:
@@ -48,35 +35,16 @@ def candidates(base: Base) -> list[Candidate]:
     if min(base.config.run.budgets) < least:
         raise UseError(f"run.budgets must be at least {least:.4f}, got {base.config.run.budgets}")
     for budget in base.config.run.budgets:
-        found += [_plain(base, elastic, budget), _ours(base, elastic, budget)]
+        found += [static.plain(base, elastic, budget), static.ours(base, elastic, budget)]
         found += _adaptive(base, copy.deepcopy(elastic), budget)
     return found
-
-
-def _plain(base: Base, elastic: ElasticModel, budget: float) -> Candidate:
-    """The better of two plain SVDs, by the items held out: uniform and allocated ranks."""
-    svd = PlainSvd(base.dense, elastic.profiles)
-    nets = []
-    for chooser in (uniform, allocate):
-        with suppress(BudgetError):  # the same share of every rank cannot be as small
-            nets.append(svd.at(svd.tables.choose(chooser, budget)))
-    metric = base.parts.task.metric
-    sign = -1 if metric in FALLING else 1
-    best = max(nets, key=lambda net: sign * score_on(net, batches(base.parts.held), metric))
-    return Candidate("static, plain SVD", budget, _tuned(base, best, f"plain SVD, {budget}"))
-
-
-def _ours(base: Base, elastic: ElasticModel, budget: float) -> Candidate:
-    net, _ = settle(elastic, cost="flops", share=budget, form="auto")
-    return Candidate("static, ours", budget, _tuned(base, net, f"static, {budget}"))
 
 
 def _adaptive(base: Base, elastic: ElasticModel, budget: float) -> list[Candidate]:
     """One set of weights for all budgets: settled at this one, and with ranks of its inputs."""
     points = [_point(elastic, share * budget) for share in _SHARES] + [_point(elastic, 1.0)]
-    _tuned(base, elastic, f"elastic, {budget}", [_Cycle(points)])
-    settled, _ = settle(elastic, cost="flops", share=budget, form="auto")
-    found = [Candidate("ADLRNS, settled", budget, settled.eval())]
+    static.tuned(base, elastic, f"elastic, {budget}", [_Cycle(points)])
+    found = [static.settled(base, elastic, budget)]
     cascade = per_input(elastic, base.parts)
     if cascade is None:
         one = elastic.set_budget(flops=budget)
@@ -116,15 +84,6 @@ def weights_at(layer: AdaptiveLayer, ranks: Sequence[int]) -> int:
     m, n = layer.sizes
     low = max((rank for rank in ranks if rank <= layer.break_even), default=0)
     return (m * n if max(ranks) > layer.break_even else 0) + low * (m + n)
-
-
-def _tuned(base: Base, net: nn.Module, name: str, callbacks: Sequence[Callback] = ()) -> nn.Module:
-    epochs, told = base.config.run.tune_epochs, base.config.training(base.seed)
-    if epochs:
-        net.train()
-        rate = _TUNE_LR * told.lr
-        fit(base, net, name, epochs=epochs, callbacks=callbacks, lr=rate, patience=None)
-    return net.cpu().eval()
 
 
 class _Cycle(Callback):

@@ -13,7 +13,8 @@ from adlrns import _measure as measure
 from adlrns._console import Advance
 from adlrns._datasets import Task
 from adlrns._energy import EnergyReader
-from adlrns._experiment_nets import Candidate, weights_at
+from adlrns._experiment_nets import weights_at
+from adlrns._experiment_static import Candidate
 from adlrns._score import batches, score
 from rank_sched import HardwareProfile
 
@@ -60,7 +61,7 @@ def measured(
         row["memory_bytes"] = served_bytes(candidate)
         row["flops"] = fmean(measure.flops_per_sample(candidate.net, x) for x in many)
         row["energy_j"] = _energy(reader, candidate.net, many, fast[str(i)])
-        row |= {"energy_by": reader.name, "energy_note": reader.note}
+        row |= {"energy_by": reader.name, "energy_note": reader.note, "forms": candidate.forms}
         rows.append(row)
     return rows
 

@@ -1,11 +1,13 @@
 """The table of an experiment: means over seeds, beside full rank and beside the goals."""
 
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from statistics import fmean
 from typing import Any
 
 from adlrns._datasets import Task
 from adlrns._score import FALLING
+from adlrns._settle import told_forms
 from adlrns._stats import interval
 from adlrns._table import Column, Table, Value
 
@@ -32,7 +34,7 @@ def table_of(rows: Sequence[dict[str, Any]], task: Task, title: str, *, size: in
         table.rows.append({"model": model, "budget": budget, **_means(members, full, task)})
     if task.metric == "accuracy":
         table.rows.append({"model": "goal", **GOAL})
-    table.notes += _notes(rows, task, size)
+    table.notes += [*_notes(rows, task, size), *_told(table.rows)]
     return table
 
 
@@ -47,12 +49,20 @@ def _means(
         found[f"{name}_ratio"] = fmean(row[key] / base[key] for row, base in pairs)
     found |= {key: fmean(row[key] for row in members) for key in ("ratio_1", "ratio_n")}
     found |= {"points": fmean(points), "sure": interval(points), "seeds": len(members)}
-    found |= {"energy_by": members[0]["energy_by"]}
+    found |= {"energy_by": members[0]["energy_by"], "forms": _forms(members)}
     found |= {"energy_uj": 1e6 * fmean(row["energy_j"] for row in members)}
     found |= {"p50_1_ms": 1e3 * fmean(row["p50_1_s"] for row in members)}
     found |= {"p50_n_ms": 1e3 * fmean(row["p50_n_s"] for row in members)}
     found |= {"memory_mb": fmean(row["memory_bytes"] for row in members) / 1e6}
     return found
+
+
+def _forms(members: Sequence[dict[str, Any]]) -> str | None:
+    """Returns how many settled layers of all seeds are in each form."""
+    counts: Counter[str] = Counter()
+    for row in members:
+        counts.update(row.get("forms") or {})  # rows of an earlier version have none
+    return told_forms(dict(counts.most_common())) or None
 
 
 def _columns(rows: Sequence[dict[str, Any]], task: Task, size: int) -> tuple[Column, ...]:
@@ -93,6 +103,7 @@ def _columns(rows: Sequence[dict[str, Any]], task: Task, size: int) -> tuple[Col
         Column(
             "mean_n_s", f"mean s, batch {size}", ".6f", where="csv", name=f"mean_s_batch_{size}"
         ),
+        Column("forms", "settled layers", where="csv", name="settled_layers"),
         Column("seeds", "seeds", "d", where="csv"),
     )
 
@@ -123,4 +134,15 @@ def _notes(rows: Sequence[dict[str, Any]], task: Task, size: int) -> list[str]:
         "input may run twice its mean says more, which is in the CSV file",
         "weights: those that are needed to serve the row, at the ranks that it uses",
         rows[0]["energy_note"],
+    ]
+
+
+def _told(rows: Sequence[Mapping[str, Value]]) -> list[str]:
+    """Says which forms settled layers have taken."""
+    found = [f"{r['model']}, {r['budget']}: {r['forms']}" for r in rows if r.get("forms")]
+    if not found:
+        return []
+    return [
+        f"settled layers of all seeds, by their form: {'; '.join(found)}; a dense one has all its "
+        "FLOPs, whatever its rank"
     ]

@@ -48,7 +48,7 @@ class Budget(_Part):
 
     cost: Literal["flops", "parameters"]
     share: float = Field(gt=0, le=1)
-    form: Literal["auto", "dense", "factored", "identity"]
+    form: Literal["auto", "dense", "factored", "identity", "fastest"]
 
 
 class Point(_Part):

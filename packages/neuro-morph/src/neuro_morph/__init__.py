@@ -1,6 +1,7 @@
 """Networks that grow while they train, exactly, on unmodified models."""
 
 from neuro_morph._checkpoint import load_checkpoint, save_checkpoint
+from neuro_morph._division import Divide
 from neuro_morph._edit import Edit, Performed, Site
 from neuro_morph._edit_widen import Widen
 from neuro_morph._errors import GrowthRefusedError
@@ -20,6 +21,7 @@ __version__ = "0.1.0"
 
 __all__ = [
     "ArchitectureSpec",
+    "Divide",
     "Duplicate",
     "Edit",
     "EventLog",

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from neuro_morph._attributes import AttributeEdit
 from neuro_morph._edits import TensorEdit
@@ -40,11 +40,13 @@ class Performed:
         attributes: numbers of modules that changed beside the sizes of known classes.
         added: names of parameters that are new, with the path of the module they stand beside:
             they join the parameter groups of the optimizers that its parameters are in.
+        ramps: columns that come in slowly: parameter, axis, the columns, steps.
     """
 
     tensors: list[TensorEdit] = field(default_factory=list)
     attributes: list[AttributeEdit] = field(default_factory=list)
     added: dict[str, str] = field(default_factory=dict)
+    ramps: list[tuple[str, int, Tensor, int]] = field(default_factory=list)
 
 
 Variant = Callable[[UndoLog], Performed]

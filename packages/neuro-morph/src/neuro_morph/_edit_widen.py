@@ -88,7 +88,9 @@ class Widen:
             raise GrowthRefusedError(f"{self.group!r} cannot be widened: {refusal}") from None
         log.set_attributes(site.model, extra)
         measure_new_channels(site.model, site.inputs, edits)
-        return Performed(edits, extra)
+        dims = {m.name: m.dim for m in group.members if "in" in m.kinds}
+        late = [(name, dims[name], columns, units.steps) for name, columns in units.late.items()]
+        return Performed(edits, extra, ramps=late)
 
 
 def _growable(site: Site, name: str) -> Any:

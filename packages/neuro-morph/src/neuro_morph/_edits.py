@@ -61,9 +61,8 @@ class TensorEdit:
         """
         new = state
         for axis in self.axes:
-            rows = _column(axis.gradients.to(new.dtype) ** power, new, axis.dim)
-            new = new.index_select(axis.dim, axis.take.clamp(min=0)) * rows
-            new = torch.where(_column(axis.take < 0, new, axis.dim), fresh, new)
+            new = _taken(new, axis, axis.gradients**power)
+            new.index_fill_(axis.dim, _fresh_entries(axis), fresh)
         return _formatted(new, state)
 
     def fresh(self, new: Tensor) -> Tensor:
@@ -82,14 +81,45 @@ class TensorEdit:
 
 
 def _grown(old: Tensor, axis: AxisEdit, scale: float, generator: torch.Generator | None) -> Tensor:
-    taken = old.index_select(axis.dim, axis.take.clamp(min=0))
-    new = taken * _column(axis.values.to(old.dtype), taken, axis.dim)
-    fresh = (axis.take < 0).nonzero().flatten()
+    new = _taken(old, axis, axis.values)
+    fresh = _fresh_entries(axis)
     if len(fresh):
         shape = list(new.shape)
         shape[axis.dim] = len(fresh)
         new.index_copy_(axis.dim, fresh, _filling(old, axis, shape, scale, generator))
     return new
+
+
+def _taken(old: Tensor, axis: AxisEdit, factors: Tensor) -> Tensor:
+    """Returns the entries an axis will have, times a factor each; fresh ones are anything."""
+    new = _lengthened(old, axis) if _only_appends(old, axis) else _selected(old, axis)
+    if bool((factors != 1).any()):  # most are left as they are
+        new.mul_(_column(factors.to(old.dtype), new, axis.dim))
+    return new
+
+
+def _only_appends(old: Tensor, axis: AxisEdit) -> bool:
+    size = old.shape[axis.dim]
+    kept, added = axis.take[:size], axis.take[size:]
+    return bool((added < 0).all()) and torch.equal(kept, torch.arange(size))
+
+
+def _lengthened(old: Tensor, axis: AxisEdit) -> Tensor:
+    shape = list(old.shape)
+    shape[axis.dim] = len(axis.take)
+    new = old.new_empty(shape)
+    size = old.shape[axis.dim]
+    new.narrow(axis.dim, 0, size).copy_(old)
+    new.narrow(axis.dim, size, len(axis.take) - size).zero_()
+    return new
+
+
+def _selected(old: Tensor, axis: AxisEdit) -> Tensor:
+    return old.index_select(axis.dim, axis.take.clamp(min=0).to(old.device))
+
+
+def _fresh_entries(axis: AxisEdit) -> Tensor:
+    return (axis.take < 0).nonzero().flatten()
 
 
 def _filling(
@@ -101,8 +131,8 @@ def _filling(
         mean = old.double().mean(axis.dim, keepdim=True).to(old.dtype)
         return mean.expand(shape).contiguous()
     if axis.fill == "random":
-        noise = torch.randn(shape, generator=generator, dtype=torch.float64)
-        return (noise * scale).to(old)
+        noise = torch.randn(shape, generator=generator, dtype=torch.float32)
+        return noise.mul_(scale).to(old)
     return old.new_full(shape, 1.0 if axis.fill == "one" else 0.0)
 
 
@@ -110,7 +140,8 @@ def _spread(tensor: Tensor) -> float:
     """Returns the root of the mean square of the entries: new ones are of their size."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return 0.0
-    return float(tensor.double().square().mean().sqrt())
+    norm = torch.linalg.vector_norm(tensor, dtype=torch.promote_types(tensor.dtype, torch.float32))
+    return float(norm) / tensor.numel() ** 0.5
 
 
 def _column(values: Tensor, like: Tensor, dim: int) -> Tensor:

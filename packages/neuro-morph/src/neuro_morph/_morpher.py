@@ -19,11 +19,14 @@ from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph, chosen_outputs, evaluating
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._optimizer_state import migrate
+from neuro_morph._ramp import Ramp, new_entries
 from neuro_morph._slots import SlotTable
 from neuro_morph._snapshot import Snapshot
 from neuro_morph._spec import ArchitectureSpec, Fingerprint, Step
+from neuro_morph._together import all_agree, take_from_first
 from neuro_morph._undo import UndoLog
 from neuro_morph._widening import tensors_of
+from neuro_morph._wrappers import rewrap, unwrap
 
 
 class Morpher:
@@ -68,13 +71,14 @@ class Morpher:
         log: str | Path | None = None,
         seed: int = 0,
     ) -> None:
-        self.model = model
+        self.wrapped = model
+        self.model = unwrap(model)
         one = isinstance(optimizer, Optimizer)
         self.optimizers: list[Optimizer] = [optimizer] if one else list(optimizer or ())  # type: ignore[list-item,arg-type]
         self.others = list(others)
         self.inputs = ExampleInputs.of(example_inputs)
         self.outputs, self._capture = outputs, capture
-        self.tolerance = tolerance_of(model) if tolerance is None else tolerance
+        self.tolerance = tolerance_of(self.model) if tolerance is None else tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.events: list[MorphogenesisEvent] = []
         self.spec = ArchitectureSpec()
@@ -114,6 +118,15 @@ class Morpher:
         self._graph = None
         self.note(event)
         return event
+
+    def rewrap(self) -> nn.Module:
+        """Returns the model to train on after an edit, in the wrappers it came in.
+
+        DistributedDataParallel is made anew; every process must call this. Code compiled by
+        ``torch.compile`` is dropped.
+        """
+        self.wrapped = rewrap(self.wrapped)
+        return self.wrapped
 
     def note(self, event: MorphogenesisEvent) -> None:
         """Adds an event to the run's, and to its log."""
@@ -160,7 +173,10 @@ class _Work:
         for variant in self.edit.variants(site):
             log = UndoLog()
             failure = self._try(variant, log, wanted)
+            if not all_agree(failure is None):
+                failure = failure or "another process refuses"
             if failure is None:
+                take_from_first(self._touched())
                 detail = self.edit.detail()
                 now = Fingerprint(self.morpher.model)
                 self.step = self.shape.step_to(now, self.edit.op, detail)
@@ -188,6 +204,10 @@ class _Work:
             return None
         return f"the output changes by {self.change.relative:.2g}"
 
+    def _touched(self) -> list[Tensor]:
+        held = tensors_of(self.morpher.model)
+        return [held[edit.name] for edit in self.performed.tensors]
+
     def _migrate(self, log: UndoLog) -> None:
         held = tensors_of(self.morpher.model)
         exact = self.morpher.dynamics == "exact"
@@ -197,6 +217,10 @@ class _Work:
                 migrate(optimizer, tensor, edit, log, exact=exact)
             self.morpher.slots.grow(tensor, log.data_before(tensor), edit, log, exact=exact)
         enroll(self.morpher.model, self.morpher.optimizers, self.performed.added, log)
+        edits = {edit.name: edit for edit in self.performed.tensors}
+        for name, dim, columns, steps in self.performed.ramps:
+            ramp = Ramp(dim, new_entries(edits[name], dim), steps)
+            self.morpher.slots.add_ramp(held[name], ramp, columns, log)
 
     def _check_gradients(self) -> None:
         waiting = [n for n, p in self.morpher.model.named_parameters() if p.grad is not None]

@@ -1,6 +1,6 @@
 """The edits of every tensor when a group is widened."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
@@ -20,14 +20,20 @@ class Units:
     Attributes:
         parents: for each unit the old unit it is, or is a copy of; -1 for a new one.
         shares: for each unit the part of its parent's columns it takes over.
-        rows: given rows of new units, by the parameter that makes them.
+        rows: given rows of new units, by the parameter that makes them, unless they have to be
+            something else.
         columns: given columns of new units, by the parameter that reads them.
+        late: columns that new units are to have after ``steps`` steps of the optimizer, by the
+            parameter that reads them.
+        steps: see above.
     """
 
     parents: Tensor
     shares: Tensor
     rows: Mapping[str, Tensor] = field(default_factory=dict)
     columns: Mapping[str, Tensor] = field(default_factory=dict)
+    late: Mapping[str, Tensor] = field(default_factory=dict)
+    steps: int = 0
 
     @property
     def size(self) -> int:
@@ -39,6 +45,22 @@ def fresh_units(size: int, by: int) -> Units:
     """Returns ``size`` units and ``by`` new ones."""
     parents = torch.cat([torch.arange(size), torch.full((by,), -1)])
     return Units(parents, torch.ones(size + by, dtype=torch.float64))
+
+
+def entries_of_units(member: Member, group: GrowthGroup, units: Sequence[int]) -> Tensor:
+    """Returns the entries of a member's axis that belong to units, in the order they are laid out.
+
+    The order is that of the entries of as many new units behind the old ones.
+    """
+    wide = entries_of(member.axis, group.atom, group.size + len(units))[1]
+    own = entries_of(member.axis, group.atom, group.size)[1]
+    places = {unit: (own == unit).nonzero()[0] for unit in set(units)}
+    seen = [0] * len(units)
+    found: list[int] = []
+    for new in (wide[wide >= group.size] - group.size).tolist():
+        found.append(int(places[units[new]][seen[new]]))
+        seen[new] += 1
+    return torch.tensor(found)
 
 
 def edits_of(group: GrowthGroup, needs: Needs, units: Units) -> list[TensorEdit]:
@@ -75,7 +97,7 @@ def _axis_edit(group: GrowthGroup, member: Member, needs: Needs, units: Units) -
     factor = torch.ones(len(take)).double()
     factor[unit >= 0] = (group.size / units.size) ** power
     edit = AxisEdit(member.dim, take, values * factor, gradients / factor, _fill(member, needs))
-    edit.given = _given(member, units)
+    edit.given = _given(member, units, needs)
     return edit
 
 
@@ -125,7 +147,8 @@ def _tied(member: Member, makes: str, reads: str | None) -> str:
     return "zero"
 
 
-def _given(member: Member, units: Units) -> Tensor | None:
+def _given(member: Member, units: Units, needs: Needs) -> Tensor | None:
     if "in" in member.kinds:
         return units.columns.get(member.name)
-    return units.rows.get(member.name)
+    asked = bool(needs.rows)  # then units are means or zeros where they are counted
+    return None if asked else units.rows.get(member.name)

@@ -45,6 +45,11 @@ class Ramp:
         """Whether the columns are there in full."""
         return self.taken >= self.steps
 
+    def begin(self, parameter: Tensor, columns: Tensor) -> None:
+        """Takes columns to bring in, and leaves ``alpha`` times them in a parameter."""
+        self.held = columns.to(parameter).clone()
+        self._write(parameter, self.held * self.alpha)
+
     def hold(self, parameter: Tensor) -> None:
         """Takes the columns out of a parameter and leaves ``alpha`` times them."""
         self.held = parameter.index_select(self.dim, self.entries).clone()

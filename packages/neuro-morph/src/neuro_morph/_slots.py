@@ -110,11 +110,14 @@ class SlotTable:
             raise ValueError(f"rate must be finite and at least 0, got {rate!r}")
         self._slot(parameter).rate.index_fill_(dim, entries, rate)
 
-    def add_ramp(self, parameter: Tensor, ramp: Ramp) -> None:
-        """Lets entries of a parameter come in slowly: they are zero at first."""
-        self._slot(parameter).ramps.append(ramp)
+    def add_ramp(self, parameter: Tensor, ramp: Ramp, columns: Tensor, log: UndoLog) -> None:
+        """Lets entries of a parameter come in slowly: zero at first, ``columns`` in the end."""
+        old = self.slots.get(parameter)
+        slot = Slot.of(parameter) if old is None else _copied(old)
+        slot.ramps.append(ramp)
+        log.set_item(self.slots, parameter, slot)
         with torch.no_grad():
-            ramp.hold(parameter)
+            ramp.begin(parameter, columns)
 
     def release(self) -> None:
         """Lets every optimizer see all parameters as they are from now on.

@@ -1,0 +1,95 @@
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from neuro_morph import Morpher, Split, Widen
+
+
+def net() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2))
+
+
+def test_thirty_events_in_a_compiled_run_never_go_back_to_eager(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    compiled = 0
+
+    def counting(graph: torch.fx.GraphModule, inputs: list[torch.Tensor]) -> object:
+        nonlocal compiled
+        compiled += 1
+        return graph.forward
+
+    monkeypatch.setattr(torch._dynamo.config, "fail_on_recompile_limit_hit", True)
+    torch._dynamo.reset()
+    model = torch.compile(net(), backend=counting)
+    optimizer = torch.optim.Adam(model.parameters())
+    x = torch.randn(8, 4)
+    morpher = Morpher(model, optimizer, example_inputs=x, capture="dispatch")
+    for k in range(30):
+        model(x).square().mean().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        assert compiled == k + 1
+        morpher.apply(Widen("0", by=1, init=Split() if k % 2 else Split(share=0.4)))
+        model = morpher.rewrap()
+    assert model(x).isfinite().all()
+    assert model.get_submodule("_orig_mod.0").out_features == 36
+
+
+WORKER = """
+import torch, torch.distributed as dist
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+from neuro_morph import Morpher, Widen, Split, GrowthRefusedError
+
+dist.init_process_group("gloo")
+rank = dist.get_rank()
+torch.manual_seed(0)
+model = DistributedDataParallel(nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 2)))
+optimizer = torch.optim.Adam(model.parameters(), 0.05)
+x = torch.ones(2, 4)
+morpher = Morpher(model, optimizer, example_inputs=x, capture="dispatch", seed=rank)
+torch.manual_seed(rank)
+for event in range(4):
+    for _ in range(3):
+        optimizer.zero_grad()
+        model(torch.randn(8, 4)).square().mean().backward()
+        optimizer.step()
+    optimizer.zero_grad()
+    morpher.apply(Widen("0", by=2) if event % 2 else Widen("0", by=2, init=Split(parents=(0, 1))))
+    model = morpher.rewrap()
+    for p in model.parameters():
+        both = [torch.empty_like(p) for _ in range(2)]
+        dist.all_gather(both, p.data)
+        assert torch.equal(*both)
+try:
+    tolerance = morpher.tolerance
+    morpher.tolerance = -1.0 if rank else tolerance
+    morpher.apply(Widen("0", by=2))
+    raise SystemExit("one process refused and the other went on")
+except GrowthRefusedError as refusal:
+    assert model.module[0].out_features == 14
+print("same", flush=True)
+dist.destroy_process_group()
+"""
+
+
+def test_two_processes_have_equal_parameters_after_every_event(tmp_path: Path) -> None:
+    script = tmp_path / "worker.py"
+    script.write_text(WORKER)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    run = subprocess.run(
+        [*command, "--nproc-per-node=2", str(script)],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        check=False,
+    )
+    assert run.stdout.count("same") == 2, run.stderr[-2000:]
