@@ -6,8 +6,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuro_morph import ExampleInputs, GrowthRefusedError, Morpher, MorphogenesisEvent, Widen
-from neuro_morph._edit_deepen import Deepen
+from neuro_morph import (
+    Connect,
+    Deepen,
+    ExampleInputs,
+    GrowthRefusedError,
+    Morpher,
+    MorphogenesisEvent,
+    Widen,
+)
 from neuro_morph._visits import visits_of
 
 
@@ -216,6 +223,28 @@ def test_a_list_of_layers_grows_with_the_numbers_that_go_with_it() -> None:
     assert torch.equal(fresh.eval()(tokens()), model(tokens()))
 
 
+def test_a_language_model_with_a_copied_layer_generates_the_same_with_and_without_cache() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    config = transformers.LlamaConfig(
+        vocab_size=30, hidden_size=16, num_hidden_layers=2, num_attention_heads=4,
+        intermediate_size=20, bos_token_id=0, eos_token_id=1, pad_token_id=2,
+    )  # fmt: skip
+    model = transformers.LlamaForCausalLM(config).double().eval()
+    ids = {"input_ids": torch.arange(3, 11).reshape(2, 4), "attention_mask": torch.ones(2, 4)}
+    settings: dict[str, Any] = {"max_new_tokens": 5, "do_sample": False}
+    want = model.generate(**ids, **settings)
+    morpher = Morpher(model, example_inputs=ids, capture="dispatch", outputs=("logits",))
+    morpher.apply(Deepen("model.layers.0", "copy"))
+    assert config.num_hidden_layers == 3
+    assert torch.equal(model.generate(**ids, **settings), want)
+    for parameter in model.model.layers[1].parameters():
+        parameter.data.normal_(0, 0.3)
+    cached = model.generate(**ids, **settings)
+    assert torch.equal(cached, model.generate(**ids, **settings, use_cache=False))
+    assert not torch.equal(cached, want)
+
+
 def test_where_layers_are_called_by_name_the_new_one_follows_by_a_hook() -> None:
     model = rough(Unrolled())
     deepen(model, tokens(), "layers.0", "copy")
@@ -225,6 +254,20 @@ def test_where_layers_are_called_by_name_the_new_one_follows_by_a_hook() -> None
         parameter.data.normal_()
     assert not torch.allclose(twin(tokens()), model(tokens()))
     assert torch.equal(model(tokens()), torch.compile(model, backend="eager")(tokens()))
+
+
+def test_a_block_is_copied_without_what_was_grown_at_it() -> None:
+    model, x = rough(Unrolled()), tokens()
+    morpher = Morpher(model, example_inputs=x, capture="dispatch")
+    morpher.apply(Deepen("layers.1", "copy"))
+    morpher.apply(Connect("layers.0", "layers.1"))
+    morpher.apply(Deepen("layers.1", "copy"))
+    parts: Any = model.get_submodule("grown")
+    assert parts.names() == ["block_0", "edge_0", "block_1"]
+    assert not [k for part in parts.children() for k in part.modules() if k._forward_hooks]
+    morpher.apply(Deepen("layers.0.up", "residual"))
+    assert morpher.apply(Deepen("layers.0", "copy")).relative_change == 0.0
+    assert not any("grown" in name for name, _ in parts.named_modules())
 
 
 def test_new_parameters_join_the_groups_of_their_neighbours() -> None:
@@ -255,6 +298,44 @@ def test_a_snapshot_takes_a_layer_out_again_after_training() -> None:
     assert structure(model) == before
     assert torch.equal(model(x), want)
     assert len(optimizer.param_groups[0]["params"]) == len(list(model.parameters()))
+
+
+def test_numbers_of_layers_in_configurations_follow_and_come_back() -> None:
+    model = rough(Configured(Options(2, ["full", "sliding"])))
+    x = tokens()
+    morpher = Morpher(model, example_inputs=x, capture="dispatch")
+    taken, config = morpher.snapshot(), vars(model)["config"]
+    want = model(x)
+    morpher.apply(Deepen("layers", "copy"))
+    assert vars(config) == {"num_hidden_layers": 3, "layer_types": ["full", "sliding", "sliding"]}
+    assert torch.equal(model(x), want)
+    taken.restore()
+    assert vars(config) == {"num_hidden_layers": 2, "layer_types": ["full", "sliding"]}
+    morpher = Morpher(model, example_inputs=x, capture="dispatch", tolerance=-1.0)
+    with pytest.raises(GrowthRefusedError, match="the output changes by"):
+        morpher.apply(Deepen("layers", "copy"))
+    assert vars(config) == {"num_hidden_layers": 2, "layer_types": ["full", "sliding"]}
+
+
+class Options:
+    """Numbers of layers, as models of libraries hold them."""
+
+    def __init__(self, num_hidden_layers: int, layer_types: list[str]) -> None:
+        self.num_hidden_layers, self.layer_types = num_hidden_layers, layer_types
+
+
+class Configured(Stack):
+    """Blocks that are run as far as a configuration says."""
+
+    def __init__(self, config: Options) -> None:
+        super().__init__(layers=config.num_hidden_layers)
+        self.config = config
+
+    def forward(self, x: Tensor) -> Tensor:
+        for layer, _ in zip(self.layers, self.config.layer_types, strict=True):
+            x, _ = layer(x)
+        out: Tensor = self.head(x)
+        return out
 
 
 def test_what_was_deepened_can_be_widened() -> None:

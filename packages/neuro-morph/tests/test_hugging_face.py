@@ -46,7 +46,9 @@ def built(name: str) -> tuple[nn.Module, Any]:
         model, inputs = causal("T5ForConditionalGeneration", "T5Config", vocab_size=60, **sizes)
         return model, {**inputs, "decoder_input_ids": IDS}
     if name == "vit":
-        sizes = {k: v for k, v in TEXT.items() if k not in ("vocab_size", "max_position_embeddings")}
+        sizes = {
+            k: v for k, v in TEXT.items() if k not in ("vocab_size", "max_position_embeddings")
+        }
         return images("ViT", 16, **sizes, image_size=16, patch_size=8)
     if name == "swin":
         sizes = {"image_size": 32, "patch_size": 2, "embed_dim": 8, "depths": [1, 2]}
@@ -64,7 +66,18 @@ def built(name: str) -> tuple[nn.Module, Any]:
 
 @pytest.mark.parametrize(
     "name",
-    ["bert", "gpt2", "llama", "t5", "vit", "swin", "convnext", "resnet", "mobilenet", "efficientnet"],
+    [
+        "bert",
+        "gpt2",
+        "llama",
+        "t5",
+        "vit",
+        "swin",
+        "convnext",
+        "resnet",
+        "mobilenet",
+        "efficientnet",
+    ],
 )
 def test_every_group_grows_and_most_parameters_are_in_one(name: str) -> None:
     torch.manual_seed(0)

@@ -4,6 +4,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves
 
 from neuro_morph import GrowthGraph, GrowthRefusedError, Morpher, Widen
 from neuro_morph._accumulators import Limits
@@ -11,8 +12,10 @@ from neuro_morph._nest import NeST
 from neuro_morph._proposals import inverse_power, propose_units, residual
 from neuro_morph._proposed_units import given_units, gradmax, senn, tiny
 from neuro_morph._statistics import collect_statistics
+from neuro_morph._trial import trial
 from neuro_morph._undo import UndoLog
 from neuro_morph._widening import widen
+from neuro_morph.testing import architectures, randomized
 
 NETS: dict[str, Any] = {
     "linear": lambda: (nn.Linear(5, 3), nn.Tanh(), nn.Linear(3, 4)),
@@ -170,3 +173,31 @@ def test_bad_settings_and_groups_without_a_maker_are_refused() -> None:
     few = measured("linear", features=3)[2]["0"]
     with pytest.raises(GrowthRefusedError, match="each unit is made from 5 numbers, over 3"):
         propose_units(few, 1)
+
+
+def squares(model: nn.Module, batch: Any) -> Tensor:
+    out = model(*batch) if isinstance(batch, tuple) else model(batch)
+    return sum((t.square().mean() for t in tree_leaves(out)), torch.zeros(()))
+
+
+ZOO = ["bert", "densenet", "flatten_net", "gpt2", "mixer", "mobilenet", "shufflenet", "unet"]
+
+
+@pytest.mark.parametrize("name", [*ZOO, "vit", "wavenet"])
+def test_in_real_architectures_units_are_grown_exactly_or_refused_by_name(name: str) -> None:
+    torch.manual_seed(0)
+    model, inputs = randomized(*architectures()[name]())
+    morpher = Morpher(model, example_inputs=inputs, capture="dispatch")
+    held = collect_statistics(model, morpher.graph, [inputs], squares)
+    for group in held.groups.values():
+        edit = Widen(group.id, by=1, init=tiny(held))
+        if group.maker is None:
+            with pytest.raises(
+                GrowthRefusedError, match=r"no units can be proposed|are counted|mean"
+            ):
+                morpher.apply(edit)
+            continue
+        with trial(morpher):
+            event = morpher.apply(edit)
+        assert event.relative_change is not None
+        assert event.relative_change <= 1e-12

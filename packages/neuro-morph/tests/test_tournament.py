@@ -46,7 +46,7 @@ def everything(morpher: Morpher) -> dict[str, Any]:
     return copy.deepcopy(
         {
             "model": dict(morpher.model.state_dict()),
-            "state": {k: v for k, v in optimizer.state_dict()["state"].items()},
+            "state": dict(optimizer.state_dict()["state"]),
             "random": torch.get_rng_state(),
             "numbers": morpher.generator.get_state(),
             "spec": len(morpher.spec.steps),
@@ -147,6 +147,19 @@ def test_refused_candidates_are_named_and_the_others_go_on() -> None:
     assert "the model's output" in str(result.trials[0].refused)
     assert "group must be one of" in str(result.trials[1].refused)
     assert result.winner is result.trials[2]
+
+
+def test_repeats_are_means_over_trials_that_differ() -> None:
+    morpher, batches, validation = narrow()
+    tournament = Tournament(morpher, loss_fn, batches, validation, steps=5, min_gain=1e3)
+    before = everything(morpher)
+    once = tournament.run(CANDIDATES[:1])
+    tournament.repeats = 3
+    thrice = tournament.run(CANDIDATES[:1])
+    assert thrice.control != once.control
+    again = tournament.run(CANDIDATES[:1])
+    assert again.trials[0].gain == thrice.trials[0].gain
+    assert same(everything(morpher), before)
 
 
 @pytest.mark.parametrize("per", ["parameters", "flops"])

@@ -17,7 +17,10 @@ from neuro_morph import (
 
 INITS: dict[str, Any] = {
     "masked": (ZeroFanOut("masked"), 3),
-    "free": (ZeroFanOut(), 3), "copy": (Split(), 3), "equal": (Duplicate(), None)}
+    "free": (ZeroFanOut(), 3),
+    "copy": (Split(), 3),
+    "equal": (Duplicate(), None),
+}
 
 
 def growable(model: nn.Module, inputs: Any, way: str) -> list[tuple[str, int]]:
@@ -171,6 +174,9 @@ def test_a_stream_normalised_after_its_sums_grows_by_any_number_with_masks() -> 
     assert model.norm.unit_mask.tolist() == [1.0] * 6 + [0.0] * 4
     assert model.norm.weight is norm.weight
     assert model.norm.normalized_shape == (10,)
+    replayed = morpher.spec.replay(PostNorm().double())
+    replayed.load_state_dict(model.state_dict())
+    assert torch.equal(replayed(x), model(x))
     model(x).square().sum().backward()
     assert model.head.weight.grad[:, 6:].abs().min() > 0
     snapshot.restore()

@@ -21,7 +21,7 @@ from neuro_morph._patches import (
 from neuro_morph._tapping import Tap
 from neuro_morph._unit_layers import UnitLayer
 
-_CHUNK = 16  # examples that are unfolded at a time
+_NUMBERS = 1 << 22  # that are unfolded at a time
 
 
 @dataclass(frozen=True)
@@ -34,7 +34,7 @@ class Limits:
         samples: examples whose units are kept themselves.
     """
 
-    positions: int = 64
+    positions: int = 32
     features: int = 2048
     samples: int = 512
 
@@ -129,14 +129,22 @@ class GroupSums:
         made = output_rows(maker.module, tap.out_grad)[..., maker.places[:, 0]]
         self.inputs.append(_per_example(_channels(maker.module, tap.x), examples).mean(1))
         at, weight = kept_positions(made.shape[1], self.limits.positions)
-        for part in _chunks(len(tap.x)):
+        whole = made.shape[1] == 1  # then no example's gradient has to be formed
+        numbers = made.shape[1] * _width(maker) + (0 if whole else made.shape[2] * _width(maker))
+        for part in _chunks(len(tap.x), numbers):
             x = features_of(maker, tap.x[part])
             kept = x[:, at].flatten(0, 1)
             self.own.add("x_x", weight * kept.T @ kept)
             if len(tap.x) == examples:
-                each = torch.einsum("npo,npf->nof", -made[part].double(), x)
-                self.own.add("gradient_mean", each.sum(0))
-                self.own.add("gradient_second", each.square().sum(0))
+                self._add_gradients(-made[part].double(), x)
+
+    def _add_gradients(self, g: Tensor, x: Tensor) -> None:
+        """Adds examples' gradients and their squares, ``[n, positions, C]`` and ``[.., X]``."""
+        self.own.add("gradient_mean", torch.einsum("npo,npf->of", g, x))
+        if g.shape[1] == 1:
+            self.own.add("gradient_second", g[:, 0].square().T @ x[:, 0].square())
+        else:
+            self.own.add("gradient_second", (g.mT @ x).square().sum(0))
 
     def _add_reader(
         self, reader: UnitLayer, sums: Sums, taps: dict[str, Tap], examples: int
@@ -145,13 +153,16 @@ class GroupSums:
         grads = -output_rows(module, tap.out_grad).double()
         at, weight = kept_positions(grads.shape[1], self.limits.positions)
         narrow = _width(reader) <= self.limits.features
-        for part in _chunks(len(tap.x)):
+        made = 0 if self.maker is None else _width(self.maker) * reader.places.shape[1]
+        numbers = len(at) * (_width(reader) + made * _kernel(reader))
+        for part in _chunks(len(tap.x), numbers):
             g = grads[part][:, at]
             sums.add("g_g", weight * torch.einsum("npo,npq->oq", g, g))
             h = features_of(reader, tap.x[part], at) if narrow else None
             if h is not None:
-                sums.add("h_h", weight * torch.einsum("npf,npe->fe", h, h))
-                sums.add("h_g", weight * torch.einsum("npf,npo->fo", h, g))
+                rows = h.flatten(0, 1)
+                sums.add("h_h", weight * (rows.T @ rows))
+                sums.add("h_g", weight * (rows.T @ g.flatten(0, 1)))
             if self.maker is not None:
                 x = self.laid_over(self.maker, reader, taps, part, at)
                 sums.add("x_g", weight * torch.einsum("npfk,npo->fok", x, g))
@@ -183,7 +194,7 @@ def _reader(layer: UnitLayer, sums: Sums, count: int) -> ReaderStatistics:
 
 def features_of(layer: UnitLayer, x: Tensor, at: Tensor | None = None) -> Tensor:
     """Returns ``[n, positions, features]``, a 1 behind them where there is a bias."""
-    rows = patches(layer.module, x, at).flatten(2).double()
+    rows = patches(layer.module, x.double(), at).flatten(2)
     if layer.bias is None:
         return rows
     return torch.cat([rows, rows.new_ones(*rows.shape[:2], 1)], -1)
@@ -192,6 +203,11 @@ def features_of(layer: UnitLayer, x: Tensor, at: Tensor | None = None) -> Tensor
 def _width(layer: UnitLayer) -> int:
     weight: Tensor = layer.module.weight  # type: ignore[assignment]
     return weight[0].numel() + (layer.bias is not None)
+
+
+def _kernel(layer: UnitLayer) -> int:
+    weight: Tensor = layer.module.weight  # type: ignore[assignment]
+    return weight[0, 0].numel()
 
 
 def _channels(module: nn.Module, x: Tensor) -> Tensor:
@@ -212,5 +228,7 @@ def _per_example(rows: Tensor, examples: int) -> Tensor:
     return rows.reshape(examples, -1, rows.shape[-1])
 
 
-def _chunks(count: int) -> list[slice]:
-    return [slice(start, start + _CHUNK) for start in range(0, count, _CHUNK)]
+def _chunks(count: int, numbers: int) -> list[slice]:
+    """Returns parts of so many examples of ``numbers`` each that they fit."""
+    step = max(_NUMBERS // max(numbers, 1), 1)
+    return [slice(start, start + step) for start in range(0, count, step)]

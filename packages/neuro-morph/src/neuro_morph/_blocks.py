@@ -1,11 +1,14 @@
 """Layers that begin as the identity."""
 
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+
+from neuro_morph._grafts import without_grafts
 
 CONVS: dict[int, Any] = {1: nn.Conv1d, 2: nn.Conv2d, 3: nn.Conv3d}
 NORMS: dict[int, Any] = {0: nn.BatchNorm1d, 1: nn.BatchNorm1d, 2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
@@ -80,6 +83,22 @@ def residual_block(shape: BlockShape, generator: torch.Generator | None = None) 
     return ResidualBlock(
         nn.Sequential(*before, first, *between, ACTIVATIONS[shape.activation](), last)
     )
+
+
+def copy_of(module: nn.Module) -> nn.Module:
+    """Returns a copy of a module whose parameters all learn, without what was grown at it."""
+    block = without_grafts(copy.deepcopy(module))
+    for parameter in block.parameters():
+        parameter.requires_grad_(True)
+        parameter.grad = None
+    return block
+
+
+def like_of(module: nn.Module, model: nn.Module, other: Tensor | None = None) -> Tensor:
+    """Returns a tensor of whose dtype and on whose device parts beside a module are made."""
+    held = [*module.parameters(), *model.parameters()]
+    found = next((p for p in held if p.is_floating_point()), other)
+    return torch.zeros(()) if found is None else found
 
 
 def measure_norms(block: nn.Module, x: Tensor, *, keep: bool) -> None:

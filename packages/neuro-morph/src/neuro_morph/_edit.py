@@ -40,13 +40,19 @@ class Performed:
         attributes: numbers of modules that changed beside the sizes of known classes.
         added: names of parameters that are new, with the path of the module they stand beside:
             they join the parameter groups of the optimizers that its parameters are in.
+        recipe: what builds new modules again without data, as JSON can hold it.
         ramps: columns that come in slowly: parameter, axis, the columns, steps.
     """
 
     tensors: list[TensorEdit] = field(default_factory=list)
     attributes: list[AttributeEdit] = field(default_factory=list)
     added: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     ramps: list[tuple[str, int, Tensor, int]] = field(default_factory=list)
+
+    def built(self) -> dict[str, Any]:
+        """Returns what a spec holds of new modules: how they are built, what they hold."""
+        return {"built": self.recipe, "added": self.added} if self.recipe else {}
 
 
 Variant = Callable[[UndoLog], Performed]

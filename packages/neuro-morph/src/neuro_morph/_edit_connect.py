@@ -1,13 +1,14 @@
 """The edit that connects two layers of a network (synaptogenesis)."""
 
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from functools import partial
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from neuro_morph._blocks import like_of
 from neuro_morph._edge import ADAPTERS, EdgeShape, GrownEdge, install
 from neuro_morph._edit import Performed, Site, Variant
 from neuro_morph._errors import GrowthRefusedError
@@ -114,15 +115,10 @@ class Connect:
         with torch.random.fork_rng(devices=()):
             edge = GrownEdge(shape, site.generator)
         target = site.model.get_submodule(self.target)
-        edge.to(_like(target, site.model)).train(target.training)
+        edge.to(like_of(target, site.model)).train(target.training)
         name = new_name(site.model, holder_of(site.model, self.target), "edge")
         path = install(site.model, name, edge, log)
         added = dict(edge.named_parameters())
         check_joined(site.model, edge, site.inputs, added.values())
-        return Performed(added={f"{path}.{key}": self.target for key in added})
-
-
-def _like(target: nn.Module, model: nn.Module) -> Tensor:
-    """Returns a parameter of whose dtype and on whose device a connection to a module is made."""
-    held = [*target.parameters(), *model.parameters()]
-    return next((p for p in held if p.is_floating_point()), torch.zeros(()))
+        recipe = {"name": name, "shape": asdict(shape)}
+        return Performed(added={f"{path}.{key}": self.target for key in added}, recipe=recipe)

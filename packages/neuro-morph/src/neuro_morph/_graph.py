@@ -2,12 +2,13 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from neuro_morph._attributes import couplings_of, tie_numbers
+from neuro_morph._attributes import couplings_of, fix_literals, tie_numbers
 from neuro_morph._axes import Axis, resolve
 from neuro_morph._groups import GrowthGroup, groups_of
 from neuro_morph._inputs import ExampleInputs
@@ -17,6 +18,7 @@ from neuro_morph._plan_widen import check_fills
 from neuro_morph._program import Program, Ref
 from neuro_morph._record_dispatch import record_by_dispatch
 from neuro_morph._record_export import record_by_export
+from neuro_morph._report import table_of
 from neuro_morph._rules import RULES
 from neuro_morph._valuing import AsksError, CannotGrowError, Needs, Valuing
 
@@ -34,6 +36,7 @@ class GrowthGraph:
     def __init__(self, program: Program, model: nn.Module) -> None:
         self.program = program
         self._placing = Placing(program).run(RULES)
+        fix_literals(model, self._placing.numbers)
         tie_numbers(model, self._placing.numbers)
         self._maskable = maskable(model)
         self._groups = groups_of(self._placing)
@@ -77,7 +80,7 @@ class GrowthGraph:
             ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
             ... )
             >>> [(g.id, g.size, g.reason) for g in GrowthGraph.capture(model, torch.ones(1, 4))]
-            [('0', 8, None), ('0.weight[1]', 4, "it meets ...
+            [('0', 8, None), ('0[1]', 4, "it meets ...
         """
         program = record(model, ExampleInputs.of(example_inputs), capture)
         program.outputs = chosen_outputs(dict(program.outputs), outputs)
@@ -96,6 +99,24 @@ class GrowthGraph:
                 return group
         known = ", ".join(repr(g.id) for g in self._groups if g.growable)
         raise KeyError(f"group must be one of {known}; got {group_id!r}")
+
+    def coverage(self) -> float:
+        """Returns the part of the model's parameters that have an axis in a group that can grow."""
+        names = set().union(*(g.parameters() for g in self._groups if g.growable), set())
+        sizes = {n: prod(self.program.shapes[i]) for i, n in self.program.parameters.items()}
+        return sum(sizes[n] for n in names & set(sizes)) / max(sum(sizes.values()), 1)
+
+    def report(self) -> str:
+        """Returns the groups as a table: what makes and reads them, how they grow or why not.
+
+        Example:
+            >>> import torch
+            >>> from neuro_morph import GrowthGraph
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> print(GrowthGraph.capture(model, torch.ones(1, 4)).report().splitlines()[2])
+            0     |     8 |    7 | 0.weight | 1.weight | free, copy, equal
+        """
+        return table_of([(g, self.ways(g)) for g in self._groups], self.coverage())
 
     def ways(self, group: GrowthGroup) -> list[str]:
         """Returns how new units of a group can be made.

@@ -72,12 +72,23 @@ def maskable(model: nn.Module) -> frozenset[str]:
 def mask_norms(model: nn.Module, needs: Needs, atom: Atom, size: int, log: UndoLog) -> None:
     """Puts a MaskedLayerNorm in the place of each LayerNorm that must not see new units."""
     for path, axis in sorted(needs.masked.items()):
-        parent, _, name = path.rpartition(".")
         norm = model.get_submodule(path)
         if norm._forward_hooks or norm._forward_pre_hooks or norm._backward_hooks:
             raise CannotGrowError(f"{path!r} has hooks, and would have to be replaced")
-        assert isinstance(norm, nn.LayerNorm)
-        masked = MaskedLayerNorm(norm)
-        old = torch.from_numpy(entries_of(axis, atom, size)[0])
-        masked.unit_mask = (old >= 0).to(masked.unit_mask)
-        log.set_item(model.get_submodule(parent)._modules, name, masked)
+        put_mask(model, path, torch.from_numpy(entries_of(axis, atom, size)[0]) >= 0, log)
+
+
+def put_mask(model: nn.Module, path: str, counts: Tensor, log: UndoLog) -> None:
+    """Puts a MaskedLayerNorm that counts some units in the place of a LayerNorm."""
+    parent, _, name = path.rpartition(".")
+    norm = model.get_submodule(path)
+    assert isinstance(norm, nn.LayerNorm)
+    masked = MaskedLayerNorm(norm)
+    masked.unit_mask = counts.to(masked.unit_mask)
+    log.set_item(model.get_submodule(parent)._modules, name, masked)
+
+
+def masks_of(model: nn.Module, needs: Needs) -> dict[str, dict[str, int]]:
+    """Returns what a spec holds of norms that were replaced: their paths and sizes."""
+    sizes = {path: len(model.get_submodule(path).get_buffer(MASK)) for path in needs.masked}
+    return {"masked": sizes} if sizes else {}

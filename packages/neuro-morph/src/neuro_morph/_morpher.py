@@ -177,7 +177,7 @@ class _Work:
                 failure = failure or "another process refuses"
             if failure is None:
                 take_from_first(self._touched())
-                detail = self.edit.detail()
+                detail = {**self.edit.detail(), **self.performed.built()}
                 now = Fingerprint(self.morpher.model)
                 self.step = self.shape.step_to(now, self.edit.op, detail)
                 return self.event("committed", None)
@@ -206,7 +206,8 @@ class _Work:
 
     def _touched(self) -> list[Tensor]:
         held = tensors_of(self.morpher.model)
-        return [held[edit.name] for edit in self.performed.tensors]
+        names = [*(edit.name for edit in self.performed.tensors), *self.performed.added]
+        return [held[name] for name in names]
 
     def _migrate(self, log: UndoLog) -> None:
         held = tensors_of(self.morpher.model)

@@ -37,7 +37,7 @@ def paired_gain(before: Tensor, after: Tensor, *, level: float = 0.05) -> Paired
 
     Example:
         >>> import torch
-        >>> from neuro_morph._paired import paired_gain
+        >>> from neuro_morph import paired_gain
         >>> paired_gain(torch.tensor([3.0, 2.0, 4.0]), torch.tensor([2.0, 1.5, 2.5])).mean
         1.0
     """

@@ -94,7 +94,9 @@ def _windows(layer: Any, x: Tensor, at: Tensor | None) -> Tensor:
     for dim, (size, stride, dilation) in enumerate(sizes, start=2):
         held = held.unfold(dim, dilation * (size - 1) + 1, stride)[..., ::dilation]
     grid = held.shape[2 : 2 + len(kernel)]
-    every = torch.arange(prod(grid)) if at is None else at
-    where: tuple[Any, ...] = torch.unravel_index(every.to(x.device), grid)
-    found = held[:, :, *where]  # [n, channels, positions, *kernel]
-    return found.movedim(1, 2).reshape(len(x), len(every), x.shape[1], prod(kernel))
+    shape = len(x), -1, x.shape[1], prod(kernel)
+    dims = range(2 + len(kernel), held.dim())
+    if at is None:
+        return held.permute(0, *range(2, 2 + len(kernel)), 1, *dims).reshape(shape)
+    where: tuple[Any, ...] = torch.unravel_index(at.to(x.device), grid)
+    return held[:, :, *where].movedim(1, 2).reshape(shape)  # from [n, channels, positions, *kernel]

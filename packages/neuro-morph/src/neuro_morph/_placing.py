@@ -78,12 +78,14 @@ class Number:
         axis: the axis.
         attribute: what the innermost module calls it, None if that is not known.
         place: where in its operation it stood: numbers in one place are the more likely the same.
+        literal: whether the model gave it as a number, not one it read off a shape.
     """
 
     paths: tuple[str, ...]
     axis: Axis
     attribute: str | None = None
     place: tuple[str, int] = ("", 0)
+    literal: bool = False
 
 
 class Placing:
@@ -161,7 +163,8 @@ class Placing:
         assert self.call is not None
         if any(True for _ in atoms_of(axis)):
             where = self.call.op, place
-            self.numbers.append(Number(self.call.path, axis, attribute, where))
+            literal = attribute is None and self.call.given is not None
+            self.numbers.append(Number(self.call.path, axis, attribute, where, literal))
 
     def _place(self, call: Call, rule: Any) -> None:
         args, kwargs = tree_map(
@@ -172,16 +175,22 @@ class Placing:
         if rule is None:
             results = self._unknown(call)
         else:
-            results = rule.place(self, *args, **kwargs)
+            results = self._ruled(call, rule, args, kwargs)
         results = [results] if isinstance(results, Value) else list(results)
         for ref, value in zip(call.outputs, results, strict=False):
             if ref is not None:
                 self._check(ref, value)
                 self.values[ref.index] = value
 
-    def _unknown(self, call: Call) -> list[Value]:
+    def _ruled(self, call: Call, rule: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return rule.place(self, *args, **kwargs)
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return self._unknown(call, "its arguments are not those that are known")
+
+    def _unknown(self, call: Call, why: str = "no rule is known") -> list[Value]:
         for ref in call.inputs():
-            self.fix(self.value(ref), f"no rule is known for {self.where()}")
+            self.fix(self.value(ref), f"{why} for {self.where()}")
         return [
             self.constant(self.program.shape(ref)) if ref is not None else Value(())
             for ref in call.outputs

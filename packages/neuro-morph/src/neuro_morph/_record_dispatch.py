@@ -68,9 +68,7 @@ class _Recorder(TorchDispatchMode):
         leaves = [result] if isinstance(result, Tensor) else tree_flatten(result)[0]
         outputs = tuple(self._new(x) if isinstance(x, Tensor) else None for x in leaves)
         name = op_name(func._schema.name)
-        call = Call(
-            name, tuple(given[0]), given[1], outputs, tuple(self.path), self.sizes.given
-        )
+        call = Call(name, tuple(given[0]), given[1], outputs, tuple(self.path), self.sizes.given)
         self.program.calls.append(call)
         return result
 

@@ -72,7 +72,12 @@ def splitting_of(
         raise GrowthRefusedError(
             f"{group.id!r} has no splitting matrix: its units are made by {len(makers)} layers"
         )
-    maker = makers[0]
+    maker, rows = makers[0], makers[0].places.shape[1]
+    if rows != 1:
+        raise GrowthRefusedError(
+            f"{group.id!r} has no splitting matrix: each of its units is {rows} rows of "
+            f"{maker.weight!r}"
+        )
     width = maker.module.weight[0].numel() + (maker.bias is not None)  # type: ignore[index]
     if group.size * width**2 > _MOST:
         raise GrowthRefusedError(

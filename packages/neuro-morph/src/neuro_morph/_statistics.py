@@ -48,8 +48,7 @@ def collect_statistics(
 
     Example:
         >>> import torch
-        >>> from neuro_morph import GrowthGraph
-        >>> from neuro_morph._statistics import collect_statistics
+        >>> from neuro_morph import GrowthGraph, collect_statistics
         >>> model = torch.nn.Sequential(
         ...     torch.nn.Linear(3, 4), torch.nn.ReLU(), torch.nn.Linear(4, 2)
         ... )
@@ -107,6 +106,9 @@ def _maker(
         return None, str(why)
     if len(makers) != 1:
         return None, f"its units are made by {len(makers)} layers"
+    rows = makers[0].places.shape[1]
+    if rows != 1:
+        return None, f"each of its units is {rows} rows of {makers[0].weight!r}"
     weight: Tensor = makers[0].module.weight  # type: ignore[assignment]
     if weight[0].numel() > limits.features:
         return None, f"each unit is made from {weight[0].numel()} numbers, over {limits.features}"

@@ -6,8 +6,10 @@ from itertools import cycle, islice
 from math import inf, nan
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from neuro_morph._budget import Budget
 from neuro_morph._edit import Edit
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
@@ -81,10 +83,13 @@ class Tournament:
         batches: what candidates are trained on, taken in turn.
         validation: what they are measured on; it must not be trained on.
         steps: steps of each trial.
+        repeats: how often each trial is made, on other batches and with other random numbers; the
+            losses of an example are averaged over them.
         per: ``"parameters"`` or ``"flops"`` for the best gain over what is added, None for the
             best gain.
         level: how often a tournament may keep something though nothing gains.
         min_gain: the smallest mean gain that is kept.
+        budget: candidates that would overspend it are refused by name.
         step_fn: ``step_fn(model, batch)`` makes a whole training step; None for the plain one.
 
     Raises:
@@ -92,8 +97,7 @@ class Tournament:
 
     Example:
         >>> import torch
-        >>> from neuro_morph import Morpher, Widen
-        >>> from neuro_morph._tournament import Tournament
+        >>> from neuro_morph import Morpher, Tournament, Widen
         >>> _ = torch.manual_seed(0)
         >>> model = torch.nn.Sequential(
         ...     torch.nn.Linear(2, 2), torch.nn.Tanh(), torch.nn.Linear(2, 1)
@@ -114,16 +118,20 @@ class Tournament:
     batches: Sequence[Any]
     validation: Sequence[Any]
     steps: int = 100
+    repeats: int = 1
     per: str | None = "parameters"
     level: float = 0.05
     min_gain: float = 0.0
+    budget: Budget = field(default_factory=Budget)
     step_fn: StepFn | None = field(default=None, repr=False)
 
     def __post_init__(self) -> None:
+        self._event: MorphogenesisEvent | None = None
         if self.per not in COSTS:
             raise ValueError(f"per must be 'parameters', 'flops' or None, got {self.per!r}")
-        if self.steps < 1:
-            raise ValueError(f"steps must be at least 1, got {self.steps!r}")
+        for name, count in (("steps", self.steps), ("repeats", self.repeats)):
+            if count < 1:
+                raise ValueError(f"{name} must be at least 1, got {count!r}")
         for name, held in (("batches", self.batches), ("validation", self.validation)):
             if not len(held):
                 raise ValueError(f"{name} must hold at least one batch")
@@ -146,9 +154,7 @@ class Tournament:
             raise ValueError("candidates must hold at least one edit")
         check_no_gradients(self.morpher.model)
         before = self._measured()
-        with trial(self.morpher):
-            self._train()
-            control = self._measured()
+        control = self._averaged(None)
         trials = tuple(self._try(edit, control, len(candidates)) for edit in candidates)
         winner = self._best(trials)
         self._note(trials, winner)
@@ -156,14 +162,36 @@ class Tournament:
         return TournamentResult(trials, winner, event, float(before.mean()), float(control.mean()))
 
     def _try(self, edit: Edit, control: Tensor, candidates: int) -> Trial:
+        try:
+            after = self._averaged(edit)
+        except (GrowthRefusedError, KeyError) as refusal:
+            return Trial(edit, None, refused=str(refusal))
+        assert self._event is not None
+        gain = paired_gain(control, after, level=self.level / candidates)
+        return Trial(edit, gain, self._cost(self._event), self._event)
+
+    def _averaged(self, edit: Edit | None) -> Tensor:
+        """Returns the held-out losses after growth and training, the mean over repeats."""
+        return torch.stack([self._tried(edit, k) for k in range(self.repeats)]).mean(0)
+
+    def _tried(self, edit: Edit | None, repeat: int) -> Tensor:
         with trial(self.morpher):
-            try:
+            if repeat:  # other random numbers than those of the growth that may be kept
+                torch.rand(repeat)
+                torch.rand(repeat, generator=self.morpher.generator)
+            if edit is not None:
                 event = self.morpher.apply(edit, reason="tried in a tournament")
-            except (GrowthRefusedError, KeyError) as refusal:
-                return Trial(edit, None, refused=str(refusal))
-            self._train()
-            gain = paired_gain(control, self._measured(), level=self.level / candidates)
-        return Trial(edit, gain, self._cost(event), event)
+                self._event = self._event if repeat else event
+                self._check_budget(edit)
+            first = repeat * self.steps
+            batches = islice(cycle(self.batches), first, first + self.steps)
+            train(self.morpher, batches, self.loss_fn, self.step_fn)
+            return self._measured()
+
+    def _check_budget(self, edit: Edit) -> None:
+        over = self.budget.overspent(self.budget.measure(self.morpher))
+        if over is not None:
+            raise GrowthRefusedError(f"{edit.op} of {edit.target!r} {over}")
 
     def _cost(self, event: MorphogenesisEvent) -> float:
         if self.per == "parameters":
@@ -192,10 +220,6 @@ class Tournament:
             self.morpher.note(
                 replace(each.event, id=number, decision="rolled back", why_not=why, gain=gain)
             )
-
-    def _train(self) -> None:
-        batches = islice(cycle(self.batches), self.steps)
-        train(self.morpher, batches, self.loss_fn, self.step_fn)
 
     def _measured(self) -> Tensor:
         return held_out(self.morpher.model, self.validation, self.loss_fn)

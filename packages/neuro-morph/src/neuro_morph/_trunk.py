@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 
+from neuro_morph._grafts import CONTAINER
 from neuro_morph._program import Call, Program, Ref
 
 
@@ -95,27 +96,48 @@ class Branches:
         self.trace = trace
         mine = [call for call in trace.program.calls if path in call.path]
         self._inside = {ref.index for call in mine for ref in call.outputs if ref is not None}
-        self.blocked = "nothing"
+        self.blocked = "its input alone"
 
     def last_projections(self, ref: Ref) -> list[str] | None:
         """Returns parameters that, all zero, make the module give its input; None if none are.
 
-        They are the last projections (or scales) of each branch that is added to the trunk.
+        They are the last projections (or scales) of each branch that is added to the trunk. What
+        was grown at the module is no part of it.
         """
+        own = self._ungrown(ref)
+        return None if own is None else self._projections(own)
+
+    def _projections(self, ref: Ref) -> list[str] | None:
         if ref.index not in self._inside:
             return []
         call = self.trace.maker(ref)
         assert call is not None
         if call.op in _MOVES or call.op == "relu":
-            return self.last_projections(next(call.inputs()))
+            return self._projections(next(call.inputs()))
         operands = list(call.inputs())
         if call.op == "add" and len(operands) == 2:
             return self._added(*operands) or self._added(*reversed(operands))
         self.blocked = call.op
         return None
 
+    def _ungrown(self, ref: Ref) -> Ref | None:
+        """Returns the module's output before connections and layers that follow by a hook."""
+        call = self.trace.maker(ref)
+        if call is None:
+            return ref
+        operands = list(call.inputs())
+        alien = [each for each in operands if is_grown(self.trace.maker(each))]
+        if not is_grown(call) and (call.op != "add" or not alien):
+            return ref
+        if call.op in _MOVES or call.op == "add":
+            trunks = [each for each in operands if each not in alien] or alien
+            found = (self._ungrown(each) for each in trunks)
+            return next((each for each in found if each is not None), None)
+        self.blocked = f"{call.op} of a layer that was grown behind it"
+        return None
+
     def _added(self, trunk: Ref, branch: Ref) -> list[str] | None:
-        below = self.last_projections(trunk)
+        below = self._projections(trunk)
         if below is None:
             return None
         ends = self._ends(branch)
@@ -137,6 +159,12 @@ class Branches:
             return next((found for found in map(self._ends, rest) if found), None)
         self.blocked = call.op
         return None
+
+
+def is_grown(call: Call | None) -> bool:
+    """Whether an operation is one of a part that was grown."""
+    paths = call.path if call is not None else ()
+    return any(CONTAINER in path.split(".") for path in paths)
 
 
 def _all(

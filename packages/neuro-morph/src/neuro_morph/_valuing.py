@@ -14,7 +14,7 @@ from typing import Any
 
 from torch.utils._pytree import tree_leaves, tree_map
 
-from neuro_morph._axes import Atom, Axis, atoms_of
+from neuro_morph._axes import Atom, Axis, atoms_of, growth_of, product_of
 from neuro_morph._placing import MASK, Origin, Placing, Value
 from neuro_morph._program import Call, Program, Ref
 
@@ -159,6 +159,11 @@ class Valuing:
         """Returns the axes of a tensor that the atom is in."""
         return [d for d, axis in enumerate(value.axes) if self.has(axis)]
 
+    def evenly(self, x: "Seen", dims: Iterable[int]) -> bool:
+        """Whether axes of a tensor, taken together, grow by the factor that the atom grows by."""
+        whole = growth_of(product_of(x.value.axes[d] for d in dims))
+        return all(key.count(id(self.atom)) == 1 for key in whole)
+
     def out(self, k: int = 0) -> Value:
         """Returns the ``k``-th tensor that comes out of the operation at hand."""
         assert self.call is not None
@@ -187,7 +192,10 @@ class Valuing:
             return
         self.call = call
         args, kwargs = tree_map(self._seen, (call.args, call.kwargs), is_leaf=_is_ref)
-        result = rules[call.op].value(self, *args, **kwargs)
+        try:
+            result = rules[call.op].value(self, *args, **kwargs)
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise self.no("its arguments are not those that are known") from None
         results = result if isinstance(result, list) else [result]
         for ref, new in zip(call.outputs, results, strict=False):
             if ref is not None and new is not None and (new.mode or new.power):

@@ -285,6 +285,7 @@ _PLACES: dict[str, Callable[..., Any]] = {
     "cat concat concatenate": concatenated,
     "stack": stacked,
     "split split_with_sizes chunk tensor_split split_copy split_with_sizes_copy": chunked,
+    "unsafe_split unsafe_chunk unsafe_split_with_sizes": chunked,
     "slice": sliced,
     "narrow": narrowed,
     "select": selected,

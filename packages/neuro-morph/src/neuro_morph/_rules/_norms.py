@@ -1,5 +1,6 @@
 """Normalisations: over each unit, or over all of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,8 +72,10 @@ def value_layer_norm(
     **kwargs: Any,
 ) -> list[New | None]:
     assert valuing.call is not None
-    over = [d for d in valuing.dims(x.value) if d >= len(x.value.axes) - len(shape)]
-    new = _normalised(valuing, x, w, b, eps, "mean") if over else _apart(valuing, x, b)
+    count = len(x.value.axes)
+    dims = range(count - len(shape), count)
+    over = [d for d in valuing.dims(x.value) if d in dims]
+    new = _normalised(valuing, x, w, dims, eps, "mean") if over else _apart(valuing, x, b)
     return [new] + [None] * (len(valuing.call.outputs) - 1)
 
 
@@ -86,9 +89,11 @@ def value_rms_norm(
     valuing: Valuing, x: Seen, shape: Any, w: Any = None, eps: Any = None
 ) -> list[New | None]:
     assert valuing.call is not None
-    over = [d for d in valuing.dims(x.value) if d >= len(x.value.axes) - len(shape)]
+    count = len(x.value.axes)
+    dims = range(count - len(shape), count)
+    over = [d for d in valuing.dims(x.value) if d in dims]
     eps = torch.finfo(torch.float32).eps if eps is None else eps
-    new = _normalised(valuing, x, w, None, eps, "zero") if over else _apart(valuing, x, None)
+    new = _normalised(valuing, x, w, dims, eps, "zero") if over else _apart(valuing, x, None)
     return [new] + [None] * (len(valuing.call.outputs) - 1)
 
 
@@ -131,14 +136,17 @@ def value_group_norm(
         if x.new.power or x.new.mode == "mean":
             raise valuing.no("units that are the mean of others are normalised by groups")
         return [replace(x.new, linear=False), *rest]
-    if x.new.mode == "copy" and valuing.equally:
+    even = parts is not None and valuing.evenly(x, [1])
+    if x.new.mode == "copy" and valuing.equally and even:
         return [replace(x.new, linear=False), *rest]
     if groups == 1:
-        return [_normalised(valuing, x, w, b, eps, "mean"), *rest]
+        return [_normalised(valuing, x, w, [1], eps, "mean"), *rest]
     raise valuing.no("units are counted")
 
 
-def _normalised(valuing: Valuing, x: Seen, w: Any, b: Any, eps: Any, wanted: str) -> New:
+def _normalised(
+    valuing: Valuing, x: Seen, w: Any, dims: Sequence[int], eps: Any, wanted: str
+) -> New:
     """Values after a normalisation over the units themselves.
 
     With ``wanted`` units the statistics change by a power of ``r`` alone; the weight and the
@@ -150,6 +158,8 @@ def _normalised(valuing: Valuing, x: Seen, w: Any, b: Any, eps: Any, wanted: str
         return New("free", linear=False)
     if new.before is not None:
         raise valuing.no("units that are not yet the mean of others are normalised")
+    if not valuing.evenly(x, dims):
+        raise valuing.no("units are counted with others that do not grow")
     if new.mode == "copy":
         if valuing.equally:
             return replace(new, linear=False)

@@ -196,7 +196,6 @@ _NOT_ZERO_AT_ZERO = (
 _PARTIAL = "log log1p log2 log10 sqrt acos reciprocal atan2 fmod remainder floor_divide"
 
 
-
 def prelu(placing: Placing, x: Value, slope: Value) -> Value:
     """Places PReLU: a slope for each channel, or one for all."""
     if len(slope.axes) == 1 and len(x.axes) > 1 and size_of(slope.axes[0]) > 1:

@@ -104,7 +104,8 @@ def dot(valuing: Valuing, x: Seen, y: Seen) -> New | None:
         valuing.needs.scored |= mine.sources
     if "zero" in (mine.mode, its.mode):
         return _scalar(mine.power + its.power)
-    if mine.mode == its.mode == "copy" and valuing.equally:
+    last = [len(x.value.axes) - 1]
+    if mine.mode == its.mode == "copy" and valuing.equally and valuing.evenly(x, last):
         return _scalar(mine.power + its.power - 1.0)
     if mine.mode == "copy":
         raise valuing.no("copies are multiplied with copies")

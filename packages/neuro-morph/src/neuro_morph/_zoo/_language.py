@@ -114,7 +114,7 @@ class LlamaBlock(nn.Module):
 
     def __init__(self, width: int, heads: int, keys: int, size: int, hidden: int) -> None:
         super().__init__()
-        self.heads, self.keys, self.head_dim = heads, keys, size
+        self.heads, self.keys = heads, keys
         self.q_proj, self.o_proj = (
             nn.Linear(width, heads * size, bias=False),
             nn.Linear(heads * size, width, bias=False),

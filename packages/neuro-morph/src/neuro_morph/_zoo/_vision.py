@@ -63,9 +63,7 @@ class ViT(nn.Module):
         self.patches = nn.Conv2d(3, width, 4, 4)
         self.token = nn.Parameter(torch.zeros(1, 1, width))
         self.places = nn.Parameter(torch.zeros(1, 5, width))
-        self.blocks = nn.Sequential(
-            *(Block(width, 15, attention(width, heads)) for _ in range(2))
-        )
+        self.blocks = nn.Sequential(*(Block(width, 15, attention(width, heads)) for _ in range(2)))
         self.norm, self.head = nn.LayerNorm(width), nn.Linear(width, 5)
 
     def forward(self, x: Tensor) -> Tensor:
