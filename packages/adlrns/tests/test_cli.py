@@ -22,7 +22,7 @@ def test_runs_as_a_module() -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "compress", "analyze", "export", "train", "experiment", "doctor"]
+    "command", ["demo", "compress", "analyze", "export", "train", "grow", "experiment", "doctor"]
 )
 def test_help_of_every_command_has_an_example(adlrns, command: str) -> None:
     assert f"Example: adlrns {command}" in " ".join(adlrns(command, "--help").stdout.split())
@@ -71,7 +71,7 @@ def test_debug_shows_the_traceback(adlrns, place) -> None:
 
 
 @pytest.mark.parametrize(
-    "command", ["demo", "compress", "analyze", "export", "train", "experiment", "doctor"]
+    "command", ["demo", "compress", "analyze", "export", "train", "grow", "experiment", "doctor"]
 )
 def test_help_of_every_command_names_debug(adlrns, command: str) -> None:
     assert "--debug anywhere shows the traceback" in " ".join(

@@ -8,13 +8,19 @@ from neuro_morph import (
     Duplicate,
     GrowthGraph,
     GrowthRefusedError,
+    MaskedLayerNorm,
     Morpher,
     Split,
     Widen,
     ZeroFanOut,
 )
 
-INITS = {"free": (ZeroFanOut(), 3), "copy": (Split(), 3), "equal": (Duplicate(), None)}
+INITS: dict[str, Any] = {
+    "masked": (ZeroFanOut("masked"), 3),
+    "free": (ZeroFanOut(), 3),
+    "copy": (Split(), 3),
+    "equal": (Duplicate(), None),
+}
 
 
 def growable(model: nn.Module, inputs: Any, way: str) -> list[tuple[str, int]]:
@@ -118,3 +124,97 @@ def test_equal_twins_never_part_and_uneven_ones_do() -> None:
             optimizer.step()
         gap = float((model[0].weight[1] - model[0].weight[4]).detach().abs().max())
         assert (gap > 1e-4) is parts
+
+
+def test_new_channels_of_a_batch_norm_come_out_normalised() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Conv2d(4, 5, 1), nn.BatchNorm2d(5)
+    ).double()
+    x = 3 + 2 * torch.randn(8, 3, 6, 6).double()
+    for _ in range(20):
+        model(x)
+    old = model[1].running_mean.clone()
+    Morpher(model, example_inputs=x).apply(Widen("0", by=3))
+    assert torch.equal(model[1].running_mean[:4], old)
+    units = model.eval()[:2](x)[:, 4:].transpose(0, 1).flatten(1)
+    scale = model[1].weight[4:].detach()
+    assert torch.allclose(units.mean(1), torch.zeros(3).double(), atol=1e-6)
+    assert torch.allclose(units.std(1), scale, rtol=1e-3)
+
+
+class PostNorm(nn.Module):
+    """A stream that is normalised after each sum."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.branch = nn.Linear(3, 6), nn.Linear(6, 6)
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        return self.head(self.norm(x + self.branch(x).tanh()))
+
+
+def test_a_stream_normalised_after_its_sums_grows_by_any_number_with_masks() -> None:
+    torch.manual_seed(0)
+    model, x = PostNorm().double(), torch.randn(5, 3).double()
+    before = {k: v.clone() for k, v in model.state_dict().items()}
+    morpher = Morpher(model, example_inputs=x)
+    group = morpher.graph["first"]
+    assert morpher.graph.ways(group) == ["equal", "masked"]
+    with pytest.raises(GrowthRefusedError, match="free|counted|mean"):
+        morpher.apply(Widen("first", by=2))
+    snapshot, norm = morpher.snapshot(), model.norm
+    for _ in range(2):  # masked again, then freely
+        way = morpher.graph.ways(morpher.graph["first"])
+        init = ZeroFanOut("masked" if "masked" in way else "free")
+        assert morpher.apply(Widen("first", by=2, init=init)).relative_change <= 1e-12  # type: ignore[operator]
+    assert isinstance(model.norm, MaskedLayerNorm)
+    assert model.norm.unit_mask.tolist() == [1.0] * 6 + [0.0] * 4
+    assert model.norm.weight is norm.weight
+    assert model.norm.normalized_shape == (10,)
+    replayed = morpher.spec.replay(PostNorm().double())
+    replayed.load_state_dict(model.state_dict())
+    assert torch.equal(replayed(x), model(x))
+    model(x).square().sum().backward()
+    assert model.head.weight.grad[:, 6:].abs().min() > 0
+    snapshot.restore()
+    assert model.norm is norm
+    assert all(torch.equal(v, before[k]) for k, v in model.state_dict().items())
+
+
+def test_a_mask_of_ones_is_layer_norm() -> None:
+    norm = nn.LayerNorm(5).double()
+    torch.nn.init.normal_(norm.weight)
+    x = torch.randn(7, 5).double()
+    assert torch.allclose(MaskedLayerNorm(norm)(x), norm(x), rtol=0, atol=1e-14)
+    with pytest.raises(ValueError, match="one axis"):
+        MaskedLayerNorm(nn.LayerNorm((2, 3)))
+
+
+class Scaled(nn.Module):
+    """A stream with a layer scale on its branch, normalised at the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.branch = nn.Linear(3, 6), nn.Linear(4, 6)
+        self.up, self.gamma = nn.Linear(6, 4), nn.Parameter(torch.randn(6))
+        self.norm, self.head = nn.LayerNorm(6), nn.Linear(6, 2)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        x = self.first(x)
+        x = x + self.gamma * self.branch(self.up(x).tanh())
+        return self.head(self.norm(x))
+
+
+def test_a_layer_scale_before_a_norm_takes_new_units_that_are_the_mean_of_scaled_ones() -> None:
+    torch.manual_seed(0)
+    model = Scaled().double()
+    rows, scale = model.branch.weight.detach().clone(), model.gamma.detach().clone()
+    morpher = Morpher(model, example_inputs=torch.randn(5, 3).double())
+    event = morpher.apply(Widen("first", by=3))
+    assert event.relative_change is not None
+    assert event.relative_change <= 1e-12
+    assert torch.allclose(model.branch.weight[6:], (scale[:, None] * rows).mean(0).expand(3, 4))
+    assert model.gamma[6:].tolist() == [1.0, 1.0, 1.0]

@@ -12,6 +12,7 @@ from typer.core import TyperGroup
 from adlrns import __version__
 from adlrns._commands import compress, demo, doctor, export
 from adlrns._commands_analyze import analyze
+from adlrns._commands_grow import grow
 from adlrns._commands_train import experiment, train
 from adlrns._errors import one_line
 
@@ -107,7 +108,7 @@ def _flowing(command: Callable[..., None]) -> str:
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(command.__doc__ or ""))
 
 
-for command in (demo, compress, analyze, export, train, experiment, doctor):
+for command in (demo, compress, analyze, export, train, grow, experiment, doctor):
     epilog = "[bold]--debug[/bold] anywhere shows the traceback of an error."
     app.command(help=_flowing(command), epilog=epilog)(command)
 

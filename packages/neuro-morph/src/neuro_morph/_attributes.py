@@ -6,12 +6,13 @@ from typing import Any
 
 from torch import nn
 
-from neuro_morph._axes import atoms_of, size_of, unify
+from neuro_morph._axes import Atom, atoms_of, fix, resolve, size_of, unify
 from neuro_morph._entries import entries_of
 from neuro_morph._groups import GrowthGroup
 from neuro_morph._placing import Number
 from neuro_morph._valuing import CannotGrowError, Needs
 
+_VIEWS = ("view", "reshape", "_unsafe_view", "unflatten")
 Sizes = Callable[[Any], dict[str, Any]]
 
 
@@ -139,6 +140,22 @@ def integers_of(module: nn.Module, value: int) -> list[str]:
         for name, held in vars(module).items()
         if type(held) is int and held == value and name not in known and not name.startswith("_")
     ]
+
+
+def fix_literals(model: nn.Module, numbers: Iterable[Number]) -> None:
+    """Fixes axes that a model views with numbers it holds nowhere: they are in its code."""
+    for number in numbers:
+        axis = resolve(number.axis)
+        if number.literal and number.place[0] in _VIEWS and isinstance(axis, Atom):
+            inner = model.get_submodule(number.paths[-1] if number.paths else "")
+            around = [model.get_submodule(path) for path in number.paths]
+            if not any(_holds(m, axis.size) for m in (*around, *inner.modules())):
+                where = f" of {number.paths[-1]!r}" if number.paths and number.paths[-1] else ""
+                fix(axis, f"its size is a number in the code{where}")
+
+
+def _holds(module: nn.Module, value: int) -> bool:
+    return any(type(held) is int and held == value for held in vars(module).values())
 
 
 def tie_numbers(model: nn.Module, numbers: Iterable[Number]) -> None:

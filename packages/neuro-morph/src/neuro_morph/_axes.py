@@ -61,6 +61,38 @@ def size_of(axis: Axis) -> int:
     return axis.size
 
 
+def growth_of(axis: Axis) -> dict[tuple[int, ...], int]:
+    """Returns the length of an axis as a polynomial in the sizes of its atoms.
+
+    Keys are the atoms that are multiplied, values how often. Two axes with one polynomial keep one
+    length, whatever grows.
+    """
+    axis = resolve(axis)
+    if isinstance(axis, Atom):
+        return {(id(axis),): 1}
+    if isinstance(axis, Const):
+        return {(): axis.size}
+    found: dict[tuple[int, ...], int] = {} if isinstance(axis, Sum) else {(): 1}
+    for part in axis.terms if isinstance(axis, Sum) else axis.factors:
+        other = growth_of(part)
+        if isinstance(axis, Sum):
+            found = {k: found.get(k, 0) + other.get(k, 0) for k in {**found, **other}}
+        else:
+            found = _multiplied(found, other)
+    return {k: n for k, n in found.items() if n}
+
+
+def _multiplied(
+    first: dict[tuple[int, ...], int], second: dict[tuple[int, ...], int]
+) -> dict[tuple[int, ...], int]:
+    found: dict[tuple[int, ...], int] = {}
+    for a, m in first.items():
+        for b, n in second.items():
+            key = tuple(sorted((*a, *b)))
+            found[key] = found.get(key, 0) + m * n
+    return found
+
+
 def product_of(factors: Iterable[Axis]) -> Axis:
     """Returns the product of axes in its plainest form."""
     flat: list[Axis] = []

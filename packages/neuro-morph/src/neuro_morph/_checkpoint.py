@@ -53,7 +53,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, *optimizers: Optimizer) 
     settings = json.loads(held["optimizers"])
     if optimizers and len(optimizers) != len(settings):
         raise ValueError(f"optimizers must be {len(settings)}, got {len(optimizers)}")
-    spec.replay(model)
+    spec.replay(model, *optimizers)
     state = {n.removeprefix("model."): t for n, t in tensors.items() if n.startswith("model.")}
     model.load_state_dict(state)
     for k, optimizer in enumerate(optimizers):

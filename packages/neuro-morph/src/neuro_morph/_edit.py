@@ -38,14 +38,21 @@ class Performed:
     Attributes:
         tensors: parameters and buffers that grew.
         attributes: numbers of modules that changed beside the sizes of known classes.
-        added: parameters that are new, by name.
+        added: names of parameters that are new, with the path of the module they stand beside:
+            they join the parameter groups of the optimizers that its parameters are in.
+        recipe: what builds new modules again without data, as JSON can hold it.
         ramps: columns that come in slowly: parameter, axis, the columns, steps.
     """
 
     tensors: list[TensorEdit] = field(default_factory=list)
     attributes: list[AttributeEdit] = field(default_factory=list)
-    added: list[str] = field(default_factory=list)
+    added: dict[str, str] = field(default_factory=dict)
+    recipe: dict[str, Any] = field(default_factory=dict)
     ramps: list[tuple[str, int, Tensor, int]] = field(default_factory=list)
+
+    def built(self) -> dict[str, Any]:
+        """Returns what a spec holds of new modules: how they are built, what they hold."""
+        return {"built": self.recipe, "added": self.added} if self.recipe else {}
 
 
 Variant = Callable[[UndoLog], Performed]
@@ -53,13 +60,12 @@ Variant = Callable[[UndoLog], Performed]
 
 @runtime_checkable
 class Edit(Protocol):
-    """A change of a network that keeps what it computes.
+    """A change of a network that keeps what it computes."""
 
-    Attributes:
-        op: the kind of edit.
-    """
-
-    op: str
+    @property
+    def op(self) -> str:
+        """The kind of edit."""
+        ...
 
     @property
     def target(self) -> str:

@@ -5,13 +5,19 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_leaves
+
 from neuro_morph._attributes import AttributeEdit
 from neuro_morph._edit import Performed, Site, Variant
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._initial import UnitInit, ZeroFanOut
+from neuro_morph._masked_norm import masks_of
+from neuro_morph._measuring import measure_new_channels
 from neuro_morph._undo import UndoLog
 from neuro_morph._valuing import CannotGrowError
-from neuro_morph._widening import attempts, widen
+from neuro_morph._widening import attempts, tensors_of, widen
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,7 @@ class Widen:
     def variants(self, site: Site) -> Iterator[Variant]:
         """Yields ways to carry it out: they differ in the numbers of modules that follow."""
         group = _growable(site, self.group)
+        _check_kinds(site, group)
         way = self.init.way
         refusal = site.graph.refusal(group, way)
         if refusal is not None:
@@ -86,9 +93,31 @@ class Widen:
         except CannotGrowError as refusal:
             raise GrowthRefusedError(f"{self.group!r} cannot be widened: {refusal}") from None
         log.set_attributes(site.model, extra)
+        measure_new_channels(site.model, site.inputs, edits)
         dims = {m.name: m.dim for m in group.members if "in" in m.kinds}
         late = [(name, dims[name], columns, units.steps) for name, columns in units.late.items()]
-        return Performed(edits, extra, ramps=late)
+        recipe = masks_of(site.model, site.graph.needs(group, self.init.way))
+        return Performed(edits, extra, recipe=recipe, ramps=late)
+
+
+def _check_kinds(site: Site, group: Any) -> None:
+    held = tensors_of(site.model)
+    for name in sorted(group.parameters()):
+        tensor = held[name]
+        kinds = {
+            "on the meta device": tensor.is_meta,
+            "complex": tensor.is_complex(),
+            "quantised": tensor.is_quantized,
+            "sparse": tensor.layout != torch.strided,
+        }
+        found = [kind for kind, is_so in kinds.items() if is_so]
+        if found:
+            raise GrowthRefusedError(f"{group.id!r} cannot be widened: {name!r} is {found[0]}")
+    given = tree_leaves((site.inputs.args, site.inputs.kwargs))
+    if any(isinstance(leaf, Tensor) and leaf.numel() == 0 for leaf in given):
+        raise GrowthRefusedError(
+            f"{group.id!r} cannot be widened: example_inputs are empty, so nothing can be checked"
+        )
 
 
 def _growable(site: Site, name: str) -> Any:

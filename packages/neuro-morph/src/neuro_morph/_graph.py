@@ -2,23 +2,27 @@
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from typing import Any, Self
 
 import torch
 from torch import nn
 
-from neuro_morph._attributes import couplings_of, tie_numbers
+from neuro_morph._attributes import couplings_of, fix_literals, tie_numbers
+from neuro_morph._axes import Axis, resolve
 from neuro_morph._groups import GrowthGroup, groups_of
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._masked_norm import maskable
 from neuro_morph._placing import Number, Placing
 from neuro_morph._plan_widen import check_fills
-from neuro_morph._program import Program
+from neuro_morph._program import Program, Ref
 from neuro_morph._record_dispatch import record_by_dispatch
 from neuro_morph._record_export import record_by_export
+from neuro_morph._report import table_of
 from neuro_morph._rules import RULES
 from neuro_morph._valuing import AsksError, CannotGrowError, Needs, Valuing
 
-WAYS = ("free", "copy", "equal")
+WAYS = ("free", "copy", "equal", "masked")
 _ROUNDS = 64  # each asks for the rows of at least one more parameter
 
 
@@ -32,7 +36,9 @@ class GrowthGraph:
     def __init__(self, program: Program, model: nn.Module) -> None:
         self.program = program
         self._placing = Placing(program).run(RULES)
+        fix_literals(model, self._placing.numbers)
         tie_numbers(model, self._placing.numbers)
+        self._maskable = maskable(model)
         self._groups = groups_of(self._placing)
         self._ways: dict[tuple[str, str], Needs | str] = {}
         for group in self._groups:
@@ -50,14 +56,15 @@ class GrowthGraph:
     ) -> Self:
         """Returns the growth graph of a model as it is.
 
-        The model is run once in evaluation mode, on fake tensors (``"export"``) or operation by
-        operation (``"dispatch"``); it is left as it was.
+        The model is run once in evaluation mode, operation by operation (``"dispatch"``) or on
+        fake tensors (``"export"``); it is left as it was. Only a real run shows where the model
+        reads a size off one tensor to view another with it.
 
         Args:
             model: any module.
             example_inputs: a tensor, a tuple of positional or a mapping of keyword arguments.
-            capture: ``"export"``, ``"dispatch"`` or ``"auto"``: export, and dispatch where the
-                model cannot be exported.
+            capture: ``"dispatch"``, ``"export"`` or ``"auto"``: dispatch, and export where that
+                fails.
             outputs: the entries of what the model returns that have to keep their shape and
                 values, as ``("logits",)``; None for all of them.
 
@@ -73,7 +80,7 @@ class GrowthGraph:
             ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 2)
             ... )
             >>> [(g.id, g.size, g.reason) for g in GrowthGraph.capture(model, torch.ones(1, 4))]
-            [('0', 8, None), ('0.weight[1]', 4, "it meets ...
+            [('0', 8, None), ('0[1]', 4, "it meets ...
         """
         program = record(model, ExampleInputs.of(example_inputs), capture)
         program.outputs = chosen_outputs(dict(program.outputs), outputs)
@@ -93,8 +100,31 @@ class GrowthGraph:
         known = ", ".join(repr(g.id) for g in self._groups if g.growable)
         raise KeyError(f"group must be one of {known}; got {group_id!r}")
 
+    def coverage(self) -> float:
+        """Returns the part of the model's parameters that have an axis in a group that can grow."""
+        names = set().union(*(g.parameters() for g in self._groups if g.growable), set())
+        sizes = {n: prod(self.program.shapes[i]) for i, n in self.program.parameters.items()}
+        return sum(sizes[n] for n in names & set(sizes)) / max(sum(sizes.values()), 1)
+
+    def report(self) -> str:
+        """Returns the groups as a table: what makes and reads them, how they grow or why not.
+
+        Example:
+            >>> import torch
+            >>> from neuro_morph import GrowthGraph
+            >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+            >>> print(GrowthGraph.capture(model, torch.ones(1, 4)).report().splitlines()[2])
+            0     |     8 |    7 | 0.weight | 1.weight | free, copy, equal
+        """
+        return table_of([(g, self.ways(g)) for g in self._groups], self.coverage())
+
     def ways(self, group: GrowthGroup) -> list[str]:
-        """Returns how new units of a group can be made: ``"free"``, ``"copy"``, ``"equal"``."""
+        """Returns how new units of a group can be made.
+
+        ``"free"``: anything that nothing reads yet; ``"copy"``: of some units; ``"equal"``: of all
+        units, as often of each; ``"masked"``: as free, with each LayerNorm over the units replaced
+        by a :class:`MaskedLayerNorm` (only where free is not possible).
+        """
         return [way for way in WAYS if isinstance(self._needs(group, way), Needs)]
 
     def needs(self, group: GrowthGroup, way: str) -> Needs:
@@ -117,6 +147,10 @@ class GrowthGraph:
         """Returns the sizes of axes that modules hold as numbers."""
         return self._placing.numbers
 
+    def axes(self, ref: Ref) -> tuple[Axis, ...]:
+        """Returns what the axes of a tensor of the program are made of."""
+        return tuple(resolve(axis) for axis in self._placing.value(ref).axes)
+
     def _needs(self, group: GrowthGroup, way: str) -> Needs | str:
         key = (group.id, way)
         if key not in self._ways:
@@ -124,11 +158,11 @@ class GrowthGraph:
         return self._ways[key]
 
     def _find(self, group: GrowthGroup, way: str) -> Needs | str:
+        if way == "masked" and isinstance(self._needs(group, "free"), Needs):
+            return "nothing has to be masked: it can grow freely"
         chosen: dict[str, str] = {}
         for _ in range(_ROUNDS):
-            valuing = Valuing(
-                self._placing, group.atom, copies=way != "free", equally=way == "equal"
-            )
+            valuing = Valuing(self._placing, group.atom, way=way, maskable=self._maskable)
             try:
                 needs = valuing.run(RULES, self.program.calls, chosen)
                 check_fills(group, needs)
@@ -136,11 +170,11 @@ class GrowthGraph:
             except CannotGrowError as refusal:
                 return str(refusal)
             except AsksError as asks:
-                if way != "free" or all(chosen.get(s) == asks.mode for s in asks.sources):
+                if way in ("copy", "equal") or asks.modes.items() <= chosen.items():
                     return str(asks)
-                if any(chosen.get(s, asks.mode) != asks.mode for s in asks.sources):
+                if any(chosen.get(s, mode) != mode for s, mode in asks.modes.items()):
                     return f"{asks}, and elsewhere they must be made otherwise"
-                chosen.update(dict.fromkeys(asks.sources, asks.mode))
+                chosen.update(asks.modes)
         return "it is asked too much of the parameters that make its units"
 
 
@@ -178,13 +212,13 @@ def record(model: nn.Module, inputs: ExampleInputs, capture: str = "auto") -> Pr
 
 def _record(model: nn.Module, inputs: ExampleInputs, capture: str) -> Program:
     with evaluating(model), torch.no_grad():
-        if capture != "dispatch":
+        if capture != "export":
             try:
-                return record_by_export(model, inputs)
+                return record_by_dispatch(model, inputs)
             except Exception:
-                if capture == "export":
+                if capture == "dispatch":
                     raise
-        return record_by_dispatch(model, inputs)
+        return record_by_export(model, inputs)
 
 
 @contextmanager

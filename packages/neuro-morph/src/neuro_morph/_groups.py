@@ -3,7 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from neuro_morph._axes import Atom, Axis, atoms_of, resolve
+from neuro_morph._axes import Atom, Axis, atoms_of, growth_of, resolve
 from neuro_morph._entries import entries_of
 from neuro_morph._placing import Placing
 
@@ -91,7 +91,7 @@ def _kinds(placing: Placing) -> dict[tuple[str, int, int], set[str]]:
 def _group(
     atom: Atom, members: list[Member], shapes: dict[str, tuple[int, ...]], buffers: frozenset[str]
 ) -> GrowthGroup:
-    reason = atom.fixed or _unused(members) or _unmade(members)
+    reason = atom.fixed or _squared(atom, members) or _unused(members) or _unmade(members)
     cost = unit_cost(atom, [m for m in members if m.name not in buffers], shapes)
     return GrowthGroup("", atom.size, tuple(members), cost, reason, atom)
 
@@ -110,6 +110,13 @@ def _numel(shape: Iterable[int]) -> int:
     for size in shape:
         count *= size
     return count
+
+
+def _squared(atom: Atom, members: list[Member]) -> str | None:
+    for member in members:
+        if any(term.count(id(atom)) > 1 for term in growth_of(member.axis)):
+            return f"{member.name!r} has as many of it as its square"
+    return None
 
 
 def _unused(members: list[Member]) -> str | None:

@@ -15,7 +15,7 @@ class UnitInit(Protocol):
 
     @property
     def way(self) -> str:
-        """What is asked of the graph: ``"free"``, ``"copy"`` or ``"equal"``."""
+        """What is asked of the graph (see :meth:`GrowthGraph.ways`)."""
         ...
 
     def units(self, site: Site, group: GrowthGroup, by: int) -> Units:
@@ -32,11 +32,16 @@ class ZeroFanOut:
     """New units with random rows and columns of zeros: nothing reads them yet.
 
     Where units are counted (a LayerNorm over a residual stream) they begin as the mean of the
-    others or as zeros, and their columns are random. New entries have the root mean square of the
+    others or as zeros, and their columns are random; or each LayerNorm over them leaves them out
+    (``way="masked"``, see :class:`MaskedLayerNorm`). New entries have the root mean square of the
     old ones. The columns have a gradient from the first step on, the rows from the second.
     """
 
     way: str = "free"
+
+    def __post_init__(self) -> None:
+        if self.way not in ("free", "masked"):
+            raise ValueError(f"way must be 'free' or 'masked', got {self.way!r}")
 
     def units(self, site: Site, group: GrowthGroup, by: int) -> Units:
         """Returns the old units and new ones."""
@@ -44,7 +49,7 @@ class ZeroFanOut:
 
     def describe(self) -> str:
         """Returns its name."""
-        return "zero fan-out"
+        return "zero fan-out" if self.way == "free" else f"zero fan-out, {self.way}"
 
 
 @dataclass(frozen=True)

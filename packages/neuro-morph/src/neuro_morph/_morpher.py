@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
+from neuro_morph._added import enroll
 from neuro_morph._checking import OutputChange, change_between, outputs_of, tolerance_of
 from neuro_morph._edit import Edit, Performed, Site
 from neuro_morph._errors import GrowthRefusedError
@@ -176,7 +177,7 @@ class _Work:
                 failure = failure or "another process refuses"
             if failure is None:
                 take_from_first(self._touched())
-                detail = self.edit.detail()
+                detail = {**self.edit.detail(), **self.performed.built()}
                 now = Fingerprint(self.morpher.model)
                 self.step = self.shape.step_to(now, self.edit.op, detail)
                 return self.event("committed", None)
@@ -205,7 +206,8 @@ class _Work:
 
     def _touched(self) -> list[Tensor]:
         held = tensors_of(self.morpher.model)
-        return [held[edit.name] for edit in self.performed.tensors]
+        names = [*(edit.name for edit in self.performed.tensors), *self.performed.added]
+        return [held[name] for name in names]
 
     def _migrate(self, log: UndoLog) -> None:
         held = tensors_of(self.morpher.model)
@@ -215,6 +217,7 @@ class _Work:
             for optimizer in self.morpher.optimizers:
                 migrate(optimizer, tensor, edit, log, exact=exact)
             self.morpher.slots.grow(tensor, log.data_before(tensor), edit, log, exact=exact)
+        enroll(self.morpher.model, self.morpher.optimizers, self.performed.added, log)
         edits = {edit.name: edit for edit in self.performed.tensors}
         for name, dim, columns, steps in self.performed.ramps:
             ramp = Ramp(dim, new_entries(edits[name], dim), steps)

@@ -7,10 +7,23 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from neuro_morph._axes import Atom, Axis, Const, atoms_of, fix, product_of, size_of, unify
+from neuro_morph._axes import (
+    Atom,
+    Axis,
+    Const,
+    atoms_of,
+    fix,
+    growth_of,
+    product_of,
+    size_of,
+    unify,
+)
 from neuro_morph._program import Call, Program, Ref
+from neuro_morph._sizes import Over, Read, Times
 
-STATISTICS = ("running_mean", "running_var")
+_READ = "its size is read off an axis that does not grow"
+MASK = "unit_mask"  # the buffer of a MaskedLayerNorm
+STATISTICS = ("running_mean", "running_var", MASK)
 
 
 @dataclass(frozen=True)
@@ -65,12 +78,14 @@ class Number:
         axis: the axis.
         attribute: what the innermost module calls it, None if that is not known.
         place: where in its operation it stood: numbers in one place are the more likely the same.
+        literal: whether the model gave it as a number, not one it read off a shape.
     """
 
     paths: tuple[str, ...]
     axis: Axis
     attribute: str | None = None
     place: tuple[str, int] = ("", 0)
+    literal: bool = False
 
 
 class Placing:
@@ -98,6 +113,7 @@ class Placing:
             self.call = call
             self._place(call, rules.get(call.op))
         self._couple()
+        self._tie()
         for label, ref in self.program.outputs:
             self.fix(self.value(ref), f"it is the model's output{label}")
         return self
@@ -147,7 +163,8 @@ class Placing:
         assert self.call is not None
         if any(True for _ in atoms_of(axis)):
             where = self.call.op, place
-            self.numbers.append(Number(self.call.path, axis, attribute, where))
+            literal = attribute is None and self.call.given is not None
+            self.numbers.append(Number(self.call.path, axis, attribute, where, literal))
 
     def _place(self, call: Call, rule: Any) -> None:
         args, kwargs = tree_map(
@@ -158,16 +175,22 @@ class Placing:
         if rule is None:
             results = self._unknown(call)
         else:
-            results = rule.place(self, *args, **kwargs)
+            results = self._ruled(call, rule, args, kwargs)
         results = [results] if isinstance(results, Value) else list(results)
         for ref, value in zip(call.outputs, results, strict=False):
             if ref is not None:
                 self._check(ref, value)
                 self.values[ref.index] = value
 
-    def _unknown(self, call: Call) -> list[Value]:
+    def _ruled(self, call: Call, rule: Any, args: Any, kwargs: Any) -> Any:
+        try:
+            return rule.place(self, *args, **kwargs)
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+            return self._unknown(call, "its arguments are not those that are known")
+
+    def _unknown(self, call: Call, why: str = "no rule is known") -> list[Value]:
         for ref in call.inputs():
-            self.fix(self.value(ref), f"no rule is known for {self.where()}")
+            self.fix(self.value(ref), f"{why} for {self.where()}")
         return [
             self.constant(self.program.shape(ref)) if ref is not None else Value(())
             for ref in call.outputs
@@ -180,6 +203,28 @@ class Placing:
             if name in held and other in held:
                 whole = product_of([Const(multiple), held[other].axes[its]])
                 unify(held[name].axes[dim], whole, f"{name!r} is kept as wide as {other!r}")
+
+    def _tie(self) -> None:
+        for ref, dim, origin in self.program.ties:
+            axes = self.value(ref).axes
+            mine, whole = axes[dim], self._sized(origin)
+            if isinstance(origin, Over):  # c // heads, beside heads
+                before = axes[dim - 1] if dim else Const(1)
+                whole = self._sized(origin.whole) if size_of(before) == origin.by else None
+                mine = product_of([before, mine])
+            if whole is not None and growth_of(mine) != growth_of(whole):
+                unify(mine, whole, _READ)
+
+    def _sized(self, origin: Any) -> Axis | None:
+        """Returns the axis whose size a number is, None if that is not known."""
+        if isinstance(origin, Read):
+            return self.value(origin.ref).axes[origin.dim]
+        if isinstance(origin, int):
+            return Const(origin)
+        if isinstance(origin, Times):
+            parts = self._sized(origin.first), self._sized(origin.second)
+            return None if parts[0] is None or parts[1] is None else product_of(parts)  # type: ignore[arg-type]
+        return None
 
     def _check(self, ref: Ref, value: Value) -> None:
         sizes = tuple(size_of(axis) for axis in value.axes)

@@ -9,6 +9,7 @@ from torch import Tensor
 from neuro_morph._edits import AxisEdit, TensorEdit
 from neuro_morph._entries import entries_of
 from neuro_morph._groups import GrowthGroup, Member
+from neuro_morph._placing import MASK
 from neuro_morph._valuing import CannotGrowError, Needs
 
 
@@ -83,6 +84,8 @@ def check_fills(group: GrowthGroup, needs: Needs) -> None:
 
 def _axis_edit(group: GrowthGroup, member: Member, needs: Needs, units: Units) -> AxisEdit:
     old, unit = (torch.from_numpy(a) for a in entries_of(member.axis, group.atom, units.size))
+    if member.name.endswith(MASK):  # new units do not count, copies neither
+        return AxisEdit(member.dim, old, torch.ones(len(old)), torch.ones(len(old)))
     take, share = _copied(group, member, units, old, unit)
     reads = needs.columns.get((member.name, member.dim))
     values, gradients = torch.ones(len(take)).double(), torch.ones(len(take)).double()
@@ -118,12 +121,14 @@ def _copied(
 
 
 def _fill(member: Member, needs: Needs) -> str:
-    makes = needs.rows.get(member.name, "free")
+    makes = needs.rows.get(member.name, "free").partition("*")[0]
     reads = needs.columns.get((member.name, member.dim))
     if "in" in member.kinds and member.kinds & {"out", "shift"}:
         return _tied(member, makes, reads.mode if reads else "free")
     if "in" in member.kinds:
         return "random" if reads is not None and reads.mode == "zero" else "zero"
+    if makes == "one":
+        return "one"
     if member.kinds & {"scale", "var"}:
         return "mean" if "scale" in member.kinds and "var" not in member.kinds else "one"
     if makes == "mean":

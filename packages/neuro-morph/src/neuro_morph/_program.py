@@ -24,6 +24,7 @@ class Call:
         kwargs: keyword arguments, tensors as :class:`Ref`.
         outputs: the tensors that came out; None where an output is not used.
         path: the modules whose calls were under way, the innermost last.
+        given: the sizes that the model gave as numbers; None where that is not known.
     """
 
     op: str
@@ -31,6 +32,7 @@ class Call:
     kwargs: dict[str, Any]
     outputs: tuple[Ref | None, ...]
     path: tuple[str, ...] = ()
+    given: tuple[int, ...] | None = None
 
     def inputs(self) -> Iterator[Ref]:
         """Yields the tensors that go in."""
@@ -50,6 +52,7 @@ class Program:
         calls: the operations in the order they ran.
         couplings: axes of parameters that a module keeps a multiple of another: name, axis,
             multiple, name, axis.
+        ties: axes whose sizes were read off other tensors: tensor, axis, origin (see ``_sizes``).
         recorded_by: ``"export"`` or ``"dispatch"``.
     """
 
@@ -60,6 +63,7 @@ class Program:
     outputs: list[tuple[str, Ref]] = field(default_factory=list)
     calls: list[Call] = field(default_factory=list)
     couplings: list[tuple[str, int, int, str, int]] = field(default_factory=list)
+    ties: list[tuple[Ref, int, Any]] = field(default_factory=list)
 
     def add(self, shape: Any) -> Ref:
         """Returns a new tensor of the program."""

@@ -82,7 +82,7 @@ class Ramp:
         """Returns the ramp after an edit of its parameter."""
         for axis in edit.axes:
             if axis.dim == self.dim:
-                places = (axis.take[:, None] == self.entries[None, :]).any(1).nonzero().flatten()
+                places = torch.isin(axis.take, self.entries).nonzero().flatten()
                 return replace(self, entries=places, held=None)
         return replace(self, held=None)
 

@@ -10,11 +10,13 @@ from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tr
 
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._program import Call, Program, Ref, op_name
+from neuro_morph._sizes import SizesMode
 
 
 def record_by_dispatch(model: nn.Module, inputs: ExampleInputs) -> Program:
     """Returns the program of one run of ``model`` on ``inputs``."""
     recorder = _Recorder(model)
+    sizes = recorder.sizes
     fast = torch.backends.mha.get_fastpath_enabled()
     with ExitStack() as stack, torch.no_grad():
         stack.callback(torch.backends.mha.set_fastpath_enabled, fast)
@@ -23,8 +25,9 @@ def record_by_dispatch(model: nn.Module, inputs: ExampleInputs) -> Program:
             stack.callback(module.register_forward_pre_hook(recorder.enter(path)).remove)
             hook = module.register_forward_hook(recorder.leave, always_call=True)
             stack.callback(hook.remove)
-        with recorder:
+        with recorder, sizes:
             result = model(*inputs.args, **inputs.kwargs)
+    recorder.program.ties = sizes.ties
     for path, value in tree_flatten_with_path(result)[0]:
         if isinstance(value, Tensor):
             recorder.program.outputs.append((keystr(path), recorder.ref(value)))
@@ -38,6 +41,7 @@ class _Recorder(TorchDispatchMode):
         self.seen: dict[int, Ref] = {}
         self.alive: list[Tensor] = []  # so that no two tensors share an id
         self.path: list[str] = []
+        self.sizes = SizesMode(self.ref)
         for names, tensors in (
             (self.program.parameters, model.named_parameters()),
             (self.program.buffers, model.named_buffers()),
@@ -64,7 +68,8 @@ class _Recorder(TorchDispatchMode):
         leaves = [result] if isinstance(result, Tensor) else tree_flatten(result)[0]
         outputs = tuple(self._new(x) if isinstance(x, Tensor) else None for x in leaves)
         name = op_name(func._schema.name)
-        self.program.calls.append(Call(name, tuple(given[0]), given[1], outputs, tuple(self.path)))
+        call = Call(name, tuple(given[0]), given[1], outputs, tuple(self.path), self.sizes.given)
+        self.program.calls.append(call)
         return result
 
     def _new(self, tensor: Tensor) -> Ref:

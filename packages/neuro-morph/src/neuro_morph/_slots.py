@@ -72,12 +72,17 @@ class SlotTable:
         self.slots: dict[Tensor, Slot] = {}
         self._before: dict[Tensor, Tensor] = {}
         self._handles: list[RemovableHandle] = []
-        self._optimizers = list(optimizers)
-        for optimizer in self._optimizers:
-            self._handles += [
-                optimizer.register_step_pre_hook(self._enter),
-                optimizer.register_step_post_hook(self._leave),
-            ]
+        self._optimizers: list[Optimizer] = []
+        for optimizer in optimizers:
+            self.watch(optimizer)
+
+    def watch(self, optimizer: Optimizer) -> None:
+        """Steps in around the steps of another optimizer as well."""
+        self._optimizers.append(optimizer)
+        self._handles += [
+            optimizer.register_step_pre_hook(self._enter),
+            optimizer.register_step_post_hook(self._leave),
+        ]
 
     def grow(
         self, parameter: Tensor, old: Tensor, edit: TensorEdit, log: UndoLog, *, exact: bool
@@ -97,7 +102,7 @@ class SlotTable:
         slot = (before or Slot.of(old)).grown(edit, exact=exact)
         for ramp, past in zip(slot.ramps, before.ramps if before else [], strict=True):
             ramp.held = past.held_after(edit, old, parameter, ramp.entries)
-        if not slot.is_plain():
+        if before is not None or not slot.is_plain():  # one that is there has to fit
             log.set_item(self.slots, parameter, slot)
 
     def set_rate(self, parameter: Tensor, entries: Tensor, dim: int, rate: float) -> None:

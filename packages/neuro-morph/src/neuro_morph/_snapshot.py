@@ -10,7 +10,17 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-_TABLES = ("_parameters", "_buffers", "_modules", "_forward_hooks", "_forward_pre_hooks")
+from neuro_morph._contents import set_contents
+
+_TABLES = (
+    "_parameters",
+    "_buffers",
+    "_modules",
+    "_forward_hooks",
+    "_forward_hooks_with_kwargs",
+    "_forward_pre_hooks",
+    "_forward_pre_hooks_with_kwargs",
+)
 
 
 class Snapshot:
@@ -30,10 +40,11 @@ class Snapshot:
         optimizers: Iterable[Optimizer] = (),
         others: Iterable[Any] = (),
     ) -> None:
-        self._modules = [(m, _vars_of(m)) for m in model.modules()]
+        self._modules = [(m, dict(vars(m)), _tables_of(m)) for m in model.modules()]
+        self._configs = [(c, dict(vars(c))) for c in _configs_of(model)]
         tensors: dict[int, Tensor] = {
             id(t): t
-            for m, _ in self._modules
+            for m, _, _ in self._modules
             for t in (*m._parameters.values(), *m._buffers.values())
             if t is not None
         }
@@ -47,11 +58,18 @@ class Snapshot:
 
     def restore(self) -> None:
         """Puts everything back; the snapshot stays good for another time."""
-        for module, held in self._modules:
+        for module, held, tables in self._modules:
             module.__dict__.clear()
-            module.__dict__.update({k: type(v)(v) if k in _TABLES else v for k, v in held.items()})
+            module.__dict__.update(held)
+            for name, table in tables.items():  # the same object: handles of hooks know it
+                held[name].clear()
+                held[name].update(table)
+        for config, values in self._configs:
+            vars(config).clear()
+            vars(config).update(values)
         for tensor, data, grad, requires_grad in self._tensors:
-            tensor.data = data.clone()
+            tensor.grad = None  # of another shape, perhaps
+            set_contents(tensor, data.clone())
             tensor.grad = None if grad is None else grad.clone()
             tensor.requires_grad_(requires_grad)
         for optimizer, (groups, state) in self._optimizers:
@@ -67,8 +85,14 @@ class Snapshot:
         return sum(data.numel() * data.element_size() for _, data, _, _ in self._tensors)
 
 
-def _vars_of(module: nn.Module) -> dict[str, Any]:
-    return {k: type(v)(v) if k in _TABLES else v for k, v in vars(module).items()}
+def _tables_of(module: nn.Module) -> dict[str, dict[str, Any]]:
+    return {k: dict(v) for k, v in vars(module).items() if k in _TABLES}
+
+
+def _configs_of(model: nn.Module) -> list[Any]:
+    """Returns the configurations that modules hold: they name numbers of layers, too."""
+    held = (vars(module).get("config") for module in model.modules())
+    return list({id(c): c for c in held if hasattr(c, "__dict__")}.values())
 
 
 def _state_of(optimizer: Optimizer) -> tuple[list[dict[str, Any]], dict[Any, Any]]:

@@ -8,8 +8,11 @@ from typing import Any, Self
 
 import torch
 from torch import nn
+from torch.optim import Optimizer
 
+from neuro_morph._added import enroll
 from neuro_morph._atomic import write_atomically
+from neuro_morph._undo import UndoLog
 from neuro_morph._widening import tensors_of
 
 FORMAT = 1
@@ -95,18 +98,23 @@ class ArchitectureSpec:
         """
         return cls.from_json(Path(path).read_text(encoding="utf-8"))
 
-    def replay(self, model: nn.Module) -> nn.Module:
+    def replay(self, model: nn.Module, *optimizers: Optimizer) -> nn.Module:
         """Returns ``model`` with every edit done again: its tensors have the grown shapes.
 
         New entries are zero; load the state dict of the grown network.
+
+        Args:
+            model: the model the network was grown from.
+            optimizers: optimizers of it, which new parameters join as they did.
 
         Raises:
             ValueError: if the model is not the one the network was grown from; nothing has changed.
         """
         self._check(model)
         for step in self.steps:
-            if step.op in REBUILDS:
+            if _adds(step):
                 REBUILDS[step.op](model, step.detail)
+                enroll(model, optimizers, step.detail.get("added", {}), UndoLog())
             held = tensors_of(model)
             for name, _, new in step.tensors:
                 held[name].data = torch.zeros(new, dtype=held[name].dtype, device=held[name].device)
@@ -118,7 +126,7 @@ class ArchitectureSpec:
 
     def _check(self, model: nn.Module) -> None:
         shapes = {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
-        added = any(step.op in REBUILDS for step in self.steps)
+        added = any(_adds(step) for step in self.steps)
         for step in self.steps:
             for name, old, new in step.tensors:
                 if name not in shapes and added:
@@ -129,6 +137,10 @@ class ArchitectureSpec:
                         f"{shapes.get(name, 'no such tensor')}"
                     )
                 shapes[name] = list(new)
+
+
+def _adds(step: Step) -> bool:
+    return step.op in REBUILDS and "built" in step.detail
 
 
 class Fingerprint:

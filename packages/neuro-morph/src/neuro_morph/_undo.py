@@ -5,6 +5,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from neuro_morph._attributes import AttributeEdit
+from neuro_morph._contents import set_contents
 
 _MISSING = object()
 
@@ -21,7 +22,7 @@ class UndoLog:
         """Gives a parameter or buffer new contents, of another shape if need be."""
         self._data.setdefault(id(tensor), (tensor, tensor.data, tensor.grad))
         tensor.grad = None
-        tensor.data = data
+        set_contents(tensor, data)
 
     def data_before(self, tensor: Tensor) -> Tensor:
         """Returns the contents a tensor had before it was touched."""
@@ -53,7 +54,7 @@ class UndoLog:
             else:
                 holder[key] = value
         for tensor, data, grad in self._data.values():
-            tensor.data = data
+            set_contents(tensor, data)
             tensor.grad = grad
         self._attributes, self._items, self._data = [], [], {}
 

@@ -14,8 +14,8 @@ from typing import Any
 
 from torch.utils._pytree import tree_leaves, tree_map
 
-from neuro_morph._axes import Atom, Axis, atoms_of
-from neuro_morph._placing import Origin, Placing, Value
+from neuro_morph._axes import Atom, Axis, atoms_of, growth_of, product_of
+from neuro_morph._placing import MASK, Origin, Placing, Value
 from neuro_morph._program import Call, Program, Ref
 
 
@@ -29,12 +29,16 @@ class New:
         power: everything in the tensor is ``r ** power`` times what it was.
         sources: the parameters whose rows make the units, as far as they may be chosen.
         linear: whether the mean of units made is the mean of these units.
+        before: units that are the mean of others once they are multiplied by this parameter.
+        scaled: which of the ``sources`` have been multiplied by which parameter since.
     """
 
     mode: str | None = "free"
     power: float = 0.0
     sources: frozenset[str] = frozenset()
     linear: bool = True
+    before: str | None = None
+    scaled: frozenset[tuple[str, str]] = frozenset()
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,8 @@ class Needs:
         powers: parameters that are multiplied by a power of ``r`` along the atom's axis.
         attributes: numbers of modules that are multiplied by a power of ``r``: path, what it is
             for, its value, the power.
+        masked: modules that have to leave new units out of their statistics, with what the axis
+            they normalise is made of.
         scored: parameters that make what is multiplied with new units: if the model scales the
             products by their number, these can undo it.
     """
@@ -69,6 +75,7 @@ class Needs:
     columns: dict[tuple[str, int], New] = field(default_factory=dict)
     powers: dict[str, float] = field(default_factory=dict)
     attributes: set[tuple[str, str, float, float]] = field(default_factory=set)
+    masked: dict[str, Axis] = field(default_factory=dict)
     scored: frozenset[str] = frozenset()
 
 
@@ -79,17 +86,29 @@ class CannotGrowError(Exception):
 class AsksError(Exception):
     """An operation needs the units of some parameters to be made in another way."""
 
-    def __init__(self, sources: Iterable[str], mode: str, why: str) -> None:
+    def __init__(
+        self,
+        sources: Iterable[str],
+        mode: str,
+        why: str,
+        scaled: Iterable[tuple[str, str]] = (),
+    ) -> None:
         super().__init__(why)
-        self.sources, self.mode = frozenset(sources), mode
+        self.modes = dict.fromkeys(sources, mode)
+        if mode == "mean":  # of what they are once multiplied; the factor of a new unit is one
+            self.modes |= {source: f"mean*{factor}" for source, factor in scaled}
+            self.modes |= {factor: "one" for _, factor in scaled}
 
 
 class Valuing:
     """New units in every tensor of a program, for one atom and one way of making them."""
 
-    def __init__(self, placing: Placing, atom: Atom, *, copies: bool, equally: bool) -> None:
+    def __init__(
+        self, placing: Placing, atom: Atom, *, way: str, maskable: frozenset[str] = frozenset()
+    ) -> None:
         self.placing, self.atom = placing, atom
-        self.copies, self.equally = copies, equally
+        self.copies, self.equally = way in ("copy", "equal"), way == "equal"
+        self.maskable = maskable if way == "masked" else frozenset()
         self.news: dict[int, New] = {}
         self.needs = Needs()
         self.call: Call | None = None
@@ -110,7 +129,7 @@ class Valuing:
         for names in (self.program.parameters, self.program.buffers):
             for index, name in names.items():
                 if any(self.has(axis) for axis in self.placing.values[index].axes):
-                    self.news[index] = New(self.made(name), sources=frozenset([name]))
+                    self.news[index] = self.new(name)
         for call in calls:
             self._step(call, rules)
         for label, ref in self.program.outputs:
@@ -118,10 +137,19 @@ class Valuing:
                 raise CannotGrowError(f"the output{label} would change by a factor")
         return self.needs
 
-    def made(self, *names: str) -> str:
-        """Returns how the rows of parameters are made."""
-        modes = {self.needs.rows.get(name, "copy" if self.copies else "free") for name in names}
-        return modes.pop() if len(modes) == 1 else "free"
+    def new(self, *names: str) -> New:
+        """Returns the units that parameters make together."""
+        modes = {self._row(name) for name in names}
+        mode = modes.pop() if len(modes) == 1 else "free"
+        if mode == "one":
+            return New("free", sources=frozenset(names))
+        kind, _, factor = mode.partition("*")
+        return New(kind, sources=frozenset(names), before=factor or None)
+
+    def _row(self, name: str) -> str:
+        if name.endswith(MASK):
+            return "zero"
+        return self.needs.rows.get(name, "copy" if self.copies else "free")
 
     def has(self, axis: Axis) -> bool:
         """Whether the atom is in an axis."""
@@ -130,6 +158,11 @@ class Valuing:
     def dims(self, value: Value) -> list[int]:
         """Returns the axes of a tensor that the atom is in."""
         return [d for d, axis in enumerate(value.axes) if self.has(axis)]
+
+    def evenly(self, x: "Seen", dims: Iterable[int]) -> bool:
+        """Whether axes of a tensor, taken together, grow by the factor that the atom grows by."""
+        whole = growth_of(product_of(x.value.axes[d] for d in dims))
+        return all(key.count(id(self.atom)) == 1 for key in whole)
 
     def out(self, k: int = 0) -> Value:
         """Returns the ``k``-th tensor that comes out of the operation at hand."""
@@ -159,10 +192,13 @@ class Valuing:
             return
         self.call = call
         args, kwargs = tree_map(self._seen, (call.args, call.kwargs), is_leaf=_is_ref)
-        result = rules[call.op].value(self, *args, **kwargs)
+        try:
+            result = rules[call.op].value(self, *args, **kwargs)
+        except (AssertionError, AttributeError, IndexError, KeyError, TypeError, ValueError):
+            raise self.no("its arguments are not those that are known") from None
         results = result if isinstance(result, list) else [result]
         for ref, new in zip(call.outputs, results, strict=False):
-            if ref is not None and new is not None:
+            if ref is not None and new is not None and (new.mode or new.power):
                 self.news[ref.index] = new
         self._check(call)
 
@@ -190,16 +226,22 @@ def joined(valuing: Valuing, first: New, second: New) -> New:
     if first.power != second.power:
         raise valuing.no("two tensors that change by different factors are added")
     both = replace(
-        first, sources=first.sources | second.sources, linear=first.linear and second.linear
+        first,
+        sources=first.sources | second.sources,
+        linear=first.linear and second.linear,
+        scaled=first.scaled | second.scaled,
     )
     modes = {first.mode, second.mode}
+    if first.before != second.before:
+        raise valuing.no("units that are the mean of others are added to some that are not yet")
     if len(modes) == 1:
         return both
     if modes == {"free", "zero"}:
         return replace(both, mode="free")
     for one in (first, second):
         if modes == {"free", "mean"} and one.mode == "free" and one.linear and one.sources:
-            raise AsksError(one.sources, "mean", "it is added to units that are the mean of others")
+            why = "it is added to units that are the mean of others"
+            raise AsksError(one.sources, "mean", why, one.scaled)
     raise valuing.no(f"new units that are {first.mode} and {second.mode} are added")
 
 

@@ -12,8 +12,10 @@ from neuro_morph._attributes import AttributeEdit, candidates, counts, epsilons,
 from neuro_morph._edits import TensorEdit
 from neuro_morph._graph import GrowthGraph
 from neuro_morph._groups import GrowthGroup
+from neuro_morph._masked_norm import mask_norms
 from neuro_morph._plan_widen import Units, edits_of
 from neuro_morph._undo import UndoLog
+from neuro_morph._valuing import CannotGrowError, Needs
 
 _CHOICES = 16  # of attributes with one value in one module
 
@@ -43,6 +45,8 @@ def widen(
     edits = edits_of(group, needs, units)
     small = epsilons(model, needs, group.size / units.size)
     held = tensors_of(model)
+    _weigh(edits, needs, held, group)
+    mask_norms(model, needs, group.atom, units.size, log)
     for edit in edits:
         log.set_data(held[edit.name], edit.apply(held[edit.name], generator))
     log.set_attributes(model, small)
@@ -50,6 +54,23 @@ def widen(
         log.set_attribute(model.get_submodule(path), name, value)
     resize_modules(model, [edit.name for edit in edits], log)
     return edits
+
+
+def _weigh(
+    edits: list[TensorEdit], needs: Needs, held: dict[str, Tensor], group: GrowthGroup
+) -> None:
+    """Gives rows that have to be the mean of others once they are multiplied by a layer scale."""
+    for edit in edits:
+        factor = needs.rows.get(edit.name, "").partition("*")[2]
+        if not factor:
+            continue
+        old, scale = held[edit.name].detach(), held[factor].detach()
+        if len(edit.axes) != 1 or edit.axes[0].dim != 0 or scale.shape != old.shape[:1]:
+            raise CannotGrowError(f"{factor!r} and {edit.name!r} do not stand unit by unit")
+        column = scale.double().reshape(-1, *[1] * (old.dim() - 1))
+        mean = (old.double() * column).mean(0, keepdim=True)
+        count = int((edit.axes[0].take < 0).sum())
+        edit.axes[0].given = mean.expand(count, *old.shape[1:])
 
 
 def attempts(

@@ -105,6 +105,8 @@ def place_index(placing: Placing, x: Value, indices: list[Any]) -> Value:
     own = [d for d, index in enumerate(indices) if index is not None]
     for d in own:
         fix(x.axes[d], f"it is indexed in {placing.where()}")
+    for d in set(range(len(x.axes))) - set(own):
+        placing.uses(x, d, "out")  # a table: its rows are picked, its columns are units
     kept = [axis for d, axis in enumerate(x.axes) if d not in own]
     shape = placing.shape()
     width = len(shape) - len(kept)

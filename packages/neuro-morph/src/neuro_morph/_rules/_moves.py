@@ -38,7 +38,8 @@ def moved(valuing: Valuing, *args: Any, **kwargs: Any) -> list[New | None]:
 def viewed(placing: Placing, x: Value, *shape: Any, **kwargs: Any) -> Value:
     """Places ``view``, ``reshape``, ``flatten``, ``unflatten`` by the shapes alone."""
     axes = reshaped(placing, x.axes, placing.shape())
-    given = set(tree_leaves(shape))
+    assert placing.call is not None
+    given = set(tree_leaves(shape)) if placing.call.given is None else set(placing.call.given)
     for d, axis in enumerate(axes):
         if size_of(axis) in given:  # modules often hold the sizes they view tensors with
             placing.number(axis, place=d - len(axes))
@@ -108,7 +109,7 @@ def repeated(placing: Placing, x: Value, *args: Any, **kwargs: Any) -> Value:
     axes: list[Axis] = [Const(n) for n in shape[:lead]]
     for axis, n in zip(x.axes, shape[lead:], strict=True):
         axes.append(product_of([Const(n // max(size_of(axis), 1)), axis]))
-    return Value(tuple(axes))
+    return renamed(x, axes, [None] * lead + list(range(len(x.axes))))
 
 
 def interleaved(placing: Placing, x: Value, repeats: Any, dim: Any = None, **kwargs: Any) -> Value:
@@ -228,6 +229,14 @@ def reordered(placing: Placing, x: Value, *args: Any, **kwargs: Any) -> Value:
     return Value(x.axes)
 
 
+def strided(placing: Placing, x: Value, *args: Any, **kwargs: Any) -> Value:
+    """Places ``as_strided`` where it is no more than another memory format."""
+    if [size_of(axis) for axis in x.axes] == list(placing.shape()):
+        return x
+    placing.fix(x, f"its memory is read in {placing.where()}")
+    return placing.constant(placing.shape())
+
+
 def padded(placing: Placing, x: Value, pad: Any, *args: Any, **kwargs: Any) -> Value:
     axes = list(x.axes)
     for d, (axis, n) in enumerate(zip(x.axes, placing.shape(), strict=True)):
@@ -276,10 +285,12 @@ _PLACES: dict[str, Callable[..., Any]] = {
     "cat concat concatenate": concatenated,
     "stack": stacked,
     "split split_with_sizes chunk tensor_split split_copy split_with_sizes_copy": chunked,
+    "unsafe_split unsafe_chunk unsafe_split_with_sizes": chunked,
     "slice": sliced,
     "narrow": narrowed,
     "select": selected,
     "unbind": unbound,
+    "as_strided": strided,
     "roll flip cumsum": reordered,
     "constant_pad_nd pad": padded,
     "pixel_shuffle": shuffled,

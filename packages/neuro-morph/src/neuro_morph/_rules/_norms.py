@@ -1,5 +1,6 @@
 """Normalisations: over each unit, or over all of them."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -71,8 +72,10 @@ def value_layer_norm(
     **kwargs: Any,
 ) -> list[New | None]:
     assert valuing.call is not None
-    over = [d for d in valuing.dims(x.value) if d >= len(x.value.axes) - len(shape)]
-    new = _normalised(valuing, x, w, b, eps, "mean") if over else _apart(valuing, x, b)
+    count = len(x.value.axes)
+    dims = range(count - len(shape), count)
+    over = [d for d in valuing.dims(x.value) if d in dims]
+    new = _normalised(valuing, x, w, dims, eps, "mean") if over else _apart(valuing, x, b)
     return [new] + [None] * (len(valuing.call.outputs) - 1)
 
 
@@ -86,9 +89,11 @@ def value_rms_norm(
     valuing: Valuing, x: Seen, shape: Any, w: Any = None, eps: Any = None
 ) -> list[New | None]:
     assert valuing.call is not None
-    over = [d for d in valuing.dims(x.value) if d >= len(x.value.axes) - len(shape)]
+    count = len(x.value.axes)
+    dims = range(count - len(shape), count)
+    over = [d for d in valuing.dims(x.value) if d in dims]
     eps = torch.finfo(torch.float32).eps if eps is None else eps
-    new = _normalised(valuing, x, w, None, eps, "zero") if over else _apart(valuing, x, None)
+    new = _normalised(valuing, x, w, dims, eps, "zero") if over else _apart(valuing, x, None)
     return [new] + [None] * (len(valuing.call.outputs) - 1)
 
 
@@ -131,14 +136,17 @@ def value_group_norm(
         if x.new.power or x.new.mode == "mean":
             raise valuing.no("units that are the mean of others are normalised by groups")
         return [replace(x.new, linear=False), *rest]
-    if x.new.mode == "copy" and valuing.equally:
+    even = parts is not None and valuing.evenly(x, [1])
+    if x.new.mode == "copy" and valuing.equally and even:
         return [replace(x.new, linear=False), *rest]
     if groups == 1:
-        return [_normalised(valuing, x, w, b, eps, "mean"), *rest]
+        return [_normalised(valuing, x, w, [1], eps, "mean"), *rest]
     raise valuing.no("units are counted")
 
 
-def _normalised(valuing: Valuing, x: Seen, w: Any, b: Any, eps: Any, wanted: str) -> New:
+def _normalised(
+    valuing: Valuing, x: Seen, w: Any, dims: Sequence[int], eps: Any, wanted: str
+) -> New:
     """Values after a normalisation over the units themselves.
 
     With ``wanted`` units the statistics change by a power of ``r`` alone; the weight and the
@@ -146,6 +154,12 @@ def _normalised(valuing: Valuing, x: Seen, w: Any, b: Any, eps: Any, wanted: str
     """
     new = x.new
     assert new is not None
+    if _masked(valuing, x):
+        return New("free", linear=False)
+    if new.before is not None:
+        raise valuing.no("units that are not yet the mean of others are normalised")
+    if not valuing.evenly(x, dims):
+        raise valuing.no("units are counted with others that do not grow")
     if new.mode == "copy":
         if valuing.equally:
             return replace(new, linear=False)
@@ -158,8 +172,20 @@ def _normalised(valuing: Valuing, x: Seen, w: Any, b: Any, eps: Any, wanted: str
             valuing.attribute("eps", float(eps), 1.0)
         return New("zero", 0.0, linear=False)
     if new.mode == "free" and new.linear and new.sources:
-        raise AsksError(new.sources, wanted, f"units are counted in {valuing.placing.where()}")
+        why = f"units are counted in {valuing.placing.where()}"
+        raise AsksError(new.sources, wanted, why, new.scaled)
     raise valuing.no("units are counted")
+
+
+def _masked(valuing: Valuing, x: Seen) -> bool:
+    """Whether a module that can leave new units out does so."""
+    assert valuing.call is not None
+    path = valuing.call.path[-1] if valuing.call.path else ""
+    dims = valuing.dims(x.value)
+    if path not in valuing.maskable or len(dims) != 1 or x.new is None or x.new.power:
+        return False
+    valuing.needs.masked[path] = x.value.axes[dims[0]]
+    return True
 
 
 def _is_whole(valuing: Valuing, x: Seen) -> bool:
@@ -202,6 +228,11 @@ add_rule(
     "_native_batch_norm_legit_no_training",
     place_batch_norm,
     value_batch_norm,
+)
+add_rule(
+    "instance_norm",
+    lambda placing, *args, **kwargs: place_batch_norm(placing, *args, **kwargs)[0],
+    lambda valuing, *args, **kwargs: value_batch_norm(valuing, *args, **kwargs)[0],
 )
 add_rule("layer_norm native_layer_norm", place_layer_norm, value_layer_norm)
 add_rule("rms_norm _fused_rms_norm", place_rms_norm, value_rms_norm)

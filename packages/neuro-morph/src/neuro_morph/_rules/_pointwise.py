@@ -67,6 +67,11 @@ def linear_map(valuing: Valuing, x: Seen, *args: Any, **kwargs: Any) -> New | No
     return x.new
 
 
+def bent(valuing: Valuing, x: Seen) -> New | None:
+    """Values of a function that is zero at zero, with numbers of its own for each unit."""
+    return function(valuing, x) if x.new is not None else None
+
+
 def function(
     valuing: Valuing, *args: Any, at_zero: bool = True, total: bool = True, **kwargs: Any
 ) -> New:
@@ -125,10 +130,23 @@ def _product(valuing: Valuing, x: Seen, y: Seen, mine: New, its: New) -> New:
         valuing.multiply([param.origin.name], -power)
         power = 0.0
     modes = {mine.mode, its.mode}
+    if param is not None and param.origin is not None and not power:
+        scaled = _scaled(param.origin.name, kept)
+        if scaled is not None:
+            return scaled
     mode = modes.pop() if len(modes) == 1 else "zero" if "zero" in modes else None
     if mode is None or ("mean" in (mine.mode, its.mode) and mode != "zero"):
         raise valuing.no(f"new units that are {mine.mode} and {its.mode} are multiplied")
     return New(mode, power, kept.sources, linear=False)
+
+
+def _scaled(factor: str, new: New) -> New | None:
+    """Values of units times a number for each: a layer scale, which keeps what is linear so."""
+    if new.mode == "mean":
+        return replace(new, before=None) if new.before == factor else None
+    if new.mode != "free" or not new.linear or not new.sources or new.scaled:
+        return None
+    return replace(new, scaled=frozenset((source, factor) for source in new.sources))
 
 
 def divided(valuing: Valuing, x: Any, y: Any, *args: Any, **kwargs: Any) -> New:
@@ -167,7 +185,7 @@ def _new(given: Any) -> New | None:
 
 _ZERO_AT_ZERO = (
     "relu relu6 gelu silu hardswish mish tanh hardtanh leaky_relu elu selu celu sin asin atan abs "
-    "sign floor ceil round trunc erf softsign hardshrink softshrink prelu square logical_and "
+    "sign floor ceil round trunc erf softsign hardshrink softshrink square logical_and "
     "threshold tanhshrink expm1"
 )
 _NOT_ZERO_AT_ZERO = (
@@ -177,7 +195,18 @@ _NOT_ZERO_AT_ZERO = (
 )
 _PARTIAL = "log log1p log2 log10 sqrt acos reciprocal atan2 fmod remainder floor_divide"
 
+
+def prelu(placing: Placing, x: Value, slope: Value) -> Value:
+    """Places PReLU: a slope for each channel, or one for all."""
+    if len(slope.axes) == 1 and len(x.axes) > 1 and size_of(slope.axes[0]) > 1:
+        placing.meet(x.axes[1], slope.axes[0])
+        placing.uses(slope, 0, "scale")
+        return Value(x.axes)
+    return placed(placing, x, slope)
+
+
 add_rule(_ZERO_AT_ZERO, placed, function)
+add_rule("prelu _prelu_kernel", prelu, lambda v, x, slope: bent(v, x))
 add_rule(_NOT_ZERO_AT_ZERO, placed, partial(function, at_zero=False))
 add_rule(_PARTIAL, placed, partial(function, at_zero=False, total=False))
 add_rule(

@@ -104,7 +104,8 @@ def dot(valuing: Valuing, x: Seen, y: Seen) -> New | None:
         valuing.needs.scored |= mine.sources
     if "zero" in (mine.mode, its.mode):
         return _scalar(mine.power + its.power)
-    if mine.mode == its.mode == "copy" and valuing.equally:
+    last = [len(x.value.axes) - 1]
+    if mine.mode == its.mode == "copy" and valuing.equally and valuing.evenly(x, last):
         return _scalar(mine.power + its.power - 1.0)
     if mine.mode == "copy":
         raise valuing.no("copies are multiplied with copies")
@@ -155,7 +156,7 @@ def _with_weight(
     if not makes:
         return None
     names = [w.origin.name] + ([b.origin.name] if b is not None and b.origin else [])
-    return New(valuing.made(*names), sources=frozenset(names))
+    return valuing.new(*names)
 
 
 def _kept(valuing: Valuing, x: Seen, w: Seen, b: Seen | None) -> New:

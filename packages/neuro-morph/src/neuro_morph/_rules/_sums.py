@@ -40,10 +40,16 @@ def summed(valuing: Valuing, x: Seen, *args: Any, how: str, **kwargs: Any) -> li
         if how == "extreme" and new.mode == "mean":
             raise valuing.no("an extreme of units that are the mean of others is taken")
         return [bent] * len(valuing.call.outputs)
-    return [_over_units(valuing, new, how)] * len(valuing.call.outputs)
+    found = _over_units(valuing, new, how)
+    counted = found.power != new.power or (new.mode in ("mean", "copy") and how != "extreme")
+    if counted and not valuing.evenly(x, sorted(gone)):
+        raise valuing.no("units are counted with others that do not grow")
+    return [found] * len(valuing.call.outputs)
 
 
 def _over_units(valuing: Valuing, new: New, how: str) -> New:
+    if new.before is not None:
+        raise valuing.no("units that are not yet the mean of others are counted")
     whole = 0.0 if how == "mean" else -1.0  # the mean of units keeps, their sum grows
     if new.mode == "copy" and how == "extreme":
         return New(None, new.power)

@@ -1,0 +1,152 @@
+"""Training with growth in between, and with all that it costs counted."""
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import LambdaLR
+from torch.utils.data import DataLoader
+from torch.utils.flop_counter import FlopCounterMode
+
+from adlrns._console import Advance
+from adlrns._datasets import Task
+from adlrns._errors import RunError
+from adlrns._experiment_train import Parts
+from adlrns._grow_net import Losses
+from adlrns._grow_settings import LAST_PART, Settings
+from adlrns._score import batches, score
+from adlrns._table import Value
+
+Row = dict[str, Value]
+Grow = Callable[[float], None]
+
+
+class Course(NamedTuple):
+    """What a run trains on, and how."""
+
+    settings: Settings
+    parts: Parts
+    losses: Losses
+    device: torch.device
+    total: int
+
+
+@dataclass
+class Spent:
+    """FLOPs, forward and backward passes, of training steps and of the steps of trials."""
+
+    training: float = 0.0
+    trials: float = 0.0
+
+
+class Training:
+    """A network that is being trained.
+
+    Attributes:
+        history: a row an epoch.
+        spent: what all steps have cost.
+    """
+
+    def __init__(self, net: nn.Module, course: Course, check: Callable[[], None]):
+        self.net, self.course, self._check = net, course, check
+        self.optimizer = torch.optim.AdamW(net.parameters(), course.settings.lr)
+        self.schedule = LambdaLR(self.optimizer, self._rate)
+        self.history: list[Row] = []
+        self.spent = Spent()
+        self._costs: dict[Any, float] = {}
+
+    def run(self, *, grow: Grow, advance: Advance, after_epoch: Callable[[], None]) -> None:
+        """Trains for all epochs; `grow` is called with the loss after every step.
+
+        Raises:
+            RunError: if a loss is not finite.
+        """
+        settings, total = self.course.settings, self.course.total
+        draws = torch.Generator().manual_seed(settings.seed)
+        items = self.course.parts.task.train
+        loader = DataLoader(items, settings.batch_size, shuffle=True, generator=draws)
+        step = 0
+        for epoch in range(1, settings.epochs + 1):
+            losses = []
+            for x, y in loader:
+                step += 1
+                losses.append(self._train((x.to(self.course.device), y.to(self.course.device))))
+                if not math.isfinite(losses[-1]):
+                    raise RunError(f"training diverged: the loss of step {step} is {losses[-1]}")
+                grow(losses[-1])
+                advance(step, total)
+            self.history.append(self._row(epoch, step, sum(losses) / len(losses)))
+            after_epoch()
+
+    def trial_step(self, model: nn.Module, batch: Any) -> None:
+        """Makes a step of a trial."""
+        self.spent.trials += self._step(model, batch)[1]
+
+    def _train(self, batch: Any) -> float:
+        self.net.train()
+        loss, flops = self._step(self.net, batch)
+        self.schedule.step()
+        self.spent.training += flops
+        return loss
+
+    def _step(self, model: nn.Module, batch: Any) -> tuple[float, float]:
+        """Makes a step; returns its loss and FLOPs, which are counted once for each shape."""
+        self._check()
+        key = tuple(p.shape for p in model.parameters())
+        if key in self._costs:
+            loss = self._update(model, batch)
+        else:
+            with FlopCounterMode(display=False) as counter:
+                loss = self._update(model, batch)
+            self._costs[key] = counter.get_total_flops() / len(batch[1])
+        return loss, self._costs[key] * len(batch[1])
+
+    def _update(self, model: nn.Module, batch: Any) -> float:
+        self.optimizer.zero_grad()
+        loss = self.course.losses(model, batch).mean()
+        loss.backward()
+        self.optimizer.step()
+        return float(loss.detach())
+
+    def _rate(self, step: int) -> float:
+        """The rate stays until nothing grows any more, and falls to nothing then."""
+        left = 1 - step / max(1, self.course.total)
+        return min(1.0, left / LAST_PART)
+
+    def _row(self, epoch: int, step: int, loss: float) -> Row:
+        task = self.course.parts.task
+        return {
+            "epoch": epoch,
+            "step": step,
+            "training_loss": loss,
+            "loss": mean_loss(self.net, task, self.course),
+            task.metric: score(self.net, task, device=self.course.device),
+            "parameters": sum(p.numel() for p in self.net.parameters()),
+            "flops": forward_flops(self.net, task, self.course.device),
+            "training_flops": self.spent.training,
+            "trial_flops": self.spent.trials,
+        }
+
+
+def mean_loss(net: nn.Module, task: Task, course: Course) -> float:
+    """Returns the mean loss of the validation part's items."""
+    was_training = net.training
+    net.eval()
+    with torch.no_grad():
+        found = [course.losses(net, b) for b in batches(task.valid, device=course.device)]
+    net.train(was_training)
+    return float(torch.cat(found).double().mean())
+
+
+def forward_flops(net: nn.Module, task: Task, device: torch.device) -> int:
+    """Returns the counted FLOPs of one sample."""
+    x: Tensor = task.valid[0][0]
+    was_training = net.training
+    net.eval()
+    with torch.no_grad(), FlopCounterMode(display=False) as counter:
+        net(x[None].to(device))
+    net.train(was_training)
+    return int(counter.get_total_flops())

@@ -1,0 +1,151 @@
+"""A run with growth: what it trains, what it keeps, and what stays when it is cut short."""
+
+import csv
+import io
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from torch.utils.data import Subset
+
+from adlrns._beside import naming
+from adlrns._console import remark, stage
+from adlrns._errors import from_user
+from adlrns._grow_lines import Lines
+from adlrns._grow_policy import Material, note_refused, policy_of
+from adlrns._grow_report import Grown
+from adlrns._grow_train import Course, Row, Training
+from adlrns._run_folder import write_text
+from adlrns._score import batches
+from neuro_morph import GrowthPolicy, Morpher, MorphogenesisEvent, save_checkpoint
+
+EVENTS, SPEC, WEIGHTS, HISTORY = (
+    "events.jsonl",
+    "architecture.json",
+    "grown.safetensors",
+    "history.csv",
+)
+# samples that edits are checked on; batches that scores and trials are made with
+EXAMPLES, _BATCHES = 8, 16
+
+
+class Work:
+    """A run with growth, in a folder that is there.
+
+    Attributes:
+        training: the network and what trains it.
+    """
+
+    def __init__(self, course: Course, training: Training, lines: Lines):
+        self.course, self.training, self._lines = course, training, lines
+        self._out = course.settings.out
+        task, device = course.parts.task, course.device
+        self._examples, _ = next(batches(task.train, size=EXAMPLES, device=device))
+        self.morpher = Morpher(
+            training.net,
+            training.optimizer,
+            example_inputs=self._examples,
+            others=[training.schedule],
+            log=self._out / EVENTS,
+            seed=course.settings.seed,
+        )
+        self._policy = policy_of(
+            course.settings, self.morpher, self._material(), training.trial_step
+        )
+        self._gains: dict[int, float] = {}
+        self._widths: list[tuple[int, dict[str, int]]] = []
+        self._told = self._judged = 0
+
+    def run(self) -> None:
+        """Trains and grows; whatever cuts it short, a checkpoint stays."""
+        model = self.course.settings.model
+        with naming(self._out):
+            (self._out / EVENTS).touch()
+        self._note_widths()
+        try:
+            with (
+                stage(f"train and grow {model}") as advance,
+                self._saved_when_interrupted(),
+                from_user(f"MODEL {model} in training"),
+            ):
+                self.training.run(grow=self._grow, advance=advance, after_epoch=self._after_epoch)
+        finally:
+            self._policy.close()
+        if not self.morpher.events:
+            remark(f"nothing was tried: {self._last_word()}")
+
+    def _last_word(self) -> str:
+        said = [votes for _, decision in self._policy.decisions if (votes := decision.votes)]
+        words = [f"{vote.name}: {vote.reason}" for vote in said[-1]] if said else []
+        return "; ".join(words) or "the run is too short"
+
+    def grown(self) -> Grown:
+        """Returns what the report tells."""
+        events, history = list(self.morpher.events), self.training.history
+        return Grown(events, self._gains, self._widths, history, len(self._examples))
+
+    def _grow(self, loss: float) -> None:
+        grown = self._policy.step(loss)
+        if isinstance(self._policy, GrowthPolicy):
+            self._judge(self._policy, grown)
+        for event in self.morpher.events[self._told :]:
+            self._lines.event(event, self._gains.get(event.id, event.gain))
+        self._told = len(self.morpher.events)
+        if grown is not None:
+            self._note_widths()
+            self.save()
+
+    def _judge(self, policy: GrowthPolicy, grown: MorphogenesisEvent | None) -> None:
+        for result in policy.results[self._judged :]:
+            if grown is not None and result.winner is not None and result.winner.gain is not None:
+                self._gains[grown.id] = result.winner.gain.mean
+            note_refused(self.morpher, result)
+        self._judged = len(policy.results)
+
+    def _after_epoch(self) -> None:
+        self._lines.epoch(self.training.history[-1])
+        self.save()
+
+    def save(self) -> None:
+        """Writes the network, what it takes to build it again, and the history so far."""
+        with naming(self._out):
+            spec = self.morpher.spec
+            save_checkpoint(self._out / WEIGHTS, self.training.net, spec, self.training.optimizer)
+            spec.save(self._out / SPEC)
+            write_text(self._out / HISTORY, to_csv(self.training.history))
+
+    @contextmanager
+    def _saved_when_interrupted(self) -> Iterator[None]:
+        try:
+            yield
+        except KeyboardInterrupt:
+            self.save()
+            step = self.morpher.step
+            remark(f"{self._out / WEIGHTS} holds the network as it was after step {step}")
+            raise
+
+    def _note_widths(self) -> None:
+        sizes = {group.id: group.size for group in self.morpher.graph if group.growable}
+        self._widths.append((self.morpher.step, sizes))
+
+    def _material(self) -> Material:
+        course, size = self.course, self.course.settings.batch_size
+        items: Any = course.parts.task.train
+        some = Subset(items, range(min(_BATCHES * size, len(items))))
+        return Material(
+            course.losses,
+            list(batches(some, size=size, device=course.device)),
+            list(batches(course.parts.held, device=course.device)),
+            len(self._examples),
+            course.total,
+        )
+
+
+def to_csv(rows: list[Row]) -> str:
+    """Returns rows with their names as the first line; nothing of none."""
+    text = io.StringIO()
+    if rows:
+        writer = csv.DictWriter(text, list(rows[0]), lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+    return text.getvalue()

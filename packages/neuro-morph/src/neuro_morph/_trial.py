@@ -1,0 +1,72 @@
+"""What would happen if a network grew, with nothing left of it afterwards."""
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._morpher import Morpher
+from neuro_morph._paired import held_out_losses
+from neuro_morph._tapping import LossFn, left_as_it_was
+
+StepFn = Callable[[nn.Module, Any], None]
+
+
+def check_no_gradients(model: nn.Module) -> None:
+    """Raises GrowthRefusedError if a parameter has a gradient: trials would lose it."""
+    for name, parameter in model.named_parameters():
+        if parameter.grad is not None:
+            raise GrowthRefusedError(
+                f"{name!r} has a gradient that no step has used: try growth after the optimizer's "
+                "step and zero_grad()"
+            )
+
+
+@contextmanager
+def trial(morpher: Morpher) -> Iterator[None]:
+    """Puts a run back as it was, whatever is done inside: training, edits, events, all of it."""
+    snapshot = morpher.snapshot()
+    random, graph, log = morpher.generator.get_state(), morpher.graph, morpher._log
+    events, steps, step = list(morpher.events), list(morpher.spec.steps), morpher.step
+    morpher._log = None
+    try:
+        yield
+    finally:
+        snapshot.restore()
+        morpher.generator.set_state(random)
+        morpher._graph, morpher._log, morpher.step = graph, log, step
+        morpher.events[:], morpher.spec.steps[:] = events, steps
+
+
+def train(
+    morpher: Morpher, batches: Iterable[Any], loss_fn: LossFn, step_fn: StepFn | None
+) -> None:
+    """Trains a run's model on batches, one step each; no gradient stays behind.
+
+    Args:
+        morpher: the run.
+        batches: what it is trained on.
+        loss_fn: gives the mean loss of a batch, or the losses of its examples.
+        step_fn: makes a whole step instead, its own backward pass and optimizer steps.
+    """
+    morpher.model.train()
+    for batch in batches:
+        if step_fn is not None:
+            step_fn(morpher.model, batch)
+            continue
+        for optimizer in morpher.optimizers:
+            optimizer.zero_grad()
+        loss_fn(morpher.model, batch).mean().backward()
+        for optimizer in morpher.optimizers:
+            optimizer.step()
+    for parameter in morpher.model.parameters():
+        parameter.grad = None
+
+
+def held_out(model: nn.Module, batches: Iterable[Any], loss_fn: LossFn) -> Tensor:
+    """Returns the losses on batches in evaluation mode; the model is left as it was."""
+    with torch.no_grad(), left_as_it_was(model):
+        return held_out_losses([loss_fn(model, batch) for batch in batches])

@@ -1,0 +1,202 @@
+from dataclasses import replace
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from neuro_morph import GrowthRefusedError, Morpher, Widen
+from neuro_morph._back_off import BackOff
+from neuro_morph._budget import Budget, Usage, apply_within
+from neuro_morph._policy import GrowthPolicy, PolicySettings
+from neuro_morph._tournament import Tournament
+from neuro_morph._triggers import Period, Plateau, Quorum
+
+
+def loss_fn(model: nn.Module, batch: Any) -> Tensor:
+    return (model(batch[0]) - batch[1]).square().flatten(1).mean(1)
+
+
+def narrow() -> tuple[Morpher, list[Any], list[Any]]:
+    """A net whose second layer holds two units, on a task that needs more."""
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Linear(4, 16), nn.ReLU(), nn.Linear(16, 2), nn.ReLU(), nn.Linear(2, 16), nn.ReLU()
+    )
+    model.append(nn.Linear(16, 3))
+    x = torch.randn(640, 4)
+    y = torch.stack([x[:, 0] * x[:, 1], x[:, 2].abs(), torch.sin(2 * x[:, 3])], 1)
+    batches = list(zip(x.split(64), y.split(64), strict=True))
+    optimizer = torch.optim.Adam(model.parameters(), 3e-3)
+    morpher = Morpher(model, optimizer, example_inputs=x[:2], capture="dispatch")
+    return morpher, batches[:8], batches[8:]
+
+
+def trained(policy: GrowthPolicy, steps: int) -> list[Any]:
+    optimizer, events = policy.morpher.optimizers[0], []
+    for k in range(steps):
+        optimizer.zero_grad()
+        loss = loss_fn(policy.morpher.model, policy.batches[k % 8]).mean()
+        loss.backward()
+        optimizer.step()
+        events.append(policy.step(loss))
+    return [event for event in events if event is not None]
+
+
+QUICK = PolicySettings(
+    quorum=Quorum([Period(100)]),
+    measure_every=0,
+    pause=50,
+    growth=1.0,
+    trial_steps=60,
+    check_every=50,
+)
+
+
+def test_a_plain_loop_with_one_more_line_grows_the_layer_that_is_too_narrow() -> None:
+    morpher, batches, validation = narrow()
+    settings = replace(
+        QUICK, quorum=Quorum([Plateau(window=100)]), measure_every=100, total_steps=1200
+    )
+    settings = replace(settings, growth=2.0, trial_steps=150)
+    policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+    events = trained(policy, 1000)
+    assert events
+    assert events[0].target == "2"
+    assert "plateau" in events[0].reason
+    assert all(event.step <= 900 for event in events)
+    assert all(event.relative_change <= 1e-5 for event in events)
+    fixed = GrowthPolicy(*_with_loss(narrow()), settings=replace(QUICK, quorum=_never()))
+    assert not trained(fixed, 1000)
+    ends = [_held_out(p) for p in (policy, fixed)]
+    assert ends[0] < 0.8 * ends[1]
+    assert len(policy.traces.gradient_norm) == len(policy.traces.loss) == 1000
+    assert len(policy.traces.used_rank) == len(policy.traces.validation) == 10
+
+
+def _with_loss(found: tuple[Morpher, list[Any], list[Any]]) -> tuple[Any, ...]:
+    return found[0], loss_fn, found[1], found[2]
+
+
+def _never() -> Quorum:
+    return Quorum([Period(10**9)])
+
+
+def _held_out(policy: GrowthPolicy) -> float:
+    with torch.no_grad():
+        losses = [loss_fn(policy.morpher.model, batch) for batch in policy.validation]
+    return float(torch.cat(losses).mean())
+
+
+def test_a_policy_that_never_grows_leaves_training_as_it_is() -> None:
+    outputs = []
+    for watched in (True, False):
+        morpher, batches, validation = narrow()
+        settings = replace(QUICK, quorum=_never(), measure_every=7)
+        policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+        if watched:
+            trained(policy, 60)
+        else:
+            policy.close()
+            for k in range(60):
+                morpher.optimizers[0].zero_grad()
+                loss_fn(morpher.model, batches[k % 8]).mean().backward()
+                morpher.optimizers[0].step()
+        outputs.append([p.detach().clone() for p in morpher.model.parameters()])
+    assert all(torch.equal(a, b) for a, b in zip(*outputs, strict=True))
+
+
+def test_growth_that_does_not_help_is_left_alone_for_longer_and_longer() -> None:
+    morpher, batches, validation = narrow()
+    settings = replace(QUICK, quorum=Quorum([Period(10)]), check_every=10, trial_steps=1)
+    policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+    tried = []
+    original = Tournament.run
+
+    def nothing_helps(self: Tournament, candidates: Any, **kwargs: Any) -> Any:
+        tried.append((policy.taken, {edit.target for edit in candidates}))
+        return original(replace(self, min_gain=1e9), candidates, **kwargs)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Tournament, "run", nothing_helps)
+        trained(policy, 450)
+    assert [step for step, _ in tried] == [10, 310]  # at 110 all three are left alone
+    assert tried[0][1] == tried[1][1] == {"0", "2", "4"}
+    assert policy.back_off.now == 400
+    assert [e.decision for e in morpher.events] == ["rolled back"] * 6
+
+
+def test_pauses_double_until_something_helps() -> None:
+    wait = BackOff(10, most=35)
+    wait.failed(100, ("widen", "a"))
+    assert wait.now == 20
+    assert not wait.allows("widen", "a", 139)
+    assert wait.allows("widen", "a", 140)
+    assert wait.allows("widen", "b", 100)
+    assert wait.allows("deepen", "a", 100)
+    wait.failed(140)
+    assert wait.now == 35
+    wait.succeeded()
+    assert wait.now == 10
+    with pytest.raises(ValueError, match="most must be at least pause"):
+        BackOff(10, most=5)
+
+
+def test_gradients_that_wait_for_a_step_are_not_touched() -> None:
+    morpher, batches, validation = narrow()
+    settings = replace(QUICK, quorum=Quorum([Period(1)]), check_every=1)
+    policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+    loss = loss_fn(morpher.model, batches[0]).mean()
+    loss.backward()
+    held = [p.grad.clone() for p in morpher.model.parameters()]
+    assert policy.step(loss) is None
+    assert not policy.decisions
+    assert all(
+        torch.equal(p.grad, g) for p, g in zip(morpher.model.parameters(), held, strict=True)
+    )
+
+
+@pytest.mark.parametrize(
+    "budget", [Budget(parameters=240), Budget(flops=500), Budget(latency_s=1e-9)]
+)
+def test_what_would_overspend_is_refused_by_name_and_nothing_has_changed(budget: Budget) -> None:
+    morpher = narrow()[0]
+    before = [p.detach().clone() for p in morpher.model.parameters()]
+    name = next(key for key, limit in vars(budget).items() if limit is not None)
+    with pytest.raises(GrowthRefusedError, match=f"would take {name} to .* over the budget of"):
+        apply_within(morpher, Widen("2", by=8), budget)
+    assert all(torch.equal(p, b) for p, b in zip(morpher.model.parameters(), before, strict=True))
+    assert not morpher.events
+
+
+def test_what_is_within_is_done_and_events_are_counted() -> None:
+    morpher = narrow()[0]
+    size = sum(p.numel() for p in morpher.model.parameters())
+    exactly = Budget(parameters=size + 33, events=1)  # a unit: 16 + 1 made from, 16 read
+    assert apply_within(morpher, Widen("2", by=1), exactly).parameters_added == 33
+    assert Budget(latency_s=1.0).measure(morpher) == Usage(
+        size + 33, Budget().measure(morpher).flops, pytest.approx(0.5, abs=0.5), 1
+    )
+    with pytest.raises(GrowthRefusedError, match="would take events to 2, over the budget of 1"):
+        apply_within(morpher, Widen("2", by=1), Budget(events=1))
+    with pytest.raises(ValueError, match="flops must be above 0"):
+        Budget(flops=0)
+
+
+def test_a_policy_spends_no_more_than_its_budget() -> None:
+    for budget in (Budget(events=1), Budget(parameters=300)):
+        morpher, batches, validation = narrow()
+        policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=QUICK, budget=budget)
+        events = trained(policy, 400)
+        assert len(events) >= 1
+        assert budget.overspent(budget.measure(morpher)) is None
+    assert any("over the budget of 300" in str(t.refused) for t in policy.results[-1].trials)
+
+
+def test_settings_out_of_range_are_refused() -> None:
+    morpher, batches, validation = narrow()
+    with pytest.raises(ValueError, match="trial_steps must be at least 1"):
+        PolicySettings(trial_steps=0)
+    with pytest.raises(ValueError, match="validation must hold at least one batch"):
+        GrowthPolicy(morpher, loss_fn, batches, [])
+    assert not morpher.optimizers[0]._optimizer_step_post_hooks or len(validation)
