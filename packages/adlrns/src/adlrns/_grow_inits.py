@@ -91,9 +91,9 @@ class Measured:
         Raises:
             GrowthRefusedError: if there are not as many to propose.
         """
-        if self._held is None or self._held[0] != self.morpher.step:
+        if self._held is None or self._held[0] != self.morpher.steps:
             found = statistics_of(site.model, site.graph, self.batches, self.losses)
-            self._held = (self.morpher.step, found)
+            self._held = (self.morpher.steps, found)
         try:
             return self.make(self._held[1]).units(site, group, by)
         except ValueError as error:  # such as more units than what can be gained has directions

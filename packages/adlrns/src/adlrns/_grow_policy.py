@@ -128,13 +128,13 @@ class ByScore:
 
     def step(self, loss: Tensor | float) -> MorphogenesisEvent | None:
         """Counts a step; returns what has grown after it."""
-        self.morpher.step += 1
+        self.morpher.steps += 1
         self.traces.loss.append(float(loss))
-        since = None if self._last is None else self.morpher.step - self._last
+        since = None if self._last is None else self.morpher.steps - self._last
         decision = self.settings.quorum.decide(
             self.traces, since=since, pause=self.back_off.now, total=self.settings.total_steps
         )
-        self.decisions.append((self.morpher.step, decision))
+        self.decisions.append((self.morpher.steps, decision))
         return self._grow(decision.reason) if decision.grow else None
 
     def close(self) -> None:
@@ -143,7 +143,7 @@ class ByScore:
     def _grow(self, reason: str) -> MorphogenesisEvent | None:
         if sum(e.decision == "committed" for e in self.morpher.events) >= (self.budget.events or 0):
             return None
-        self._last = self.morpher.step
+        self._last = self.morpher.steps
         for parameter in self.morpher.model.parameters():
             parameter.grad = None
         for edit in self._candidates():
@@ -151,7 +151,7 @@ class ByScore:
                 return apply_within(self.morpher, edit, self.budget, reason=f"{reason}; by score")
             except GrowthRefusedError as refusal:
                 note_refusal(self.morpher, edit, str(refusal))
-        self.back_off.failed(self.morpher.step)
+        self.back_off.failed(self.morpher.steps)
         return None
 
     def _candidates(self) -> Sequence[Any]:
@@ -170,14 +170,14 @@ def note_refused(morpher: Morpher, result: TournamentResult) -> None:
 
 def note_refusal(morpher: Morpher, edit: Any, why: str) -> None:
     """Adds to a run's events what was refused, if it is not there for that step yet."""
-    known = [e for e in morpher.events if (e.step, e.target) == (morpher.step, edit.target)]
+    known = [e for e in morpher.events if (e.step, e.target) == (morpher.steps, edit.target)]
     if any(event.decision == "refused" for event in known):
         return
     size, flops = _sizes(morpher)
     morpher.note(
         MorphogenesisEvent(
             id=len(morpher.events),
-            step=morpher.step,
+            step=morpher.steps,
             op=edit.op,
             target=edit.target,
             detail=edit.detail(),

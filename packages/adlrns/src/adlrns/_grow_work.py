@@ -120,13 +120,13 @@ class Work:
             yield
         except KeyboardInterrupt:
             self.save()
-            step = self.morpher.step
+            step = self.morpher.steps
             remark(f"{self._out / WEIGHTS} holds the network as it was after step {step}")
             raise
 
     def _note_widths(self) -> None:
         sizes = {group.id: group.size for group in self.morpher.graph if group.growable}
-        self._widths.append((self.morpher.step, sizes))
+        self._widths.append((self.morpher.steps, sizes))
 
     def _material(self) -> Material:
         course, size = self.course, self.course.settings.batch_size

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import torch
 from torch import Tensor, nn
@@ -27,6 +27,14 @@ from neuro_morph._together import all_agree, take_from_first
 from neuro_morph._undo import UndoLog
 from neuro_morph._widening import tensors_of
 from neuro_morph._wrappers import rewrap, unwrap
+
+
+class Policy(Protocol):
+    """What says when and where a run grows."""
+
+    def step(self, loss: Any) -> MorphogenesisEvent | None:
+        """Takes note of a training step; returns what has grown, if anything has."""
+        ...
 
 
 class Morpher:
@@ -83,7 +91,8 @@ class Morpher:
         self.events: list[MorphogenesisEvent] = []
         self.spec = ArchitectureSpec()
         self._log = None if log is None else EventLog(log)
-        self.step = 0
+        self.steps = 0
+        self.policy: Policy | None = None
         if dynamics not in ("plain", "exact"):
             raise ValueError(f"dynamics must be 'plain' or 'exact', got {dynamics!r}")
         self.dynamics = dynamics
@@ -127,6 +136,18 @@ class Morpher:
         """
         self.wrapped = rewrap(self.wrapped)
         return self.wrapped
+
+    def step(self, loss: Any) -> MorphogenesisEvent | None:
+        """Tells the policy of this run of a training step; returns what has grown, if anything has.
+
+        Call it after the optimizer's step, with the step's loss.
+
+        Raises:
+            RuntimeError: if no :class:`GrowthPolicy` was made for the run.
+        """
+        if self.policy is None:
+            raise RuntimeError("this run has no policy: make a GrowthPolicy(morpher, ...) first")
+        return self.policy.step(loss)
 
     def note(self, event: MorphogenesisEvent) -> None:
         """Adds an event to the run's, and to its log."""
@@ -244,7 +265,7 @@ class _Work:
         edits = self.performed.attributes if decision == "committed" else []
         return MorphogenesisEvent(
             id=len(self.morpher.events),
-            step=self.morpher.step,
+            step=self.morpher.steps,
             op=self.edit.op,
             target=self.edit.target,
             detail=self.edit.detail(),

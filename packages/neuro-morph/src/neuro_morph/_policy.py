@@ -145,6 +145,7 @@ class GrowthPolicy:
             if not len(held):
                 raise ValueError(f"{name} must hold at least one batch")
         self._handles = [o.register_step_post_hook(self._after) for o in morpher.optimizers]
+        morpher.policy = self
 
     def step(self, loss: Tensor | float) -> MorphogenesisEvent | None:
         """Counts a training step; returns what has grown after it, None if nothing has.
@@ -153,7 +154,7 @@ class GrowthPolicy:
         where something is tried; with gradients that wait for a step nothing is tried.
         """
         self.taken += 1
-        self.morpher.step += 1
+        self.morpher.steps += 1
         self.traces.loss.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
         self.traces.gradient_norm += self._norms[-1:]
         self._norms.clear()

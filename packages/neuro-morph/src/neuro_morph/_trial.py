@@ -30,14 +30,14 @@ def trial(morpher: Morpher) -> Iterator[None]:
     """Puts a run back as it was, whatever is done inside: training, edits, events, all of it."""
     snapshot = morpher.snapshot()
     random, graph, log = morpher.generator.get_state(), morpher.graph, morpher._log
-    events, steps, step = list(morpher.events), list(morpher.spec.steps), morpher.step
+    events, steps, step = list(morpher.events), list(morpher.spec.steps), morpher.steps
     morpher._log = None
     try:
         yield
     finally:
         snapshot.restore()
         morpher.generator.set_state(random)
-        morpher._graph, morpher._log, morpher.step = graph, log, step
+        morpher._graph, morpher._log, morpher.steps = graph, log, step
         morpher.events[:], morpher.spec.steps[:] = events, steps
 
 
