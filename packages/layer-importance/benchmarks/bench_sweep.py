@@ -1,8 +1,8 @@
 """What the sweep costs: against one forward and backward pass, and against methods one by one.
 
 `python bench_sweep.py --csv rows.csv` measures, prints and writes. Turns of eight batches alternate
-in one process; seconds are the processor's, ratios are those of means. Memory is the largest sum of live
-tensors that any moment of a step has, beyond the model and its batch, counted by storage.
+in one process; seconds are the processor's, ratios are those of means. Memory is the largest sum of
+live tensors that any moment of a step has, beyond the model and its batch, counted by storage.
 """
 
 import argparse
