@@ -79,9 +79,9 @@ def removal_curve(
         >>> from torch import nn
         >>> net = nn.Sequential(*[nn.Sequential(nn.Linear(4, 4), nn.ReLU()) for _ in range(3)])
         >>> batches = [(torch.randn(8, 4), torch.zeros(8, dtype=torch.long))]
-        >>> points = removal_curve(net, batches, ["2", "1"])
+        >>> points = removal_curve(net, batches, ["2.0", "1.0"])
         >>> [(point.removed, point.unit) for point in points]
-        [(0, ''), (1, '2'), (2, '1')]
+        [(0, ''), (1, '2.0'), (2, '1.0')]
     """
     model, subject, _ = prepared(model, batches, task, units, max_batches, seed, modality)
     gone = _removable(subject.units, order)
