@@ -113,9 +113,7 @@ class _Search:
         return 2 * within >= total and 2 * blocks < len(children)
 
 
-def _add_single_blocks(
-    children: dict[str, nn.Module | None], inside: dict[str, list[Run]]
-) -> None:
+def _add_single_blocks(children: dict[str, nn.Module | None], inside: dict[str, list[Run]]) -> None:
     """A stage of one block has it where its siblings have theirs, of the same class."""
     seen = {
         (run.container.removeprefix(place + "."), type(child.get_submodule(_inside(place, run))))
