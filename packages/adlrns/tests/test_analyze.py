@@ -80,6 +80,20 @@ def test_analyses_plans_and_writes_one_folder(adlrns, deep: Path) -> None:
     assert "attention_analysis did not run: needs attention" in result.stderr
 
 
+def test_measured_damage_comes_first(adlrns, deep: Path) -> None:
+    methods = "block_influence,skip_attribution,gradient_based,layer_ablation"
+    result = adlrns("analyze", "deep:net", "--data", "deep:labelled", "--methods", methods)
+    assert result.stdout.index("layer ablation") < result.stdout.index("consensus")
+
+
+def test_a_target_out_of_reach_is_refused_before_the_analysis(
+    adlrns, deep: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("layer_importance.analyze", lambda *_, **__: pytest.fail("analysed"))
+    error = adlrns.error("analyze", "deep:net", "--data", "deep:labelled", "--target", "99")
+    assert "--target must be reachable, at most" in error
+
+
 def test_the_curve_is_drawn_and_written_when_asked_for(adlrns, deep: Path) -> None:
     adlrns(
         *("analyze", "deep:net", "--data", "deep:labelled", "--curve", "9", "--out", "found"),
@@ -135,7 +149,7 @@ def test_an_earlier_analysis_is_replaced_and_nothing_else(adlrns, deep: Path) ->
         ({"--modality": "smell"}, "modality must be"),
         ({"--seconds": "0"}, "--seconds must be above 0, got 0.0"),
         ({"--target": "0.5"}, "--target must be at least 1, got 0.5"),
-        ({"--target": "99"}, "MODEL deep:net on --data deep:labelled: "),
+        ({"--target": "99"}, "--target must be reachable, at most 5.608"),
         ({"--curve": "0"}, "--curve"),
         ({"--curve": "2", "--data": "deep:inputs"}, "batches must hold labels for a curve"),
         ({"--curve": "2", "--methods": "outliers"}, "--curve needs a method that says what"),

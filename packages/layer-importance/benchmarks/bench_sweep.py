@@ -229,13 +229,13 @@ def measure(seconds: float, which: str, *, alone_too: bool) -> Iterator[Row]:
             single = title in kinds
             with sweeping(model, batch, units, chosen) as (step, count):
                 steps = {"plain": lambda m=model, b=batch: _required(plain, m, b), "sweep": step}
-                least, repeats = (3, 2) if single else (5, 8)
+                least, repeats = (3, 2) if single else (3, 8)
                 times = turns(steps, seconds / 4 if single else seconds, least, repeats)
                 row: Row = {"net": name, "methods": title, "count": count}
                 row["plain s"] = statistics.median(times["plain"])
                 row["to plain"] = ratio(times, "sweep", "plain")
                 row["memory"] = peak(step) / base - 1
-            if single:
+            if single and count:
                 alone[title] = row["to plain"]
             elif alone_too:
                 row["to one by one"] = row["to plain"] / sum(alone[n] for n in names if n in alone)

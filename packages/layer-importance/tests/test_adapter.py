@@ -266,6 +266,8 @@ def test_other_targets_can_be_asked_for(data_loader: DataLoader[Any]) -> None:
     assert found["target_ratio"] is None
     with pytest.raises(ValueError, match="target_ratio must be at least 1, got 0.5"):
         adapter.generate_compression_plan(0.5)
+    with pytest.raises(ValueError, match="target_ratio must be at most 6, the number of layers"):
+        adapter.generate_compression_plan(100)
 
 
 def test_steps_out_of_order_say_what_is_missing() -> None:

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layer_importance import Units, discover
+from layer_importance import ElasticDepth, Units, discover, plan
 from layer_importance._bridge import Bridge
 from layer_importance._execute.carry_out import carry_out
 from layer_importance._execute.configure import reconfigure
@@ -542,3 +542,144 @@ def test_of_a_list_of_stages_only_the_chains_own_changes() -> None:
     reconfigure(model, "stages.1", 3, [0, 2])
 
     assert model.config == {"depths": [3, 2, 3]}
+
+
+# what the first trials of it broke
+
+
+class Counting(Block):
+    """Says how many of something there are."""
+
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.axis = axis
+
+    def forward(self, x: Tensor) -> tuple[Tensor, int]:  # type: ignore[override]
+        return super().forward(x), x.shape[self.axis]
+
+
+class Counted(nn.Module):
+    def __init__(self, axis: int) -> None:
+        super().__init__()
+        self.b0, self.b1, self.b2 = Counting(axis), Counting(axis), Counting(axis)
+
+    def forward(self, x: Tensor) -> Tensor:
+        count = 1
+        for block in (self.b0, self.b1, self.b2):
+            x, count = block(x)
+        return x / count
+
+
+@pytest.mark.parametrize("axis", [0, 1])
+def test_a_value_that_follows_from_the_example_is_not_frozen(axis: int) -> None:
+    model, x, other = Counted(axis), torch.randn(2, 5, 8), torch.randn(3, 9, 8)
+
+    done = carry_out(model, ["b2"], example=x)
+
+    assert done.executor == "mask"
+    assert "b2 answers with a plain value that changes with its input" in done.attempts["bypass"]
+    with torch.no_grad():
+        expected = model.b1(model.b0(other)[0])[0] / other.shape[axis]
+    torch.testing.assert_close(answer(done.model, other), expected)
+    with pytest.raises(ValueError, match="b2 cannot be passed by: it answers with a plain value"):
+        ElasticDepth(model, ["b2"], example=x)
+
+
+def test_a_value_that_never_changes_is_kept() -> None:
+    done = carry_out(Counted(2), ["b2"], example=torch.randn(2, 5, 8))
+
+    assert done.executor == "bypass"
+
+
+def test_a_plan_is_carried_out_with_its_bridges() -> None:
+    torch.manual_seed(0)
+    model = plain()
+    with torch.no_grad():  # a block that is linear where its inputs are: a bridge can be it
+        model[2].up.bias.fill_(30.0)
+    data = [(x, answer(model, x).softmax(1)) for x in torch.randn(8, 16, 4)]
+    small = plan(model, data, units=3, keep=["1", "3", "4"])
+    assert list(small.bridges) == ["2"]
+
+    done = carry_out(model, small, example=data[0])
+
+    expected = carry_out(model, small.removals, example=data[0], bridges=small.bridges)
+    assert torch.equal(answer(done.model, data[0][0]), answer(expected.model, data[0][0]))
+    assert any("carry_out(model, plan) puts them in" in note for note in small.notes)
+    with pytest.raises(ValueError, match="bridges must not be given beside a plan"):
+        carry_out(model, small, example=data[0], bridges=small.bridges)
+
+
+def test_a_plan_that_keeps_everything_is_no_removal() -> None:
+    model = plain()
+    data = [(x, answer(model, x).softmax(1)) for x in torch.randn(8, 16, 4)]
+    nothing = plan(model, data, units=4)
+
+    with pytest.raises(ValueError, match="removals must be a plan that removes a unit"):
+        carry_out(model, nothing, example=data[0])
+
+
+@pytest.mark.parametrize("word", ["old", "model"])
+def test_an_interrupt_while_a_model_is_replaced_leaves_one(
+    word: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    done = carry_out(plain(), ["2"], example=torch.randn(3, 4))
+    done.save(tmp_path / "model")
+    moved, times = Path.rename, []
+
+    def rename(self: Path, target: Path) -> Path:
+        found = moved(self, target)
+        if not times and (f".{word}." in target.name or word == target.name):
+            times.append(target)
+            raise KeyboardInterrupt
+        return found
+
+    monkeypatch.setattr(Path, "rename", rename)
+    with pytest.raises(KeyboardInterrupt):
+        done.save(tmp_path / "model")
+
+    assert times
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    load(tmp_path / "model", plain)
+
+
+def test_a_model_is_not_saved_onto_a_file(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine")
+
+    with pytest.raises(ValueError, match="folder must be a folder, got the file"):
+        carry_out(plain(), ["2"], example=torch.randn(3, 4)).save(tmp_path / "file")
+    assert (tmp_path / "file").read_text() == "mine"
+
+
+class Projected(nn.Module):
+    """Holds a random matrix and places that are not in its state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.register_buffer("matrix", torch.randn(8, 8), persistent=False)
+        self.register_buffer("places", torch.arange(3).expand(2, 3), persistent=False)
+        self.blocks = nn.ModuleList([Block() for _ in range(3)])
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = x @ self.matrix + self.places.sum()
+        for block in self.blocks:
+            x = block(x)
+        return x
+
+
+@pytest.mark.parametrize("way", ["compact", "bypass", "mask"])
+def test_buffers_that_are_not_in_the_state_are_saved_too(way: str, tmp_path: Path) -> None:
+    x = torch.randn(3, 8)
+    done = carry_out(Projected(), ["blocks.1"], example=x, executor=way)
+
+    done.save(tmp_path / "model")
+    again = load(tmp_path / "model", Projected)
+
+    assert torch.equal(answer(again, x), answer(done.model, x))
+    assert list(again.state_dict()) == list(done.model.state_dict())
+
+
+def test_buffers_that_do_not_come_back_are_noticed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("layer_importance._execute.state._set_buffer", lambda *_: None)
+
+    with pytest.raises(ValueError, match="mask: reload differs by"):
+        carry_out(Projected(), ["blocks.1"], example=torch.randn(3, 8))

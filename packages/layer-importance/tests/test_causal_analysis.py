@@ -261,6 +261,21 @@ def test_a_corruption_must_keep_the_number_of_samples():
         CausalAnalysis(patch="all")
 
 
+@pytest.mark.parametrize("method", ["causal_analysis", "attribution_patching"])
+def test_a_last_batch_of_one_is_left_out(method):
+    (x, y), net = _batch(5), _chain()
+    pieces = list(zip(x.split(4), y.split(4), strict=True))
+    found = [
+        analyze(net, batches, task=_First(), methods=[method], modality=None)[method]
+        for batches in (pieces, pieces[:1])
+    ]
+    values = [{name: one[name].value for name in one.scores} for one in found]
+    assert values[0] == values[1]
+    assert values[0]
+    with pytest.raises(ValueError, match="batches of at least 2 samples, got 1"):
+        analyze(net, pieces[1:], task=_First(), methods=[method], modality=None)
+
+
 def test_no_corruption_has_no_effect_and_no_share():
     scores = _causal(_chain(_Tanh), [_batch()], _Squares(), corruption=gaussian_noise(0.0))
     assert all(score.value == 0 for score in scores.values())

@@ -2,6 +2,7 @@ import os
 import signal
 import subprocess
 import sys
+from collections import OrderedDict
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
@@ -11,7 +12,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layer_importance import Report, analyze
+from layer_importance import Classification, Report, analyze
 
 METHODS = [
     "block_influence",
@@ -56,6 +57,20 @@ class Batches:
                 raise OSError("the disk is gone")
             self.given = number + 1
             yield x, torch.randint(0, 3, (5,), generator=generator)
+
+
+def _renamed() -> nn.Module:
+    """The same numbers under other names."""
+    names = ["0", "1", "2", "3", "head"]
+    return nn.Sequential(OrderedDict(zip(names, _net(), strict=True)))
+
+
+class Smoothed(Classification):
+    """Named as its parent, with an option."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__()
+        self.share = share
 
 
 def _analysis(path: Path | None, batches: Any = None, **options: Any) -> Report:
@@ -116,6 +131,9 @@ def test_an_analysis_that_was_killed_goes_on_and_says_the_same(tmp_path: Path) -
         ({"methods": METHODS[:2]}, "methods was"),
         ({"seed": 3}, "seed was 0, is 3"),
         ({"model": _net(1)}, "model was"),
+        ({"model": _net().requires_grad_(False)}, "frozen was"),
+        ({"model": _renamed()}, "tensors of the model was"),
+        ({"task": Smoothed(0.2)}, "task was"),
         ({"units": ["1", "2"]}, "units was"),
         ({"max_batches": 4}, "max_batches was None, is 4"),
         ({"batches": [(torch.zeros(5, 6).double(), torch.zeros(5).long())]}, "first batch was"),
@@ -130,6 +148,14 @@ def test_a_checkpoint_of_another_analysis_is_refused(
     with pytest.raises(ValueError, match=f"state is of another analysis: {what}"):
         _analysis(tmp_path / "state", **options)
     assert (tmp_path / "state").read_bytes() == before
+
+
+def test_options_of_a_task_are_a_part_of_the_analysis(tmp_path: Path) -> None:
+    path = tmp_path / "state"
+    _analysis(path, methods=METHODS[:1], task=Smoothed(0.1))
+    _analysis(path, methods=METHODS[:1], task=Smoothed(0.1))
+    with pytest.raises(ValueError, match=r"task was .*'share': 0.1.* is .*'share': 0.2"):
+        _analysis(path, methods=METHODS[:1], task=Smoothed(0.2))
 
 
 def test_a_damaged_checkpoint_is_refused(tmp_path: Path) -> None:

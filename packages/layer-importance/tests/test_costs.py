@@ -4,6 +4,7 @@ import itertools
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from layer_importance import discover
 from layer_importance._costs import Costs, measure_costs
@@ -47,6 +48,43 @@ def test_the_arithmetic_of_a_unit_is_two_operations_per_weight_and_token() -> No
     costs = measure_costs(net, discover(net, x), x)
     assert costs.units["flops"] == {"blocks.0": 2 * 5 * 256, "blocks.1": 2 * 5 * 512}
     assert costs.totals["flops"] == 2 * 5 * (64 + 256 + 512)
+
+
+@pytest.mark.parametrize("way", ["MATH", "FLASH_ATTENTION"])
+def test_attention_costs_two_products_of_tokens_with_tokens(way: str) -> None:
+    class Attention(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.q, self.o = nn.Linear(8, 24), nn.Linear(8, 8)
+
+        def forward(self, x: Tensor) -> Tensor:
+            q, k, v = (
+                part.unflatten(-1, (2, 4)).transpose(1, 2) for part in self.q(x).chunk(3, -1)
+            )
+            y = nn.functional.scaled_dot_product_attention(q, k, v)
+            return x + self.o(y.transpose(1, 2).flatten(2))
+
+    net, x = nn.Sequential(Attention(), Attention()), torch.randn(3, 20, 8)
+    with sdpa_kernel(getattr(SDPBackend, way)):
+        costs = measure_costs(net, discover(net, x), x, kinds=["flops"])
+    assert costs.units["flops"]["0"] == 2 * 3 * 20 * 8 * 32 + 4 * 3 * 20 * 20 * 8
+
+
+@pytest.mark.parametrize("kind, gates", [(nn.LSTM, 4), (nn.GRU, 3)])
+def test_a_recurrent_layer_costs_its_matrices_at_every_step(
+    kind: type[nn.RNNBase], gates: int
+) -> None:
+    class Recurrent(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = kind(6, 6, batch_first=True)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return x + self.layer(x)[0]
+
+    net, x = nn.Sequential(Recurrent(), Recurrent()), torch.randn(3, 5, 6)
+    costs = measure_costs(net, discover(net, x, units=["0", "1"]), x, kinds=["flops"])
+    assert costs.units["flops"]["1"] == 2 * 3 * 5 * gates * 2 * 36
 
 
 def test_parameters_of_a_model_without_units_are_those_of_the_model_built_without_them() -> None:

@@ -1,10 +1,14 @@
+import copy
+import io
 import threading
+from collections.abc import Callable
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 
+from layer_importance import analyze, carry_out, plan
 from layer_importance._bridge import Bridge
 from layer_importance._elastic_depth import ElasticDepth
 
@@ -182,6 +186,7 @@ def test_levels_that_do_not_exist_are_refused(level: int) -> None:
     "order, message",
     [
         (["9"], "order must name units of the model, got '9'"),
+        ("12", "order must be a list of units or names, got '12'"),
         (["1", "1"], "order must name each unit once"),
     ],
 )
@@ -191,3 +196,65 @@ def test_orders_that_name_nothing_or_twice_are_refused(order: Any, message: str)
     with pytest.raises(ValueError, match=message):
         ElasticDepth(model, order, example=X)
     assert not any("forward" in vars(module) for module in model.modules())
+
+
+def test_a_second_set_of_gates_is_refused_and_the_first_still_closes() -> None:
+    model, plain = net(), net()
+    first = ElasticDepth(model, ["2"], example=X)
+
+    for order in (["2"], ["0"]):
+        with pytest.raises(ValueError, match="model already has gates on 2: close the Elastic"):
+            ElasticDepth(model, order, example=X)
+    first.set_level(1)
+    first.close()
+
+    assert torch.equal(model(X), plain(X))
+    second = ElasticDepth(model, ["2"], example=X)
+    second.set_level(1)
+    assert torch.equal(model(X), without(plain, ["2"], X))
+
+
+def test_a_gate_that_somebody_wrapped_does_nothing_once_it_is_closed() -> None:
+    model, plain = net(), net()
+    elastic = ElasticDepth(model, ["2"], example=X)
+    gate = model[2].forward
+    model[2].forward = lambda x: gate(x) + 1  # type: ignore[method-assign]
+    elastic.set_level(1)
+
+    elastic.close()
+
+    expected = plain[4](plain[3](plain[2](plain[1](plain[0](X))) + 1))
+    assert torch.equal(model(X), expected)
+
+
+def test_a_model_with_gates_is_not_analysed_changed_or_copied() -> None:
+    model = net()
+    data = [(X, torch.zeros(5, dtype=torch.long))] * 2
+    report = analyze(model, data, methods=["layer_ablation"])
+    elastic = ElasticDepth(model, ["2"], example=X)
+    asked: dict[str, Callable[[], Any]] = {
+        "analyze": lambda: analyze(model, data),
+        "plan": lambda: plan(model, data, report=report, units=3),
+        "carry_out": lambda: carry_out(model, ["1"], example=X, units=report.units),
+        "deepcopy": lambda: copy.deepcopy(model),
+        "deepcopy of a part": lambda: copy.deepcopy(model[2]),
+        "save": lambda: torch.save(model, io.BytesIO()),
+    }
+
+    for what in asked.values():
+        with pytest.raises(ValueError, match="gates on 2: close the ElasticDepth first"):
+            what()
+    elastic.close()
+
+    assert torch.equal(copy.deepcopy(model)(X), net()(X))
+
+
+def test_closed_gates_have_no_levels() -> None:
+    elastic = ElasticDepth(net(), ORDER, example=X)
+    elastic.close()
+    elastic.close()
+
+    with pytest.raises(ValueError, match="must be open to have levels, got 1 after close"):
+        elastic.set_level(1)
+    with pytest.raises(ValueError, match="must be open to have levels"), elastic.at(1):
+        pass

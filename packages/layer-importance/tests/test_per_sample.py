@@ -405,3 +405,75 @@ def test_each_call_of_a_shared_module_counts_for_itself() -> None:
         found.append([rows[0] for rows in method.rows.values()])
     assert len(found[0]) == len(found[1]) == 3
     assert all(_close(a, b, 1e-9) for a, b in zip(*found, strict=True))
+
+
+@pytest.mark.parametrize("how", ["hook", "forward"])
+@pytest.mark.parametrize("tokens", [(), (3,)])
+def test_what_is_added_to_a_layers_output_is_none_of_its_weights(
+    how: str, tokens: tuple[int, ...]
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Linear(6, 6)
+    model = Around(layer).double()
+    shift = 3 * torch.randn(6, dtype=torch.float64)
+    if how == "hook":
+        layer.register_forward_hook(lambda module, args, output: output + shift)
+    else:
+        original = layer.forward
+        layer.forward = lambda x: original(x) + shift  # type: ignore[method-assign]
+    batch = (torch.randn(N, *tokens, 6, dtype=torch.float64), torch.arange(N) % 4)
+    method, reference, sweep, _ = _run(model, [batch])
+    assert _close(method.rows["unit"][0], reference, 1e-9)
+    assert "by formula" in sweep.notes[0]
+
+
+def test_products_are_checked_against_the_loop_too() -> None:
+    class Shifted(nn.Linear):
+        """Adds what no hook of its own shows."""
+
+    torch.manual_seed(0)
+    model = Around(Shifted(6, 6)).double()
+    handle = nn.modules.module.register_module_forward_hook(
+        lambda module, args, output: output + 3 if isinstance(module, Shifted) else None
+    )
+    try:
+        batch = (torch.randn(N, 6, dtype=torch.float64), torch.arange(N) % 4)
+        method, reference, sweep, _ = _run(model, [batch])
+    finally:
+        handle.remove()
+    assert _close(method.rows["unit"][0], reference, 1e-9)
+    assert "differs from the loop over samples" in sweep.notes[0]
+
+
+class TwoWays(nn.Module):
+    """Two experts, each run on the tokens that the first channel sends to it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.a, self.b = nn.Linear(6, 6), nn.Linear(6, 6)
+
+    def forward(self, x: Tensor) -> Tensor:
+        rows = x.reshape(-1, 6)
+        chosen, y = rows[:, 0] > 0, torch.zeros_like(rows)
+        y[chosen] = self.a(rows[chosen])
+        y[~chosen] = self.b(rows[~chosen])
+        return x + y.view_as(x)
+
+
+@pytest.mark.parametrize("later", [(1, 3, 3, 1), (1, 3, 3, 2), (0, 0, 0, 0)])
+def test_experts_that_get_as_many_rows_of_each_sample_by_chance_are_not_mistaken(
+    later: tuple[int, ...],
+) -> None:
+    def batch(counts: tuple[int, ...]) -> tuple[Tensor, Tensor]:
+        x = torch.randn(4, 4, 6, dtype=torch.float64)
+        x[..., 0] = -x[..., 0].abs()
+        for sample, count in enumerate(counts):
+            x[sample, :count, 0] *= -1
+        return x, torch.arange(4)
+
+    torch.manual_seed(0)
+    model = Around(TwoWays()).double()
+    even, other = batch((2, 2, 2, 2)), batch(later)
+    method, _, _, _ = _run(model, [even, other])
+    _, reference, _, _ = _run(model, [other])
+    assert _close(method.rows["unit"][1], reference, 1e-9)

@@ -14,7 +14,7 @@ from layer_importance._execute.carry_out import carry_out
 from layer_importance._low_rank import low_ranks
 from layer_importance._parts import discover_parts
 from layer_importance._plan import CompressionPlan
-from layer_importance._planning import plan
+from layer_importance._planning import largest_ratio, plan
 
 Batches = list[tuple[Tensor, Tensor]]
 
@@ -339,8 +339,12 @@ def test_a_file_that_is_no_plan_is_refused(
         ({"units": 3, "keep": ["nobody"]}, "keep must name units, got nobody"),
         ({"units": 3, "keep_ends": (-1, 0)}, "keep_ends"),
         ({"units": 3, "method": "snip"}, "method must be 'auto' without a report"),
-        ({"target_ratio": 50.0}, "target must be reachable"),
-        ({"units": 1, "keep_ends": (2, 2)}, "target must be reachable"),
+        ({"target_ratio": 50.0}, "target_ratio must be reachable, at most 6.661: 7 of 8 units"),
+        ({"units": 1, "keep_ends": (2, 2)}, "units must be reachable, at least 4: .*; got 1"),
+        ({"units": 2.5}, "units must be a whole number, got 2.5"),
+        ({"units": 3, "evaluations": -1}, "evaluations must be at least 0, got -1"),
+        ({"units": 3, "keep": "1.0"}, "keep must be a list of names, got '1.0'"),
+        ({"units": 3, "tied": ["1.0", "1.1"]}, "tied must be a list of lists of names"),
         ({"units": 0}, "one of each type has to stay"),
     ],
 )
@@ -382,3 +386,50 @@ def test_seconds_can_be_asked_for(planted: Planted, monkeypatch: pytest.MonkeyPa
     assert found.before["seconds"] == 17
     assert found.achieved["seconds"] == 14
     assert found.achieved["units"] == 5
+
+
+@pytest.mark.parametrize("other", ["class", "larger", "smaller", "deeper"])
+def test_a_report_of_another_model_is_refused(planted: Planted, other: str) -> None:
+    net, batches = planted
+    blocks = {
+        "class": [Straight() for _ in range(8)],
+        "larger": [Block(1.0, 64) for _ in range(8)],
+        "smaller": [Block(1.0, 16) for _ in range(8)],
+        "deeper": [Block(1.0) for _ in range(9)],
+    }[other]
+    foreign = net_of(*blocks)
+    report = analyze(foreign, data_for(foreign), methods=["block_influence"])
+
+    with pytest.raises(ValueError, match="report must be of the model, got one"):
+        plan(net, batches, report=report, units=5)
+
+
+def test_the_largest_ratio_is_one_that_can_be_planned_for(planted: Planted) -> None:
+    net, batches = planted
+    most = largest_ratio(net, batches[0])
+
+    found = plan(net, batches, target_ratio=0.9999 * most, evaluations=2)
+    assert found.achieved["units"] == 1
+    with pytest.raises(ValueError, match="target_ratio must be reachable, at most"):
+        plan(net, batches, target_ratio=1.001 * most)
+
+
+@pytest.mark.parametrize(
+    "wrong, says",
+    [
+        ({"delta": 2}, "delta must be inside"),
+        ({"bottom": 99}, "bottom must be in 1..8, the units that can be removed, got 99"),
+    ],
+)
+def test_what_cannot_be_raced_for_is_refused(
+    planted: Planted, wrong: dict[str, Any], says: str
+) -> None:
+    with pytest.raises(ValueError, match=says):
+        analyze(*planted, methods="auto", seconds=1, **wrong)
+
+
+def test_a_method_that_the_report_has_not_is_refused(planted: Planted) -> None:
+    report = analyze(*planted, methods=["block_influence"])
+
+    with pytest.raises(ValueError, match="method must be one of auto, block_influence, got 'magic"):
+        plan(*planted, report=report, units=5, method="magic")

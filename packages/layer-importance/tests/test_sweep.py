@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
+from torch.nn.utils import parametrizations
 from torch.utils.checkpoint import checkpoint
 
 from layer_importance import Classification, MeanMethod, Subject, UnitEvent, analyze, discover
@@ -207,6 +208,25 @@ def test_reentrant_checkpointing_is_refused_by_name() -> None:
     assert all(torch.equal(value, before[name]) for name, value in model.state_dict().items())
 
 
+@pytest.mark.parametrize("method", ["skip_attribution", "empirical_fisher"])
+def test_checkpointing_changes_nothing_where_a_loop_over_samples_goes_back(method: str) -> None:
+    def again(block: nn.Module, x: Tensor) -> Tensor:
+        return checkpoint(block, x, use_reentrant=False)
+
+    found = []
+    for through in (again, lambda block, x: block(x)):
+        torch.manual_seed(0)
+        blocks = [Block() for _ in range(2)]
+        for block in blocks:
+            parametrizations.weight_norm(block.up)
+        model = Net(blocks, through).double()
+        units = ["blocks.0", "blocks.1"]
+        report = analyze(model, [_batch()], methods=[method, "gradient_based"], units=units)
+        assert any("by loop" in note for note in report.notes)
+        found.append([report[method][name].value for name in units])
+    assert found[0] == pytest.approx(found[1], rel=1e-9)
+
+
 def _counted(model: nn.Module) -> dict[str, int]:
     """Counts forward calls of the head and backward passes through it."""
     counts = {"forward": 0, "backward": 0}
@@ -320,6 +340,50 @@ def test_the_model_is_left_as_it_was(kind: str, fails: bool) -> None:
         else:
             analyze(model, [batch], methods=methods, units=_paths(""))
         assert _same(before, _print(model))
+
+
+class Careless(nn.Module):
+    """Writes into its weight, its buffers, and makes new ones as it runs."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rows = nn.Embedding(9, D, max_norm=0.5)
+        self.register_buffer("late", None)
+        self.register_buffer("log", torch.zeros(0))
+        self.blocks = nn.ModuleList(Block() for _ in range(2))
+        self.head = nn.Linear(D, 3)
+
+    def forward(self, ids: Tensor) -> Tensor:
+        self.late = torch.ones(ids.shape[1])
+        self.register_buffer("made", torch.ones(2), persistent=False)
+        self.log.data = torch.cat([self.log, torch.ones(1)])
+        x = self.rows(ids)
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean(1))
+
+
+def test_a_careless_model_is_left_as_it_was() -> None:
+    torch.manual_seed(0)
+    model, batch = Careless(), (torch.randint(0, 9, (N, T)), torch.arange(N) % 3)
+    before, log, hidden = _print(model), model.log, set(model._non_persistent_buffers_set)
+    analyze(model, [batch], methods=["skip_attribution", "empirical_fisher"])
+    assert _same(before, _print(model))
+    assert model.log is log
+    assert model.late is None
+    assert (len(log), hidden) == (0, model._non_persistent_buffers_set)
+    assert not hasattr(model, "made")
+
+
+def test_what_cannot_be_given_back_keeps_nothing_else_from_it() -> None:
+    model = nn.Sequential(nn.Embedding(4, D, max_norm=1.0), nn.Linear(D, D)).train()
+    with pytest.raises(RuntimeError, match="incompatible tensor type"):  # noqa: SIM117, PT012
+        with preserved(model, gradients=True):
+            model[1].register_forward_hook(lambda *_: None)
+            model[0].weight.data = model[0].weight.data[:, :2].to("meta")
+    assert model.training
+    assert not model[1]._forward_hooks
+    assert torch.backends.mha.get_fastpath_enabled()
 
 
 def _attention_net() -> nn.Module:

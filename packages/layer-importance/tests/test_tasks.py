@@ -240,6 +240,26 @@ def test_padding_counts_nowhere(extra, seed):
     close(Generation(pad=0, shift=True).loss(output, padded, padded), alone)
 
 
+@pytest.mark.parametrize("labelled", [False, True])
+def test_the_side_of_the_padding_does_not_matter(labelled):
+    ids, logits = torch.tensor([[3, 1, 4, 1]]), noise(1, 4, 5)
+    filler, other = torch.zeros(1, 2).long(), 1e3 * noise(1, 2, 5, seed=1)
+    kind = Generation()
+    alone = kind.loss(logits, ids, {"input_ids": ids})
+    for left in (False, True):
+
+        def beside(filling, real, left=left):
+            return torch.cat([filling, real] if left else [real, filling], 1)
+
+        batch = {
+            "input_ids": beside(filler, ids),
+            "attention_mask": beside(filler, torch.ones(1, 4).long()),
+        }
+        if labelled:
+            batch["labels"] = beside(filler - 100, ids)
+        close(kind.loss(beside(other, logits), kind.labels(batch), batch), alone)
+
+
 def test_likelihood_is_one_over_the_perplexity():
     ids = torch.tensor([[3, 1, 4, 1]])
     found = Generation(metric="likelihood").quality(torch.zeros(1, 4, 5), ids, ids)
@@ -576,6 +596,49 @@ def test_a_mean_in_the_shape_of_a_vector_is_no_loss_per_sample():
     subject = Subject(net, discover(net, batch), MeanLoss(), [batch])
     with preserved(net, gradients=True), pytest.raises(ValueError, match="8 samples, got 1"):
         subject.losses(subject.forward(batch), batch)
+
+
+def _studied(batches, kind, width=2):
+    net = nn.Sequential(nn.Linear(width, width), nn.Linear(width, 3)).double()
+    return Subject(net, discover(net, batches[0]), kind, batches)
+
+
+def test_samples_without_a_label_count_nowhere():
+    x, labels = noise(4, 2), torch.tensor([1, -100, 0, -100])
+    subject = _studied([(x[:2], labels[1::2]), (x, labels), (x[:0], labels[:0])], Classification())
+    ((kept, known),) = subject.batches()
+    close(kept, x[[0, 2]])
+    assert known.tolist() == [1, 0]
+
+
+@pytest.mark.parametrize(
+    "kind, labels",
+    [
+        (Translation(), torch.tensor([[1, -100], [-100, -100]])),
+        (Translation(pad=0), torch.tensor([[0, 1], [0, -100]])),
+        (Generation(), torch.tensor([[1, 2], [2, -100]])),
+        (Segmentation(ignored=255), torch.tensor([[255, 1], [255, 255]])),
+    ],
+)
+def test_who_has_something_to_answer(kind, labels):
+    assert kind.answered({"x": noise(2, 2), "labels": labels}).tolist() == [True, False]
+
+
+def test_data_without_any_label_is_refused():
+    with pytest.raises(ValueError, match="something to answer, got 1 without any"):
+        _studied([(noise(2, 2), torch.tensor([-100, -100]))], Classification())
+
+
+def test_segments_numbered_in_a_mask_are_all_real():
+    mask = Classification().mask({"attention_mask": torch.tensor([[1, 2, 0]])})
+    assert mask.tolist() == [[True, True, False]]
+
+
+def test_probabilities_as_labels_are_judged_in_single_precision():
+    logits, labels = noise(2, 300), torch.full((2, 300), 1 / 300)
+    half = logits.bfloat16()
+    found = Classification().loss(half, labels, None)
+    torch.testing.assert_close(found, Classification().loss(half.float(), labels, None))
 
 
 def test_a_task_without_a_loss_says_what_is_missing():

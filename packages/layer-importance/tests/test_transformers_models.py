@@ -1,3 +1,4 @@
+import copy
 import os
 import warnings
 from collections.abc import Callable
@@ -8,7 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from layer_importance import discover
+from layer_importance import ElasticDepth, discover, distill
 from layer_importance._execute.carry_out import carry_out
 from layer_importance._execute.files import load
 
@@ -241,3 +242,60 @@ def test_a_configuration_left_as_it_was_is_refused(monkeypatch: pytest.MonkeyPat
         carry_out(
             made(kind, config, **words), ["encoder.layer.1"], example=example(), executor="compact"
         )
+
+
+def test_a_model_that_no_configuration_describes_refuses_save_pretrained(tmp_path: Path) -> None:
+    model = made("GPT2LMHeadModel", "GPT2Config", vocab_size=60, n_embd=16, n_layer=4, n_head=2)
+    bridged = carry_out(
+        model, ["transformer.h.1"], example=tokens(), bridges={"transformer.h.1": nn.Linear(16, 16)}
+    )
+    plain = carry_out(model, ["transformer.h.1"], example=tokens())
+    bridged.save(tmp_path / "model")
+    models = [bridged.model, copy.deepcopy(bridged.model), load(tmp_path / "model")]
+
+    assert (bridged.kind, plain.kind) == ("recipe", "plain")
+    for one in (*models, bridged.model.transformer):
+        with pytest.raises(ValueError, match="save_pretrained must not be used .* Compressed.save"):
+            one.save_pretrained(tmp_path / "other")
+    assert [path.name for path in tmp_path.iterdir()] == ["model"]
+    plain.model.save_pretrained(tmp_path / "plain")
+
+
+def as_translation_reads_it() -> dict[str, Tensor]:
+    labels = torch.arange(3, 17).reshape(2, 7).clone()
+    labels[1, 4:] = -100
+    return tokens(attention_mask=torch.ones(2, 6, dtype=torch.long), labels=labels)
+
+
+def test_an_encoder_decoder_is_shortened_by_the_batch_its_task_reads() -> None:
+    (kind, config, words), _, _ = ROWS["t5"]
+    model, example = made(kind, config, **words), as_translation_reads_it()
+
+    units = discover(model, example, task="translation")
+    done = carry_out(model, ["encoder.block.1"], example=example, task="translation")
+    healed = distill(done.model, model, [example], task="translation", steps=3)
+    elastic = ElasticDepth(model, ["decoder.block.1"], example=example, task="translation")
+    elastic.close()
+
+    assert units.removable
+    assert {done.checks[name] for name in ("forward", "cache", "generate", "reload")} == {"passed"}
+    assert healed.steps == 3
+
+
+def test_distilling_an_encoder_decoder_counts_the_tokens_of_its_answer() -> None:
+    (kind, config, words), _, _ = ROWS["t5"]
+    teacher, model = made(kind, config, **words), made(kind, config, **words)
+    with torch.no_grad():
+        model.encoder.block[0].layer[0].SelfAttention.o.weight.zero_()
+    labels = torch.arange(3, 15).reshape(2, 6).clone()
+    labels[1, 2:] = -100
+    seen = torch.ones(2, 6, dtype=torch.long)
+    seen[0, 4:] = 0
+    example = tokens(attention_mask=seen, labels=labels)
+    with torch.no_grad():
+        p, q = (m(**example).logits.log_softmax(-1) for m in (teacher, model))
+    expected = (p.exp() * (p - q)).sum(-1)[labels != -100].mean()
+
+    found = distill(model, teacher, [example], task="translation", steps=1)
+
+    torch.testing.assert_close(found.before, float(expected), rtol=1e-4, atol=0)

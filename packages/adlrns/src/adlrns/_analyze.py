@@ -4,7 +4,7 @@ import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import nn
 
@@ -16,10 +16,11 @@ from adlrns._errors import UseError, from_user
 from adlrns._folder import try_folder, write_folder
 from adlrns._source import HF, open_model
 from adlrns._table import Column, Table, Value
-from layer_importance.interventions import CurvePoint, curve_csv, removal_curve
+from layer_importance.interventions import CurvePoint, curve_csv, largest_ratio, removal_curve
 
 REPORT, SCORES, PAGE = "report.json", "scores.csv", "report.html"
 PLAN, CURVE = "plan.json", "curve.csv"
+MEASURED = "layer_ablation"
 FILES = {REPORT, SCORES, PAGE, PLAN, CURVE}
 
 
@@ -53,6 +54,8 @@ def run(request: Request) -> None:
             batch_size=request.batch_size,
             tokenizer=tokenizer,
         )
+    if request.target is not None:
+        _check_target(request, model, batches[0])
     report = _report(request, model, batches)
     plan = None if request.target is None else _plan(request, model, batches, report)
     curve = None if request.curve is None else _curve(request, model, batches, report)
@@ -122,6 +125,17 @@ def _report(request: Request, model: nn.Module, batches: Sequence[Any]) -> impor
         )
 
 
+def _check_target(request: Request, model: nn.Module, example: Any) -> None:
+    """Refuses a target that no plan can meet before the time for an analysis is spent."""
+    with _of(request):
+        most = largest_ratio(model, example, task=request.task)
+    if request.target is not None and request.target > most:
+        raise UseError(
+            f"--target must be reachable, at most {int(1e3 * most) / 1e3:g} with one unit of each "
+            f"type left, got {request.target:g}"
+        )
+
+
 def _plan(
     request: Request, model: nn.Module, batches: Sequence[Any], report: importance.Report
 ) -> Any:
@@ -173,12 +187,11 @@ def _table(report: importance.Report, plan: Any) -> Table:
     columns = [Column("unit", "unit"), Column("parameters", "parameters", ",d", where="wide")]
     if plan is not None:
         columns.append(Column("plan", "plan"))
+    if MEASURED in report.methods:  # first, and always shown: the others estimate it
+        columns.append(_column(report, MEASURED, "everywhere"))
     if agreed is not None:
         columns.append(Column("consensus", "consensus", ".3f"))
-    columns += [
-        Column(name, f"{name.replace('_', ' ')}\n{scores.measure}", ".3g", where="wide")
-        for name, scores in report.methods.items()
-    ]
+    columns += [_column(report, n, "wide") for n in report.methods if n != MEASURED]
     do: Mapping[str, str] = {} if plan is None else {a.unit: a.do for a in plan.actions}
     rows: list[Mapping[str, Value]] = []
     for unit in report.units:
@@ -191,6 +204,11 @@ def _table(report: importance.Report, plan: Any) -> Table:
         }
         rows.append(row | {"plan": do.get(unit.name)})
     return Table("Importance of every unit", tuple(columns), rows, _notes(report, plan))
+
+
+def _column(report: importance.Report, name: str, where: Literal["everywhere", "wide"]) -> Column:
+    title = f"{name.replace('_', ' ')}\n{report.methods[name].measure}"
+    return Column(name, title, ".3g", where=where)
 
 
 def _notes(report: importance.Report, plan: Any) -> list[str]:

@@ -94,8 +94,9 @@ class UniversalLayerwiseAdapter:
         """Returns which layers to keep, and what that does, measured on data held back.
 
         Args:
-            target_ratio: number of layers before over that after, at least; the first of
-                ``compression_targets`` if no target is given.
+            target_ratio: number of layers before over that after, at least, here and in
+                ``compression_targets``, whose first it is if no target is given. For a ratio of
+                parameters, as ``plan`` means it, say ``params``.
             targets: another target in its place: ``params``, ``flops``, ``latency_s`` or ``units``
                 that may remain; and whatever else ``plan`` takes, such as ``keep``.
 
@@ -120,7 +121,12 @@ class UniversalLayerwiseAdapter:
         if target_ratio is not None:
             if not target_ratio >= 1:
                 raise ValueError(f"target_ratio must be at least 1, got {target_ratio}")
-            targets["units"] = max(1, int(total / target_ratio + 1e-9))
+            if target_ratio > total:
+                raise ValueError(
+                    f"target_ratio must be at most {total}, the number of layers, "
+                    f"got {target_ratio}"
+                )
+            targets["units"] = int(total / target_ratio + 1e-9)
         self.plan = make_plan(
             model,
             self._batches,
@@ -154,9 +160,8 @@ class UniversalLayerwiseAdapter:
             raise ValueError("generate_compression_plan must come before apply_compression_plan")
         return carry_out(
             model,
-            chosen.removals,
+            chosen,
             example=next(iter(self._batches)),
-            bridges=chosen.bridges,
             units=self.report.units,
         )
 

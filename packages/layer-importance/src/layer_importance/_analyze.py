@@ -9,6 +9,7 @@ from typing import Any
 from torch import nn
 
 from layer_importance._checkpoint import Checkpoint
+from layer_importance._depth_gate import check_ungated
 from layer_importance._discover import discover
 from layer_importance._method import Method
 from layer_importance._modalities import find_modality
@@ -86,9 +87,16 @@ def analyze(
         raise ValueError(f"seconds must be above 0, got {seconds}")
     if checkpoint is not None and methods == "auto":
         raise ValueError("methods must be named for a checkpoint, got 'auto'")
+    if not 0 < delta < 1:
+        raise ValueError(f"delta must be inside 0..1, got {delta}")
     known = registry or default_registry
     named = None if isinstance(methods, str) else named_methods(methods, known)
     model, subject, note = prepared(model, batches, task, units, max_batches, seed, modality)
+    removable = len(subject.units.removable)
+    if bottom is not None and not 1 <= bottom <= removable:
+        raise ValueError(
+            f"bottom must be in 1..{removable}, the units that can be removed, got {bottom}"
+        )
     run = Run(subject, progress, clock, start, seconds)
     with preserved(model, gradients=True):
         if named is None:
@@ -111,6 +119,7 @@ def prepared(
 ) -> tuple[nn.Module, Subject, str]:
     """Returns the model itself, what is studied of it, and how its modality was found."""
     model = getattr(model, "_orig_mod", model)
+    check_ungated(model)
     # an iterator is read by the subject: keep what it gives
     batches = list(itertools.islice(batches, max_batches)) if iter(batches) is batches else batches
     first = next(iter(batches), None)

@@ -1,7 +1,7 @@
 """An analysis that can be killed and goes on where it was."""
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -115,19 +115,32 @@ def _signature(subject: Subject, methods: Sequence[Method]) -> dict[str, Any]:
         "methods": [method.name for method in methods],
         "options": [_options(method) for method in methods],
         "units": subject.units.names,
-        "task": subject.task.name,
-        "modality": None if subject.modality is None else subject.modality.name,
+        "task": _kind(subject.task),
+        "modality": None if subject.modality is None else _kind(subject.modality),
         "seed": subject.seed,
         "max_batches": subject.max_batches,
         "first batch": _digest(tensors(subject.first)),
         "model": _digest(subject.model.state_dict().values()),
+        "tensors of the model": _facts(subject.model.state_dict()),
+        "frozen": [n for n, p in subject.model.named_parameters() if not p.requires_grad],
         "layer-importance": version("layer-importance"),
     }
 
 
-def _options(method: Method) -> dict[str, Any]:
+def _kind(thing: object) -> list[Any]:
+    """Class and options of a task or a modality."""
+    return [f"{type(thing).__module__}.{type(thing).__qualname__}", _options(thing)]
+
+
+def _options(thing: object) -> dict[str, Any]:
     plain = (bool, int, float, str, type(None))
-    return {name: value for name, value in sorted(vars(method).items()) if isinstance(value, plain)}
+    return {name: value for name, value in sorted(vars(thing).items()) if isinstance(value, plain)}
+
+
+def _facts(state: Mapping[str, Any]) -> str:
+    """What bytes do not tell of tensors: names, shapes and types."""
+    rows = [(n, tuple(t.shape), str(t.dtype)) for n, t in state.items() if hasattr(t, "dtype")]
+    return hashlib.sha256(repr(rows).encode()).hexdigest()
 
 
 def _digest(values: Any) -> str:

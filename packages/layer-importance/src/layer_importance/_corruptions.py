@@ -15,12 +15,18 @@ Corruption = Callable[[Any, torch.Generator], Any]
 """``corruption(batch, generator)`` returns the batch spoiled; labels in it are not looked at."""
 
 
+class NobodyElseError(ValueError):
+    """There is no other sample in the batch to stand in."""
+
+
 def resample(batch: Any, generator: torch.Generator) -> Any:
     """Returns the batch with another sample in the place of each: fits everything.
 
     Raises:
-        ValueError: if there is only one sample.
+        NobodyElseError: if there is only one sample; a ``ValueError``.
     """
+    if size(batch) < 2:
+        raise NobodyElseError("another sample needs batches of at least 2 samples, got 1")
     return take(batch, derangement(size(batch), generator).tolist())
 
 

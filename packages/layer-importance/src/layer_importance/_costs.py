@@ -3,7 +3,7 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -193,9 +193,38 @@ def _all(units: Units, found: Mapping[str, float]) -> dict[str, float]:
     return {unit.name: found.get(unit.name, math.nan) for unit in units}
 
 
+_Shape = Sequence[int]
+
+
+def _attention_flops(query: _Shape, key: _Shape, value: _Shape, *_: Any, **__: Any) -> int:
+    """Two products of matrices a head; half of a causal mask is counted as if it were done."""
+    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
+
+
+def _onednn_flops(x: _Shape, *given: Any, **_: Any) -> int:
+    return _recurrent_flops(x, given[:4])
+
+
+def _cudnn_flops(x: _Shape, weights: Sequence[_Shape], *_: Any, **__: Any) -> int:
+    return _recurrent_flops(x, weights)
+
+
+def _recurrent_flops(x: _Shape, weights: Sequence[_Shape]) -> int:
+    """Every matrix times a vector at every step."""
+    return 2 * math.prod(x[:-1]) * sum(math.prod(w) for w in weights if len(w) == 2)
+
+
+_UNCOUNTED: dict[Any, Any] = {  # torch's counter has no formula for these, and takes them for free
+    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
+    torch.ops.aten.mkldnn_rnn_layer: _onednn_flops,
+    torch.ops.aten._cudnn_rnn: _cudnn_flops,
+}
+
+
 def _flops(model: nn.Module, units: Units, call: Call) -> tuple[float, dict[str, float]]:
     found: dict[str, float] = {}
-    with preserved(model, gradients=False), FlopCounterMode(display=False) as counter:
+    counting = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
+    with preserved(model, gradients=False), counting as counter:
         _between(model, units, call, lambda: float(counter.get_total_flops()), found)
         return float(counter.get_total_flops()), _all(units, found)
 

@@ -7,17 +7,25 @@ from typing import Any
 
 from torch import nn
 
-from layer_importance._batch import Call, inputs, without_cache
+from layer_importance._batch import Call
 from layer_importance._chains import Run, leaves, runs
+from layer_importance._depth_gate import check_ungated
+from layer_importance._example import called
 from layer_importance._hints import hints
 from layer_importance._preserve import preserved
 from layer_importance._probe import Probe, Seen, probe
+from layer_importance._task import Task
 from layer_importance._units import Unit, Units
 from layer_importance._verdicts import at, calls_of, is_within, no_chain, tower_of, why_not
 
 
 def discover(
-    model: nn.Module, example: Any, *, units: Sequence[str] | None = None, call: Call | None = None
+    model: nn.Module,
+    example: Any,
+    *,
+    units: Sequence[str] | None = None,
+    task: str | Task | None = None,
+    call: Call | None = None,
 ) -> Units:
     """Returns the units of a model, in order of execution.
 
@@ -40,10 +48,13 @@ def discover(
             the structure alone: no unit is removable then, since none was seen running. So does a
             model on ``meta`` whose forward pass cannot run there.
         units: paths of the modules to take instead, in any order.
-        call: what to call the model with, if not what :func:`inputs` makes of ``example``.
+        task: the task or its name, where it calls the model in its own way, as ``translation``
+            hands labels to an encoder-decoder; the usual forms if not given.
+        call: what to call the model with, if not what ``example`` says.
 
     Raises:
-        ValueError: if a path in ``units`` names nothing, or the model has no unit at all.
+        ValueError: if a path in ``units`` names nothing, the model has no unit at all, or it
+            has the gates of an :class:`ElasticDepth`.
 
     Example:
         >>> import torch
@@ -59,10 +70,11 @@ def discover(
         ['0', '1', '2']
     """
     model = getattr(model, "_orig_mod", model)  # what torch.compile wraps
+    check_ungated(model)
     asked = None if units is None else _asked(model, units)
     if example is None and call is None:
         return _at_rest(model, asked, "")
-    call = without_cache(model, inputs(example) if call is None else call)
+    call = called(model, example, task, call)
     try:
         with preserved(model, gradients=False):
             seen = probe(model, call, _watched(model, asked))

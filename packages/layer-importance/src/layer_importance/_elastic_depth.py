@@ -1,17 +1,19 @@
 """One model at several depths: the first units of an order are passed by, and back, at once."""
 
 import operator
-import threading
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 from torch import nn
 
-from layer_importance._batch import Call, inputs, without_cache
+from layer_importance._batch import Call
+from layer_importance._depth_gate import Gate, Pass, check_ungated, refuse_copy
 from layer_importance._discover import discover
+from layer_importance._example import called
 from layer_importance._execute.cut import cut
 from layer_importance._execute.stand_in import StandIn, makes_more
+from layer_importance._task import Task
 from layer_importance._units import Unit, Units
 
 
@@ -29,13 +31,16 @@ class ElasticDepth:
         example: one batch in the form the task reads.
         bridges: modules that stand in for units while they are passed by, by name.
         units: the model's units, if known.
+        task: the task or its name, where it calls the model in its own way, as ``translation``
+            hands labels to an encoder-decoder; the usual forms if not given.
         call: what to call the model with, if not what ``example`` says.
 
     Attributes:
         order: names of the units, the one to go first first.
 
     Raises:
-        ValueError: if a unit does not exist, cannot be removed, or hands on what only it can make.
+        ValueError: if a unit does not exist, cannot be removed, or hands on what only it can make,
+            or the model has gates already.
 
     Example:
         >>> import torch
@@ -62,10 +67,14 @@ class ElasticDepth:
         example: Any,
         bridges: Mapping[str, nn.Module] | None = None,
         units: Units | None = None,
+        task: str | Task | None = None,
         call: Call | None = None,
     ) -> None:
+        check_ungated(model)
+        if isinstance(order, str):
+            raise ValueError(f"order must be a list of units or names, got {order!r}")
         self.model = model
-        call = without_cache(model, inputs(example) if call is None else call)
+        call = called(model, example, task, call)
         if units is None:
             units = discover(model, example, call=call)
         chosen = [_unit(one, units, bridges or {}) for one in order]
@@ -73,14 +82,16 @@ class ElasticDepth:
         if len(set(self.order)) < len(self.order):
             raise ValueError(f"order must name each unit once, got {list(self.order)}")
         self._level = 0
-        self._pass = _Pass()
+        self._pass = Pass()
         gates = self._gates(chosen, call, bridges or {})
         # read before everything else: hooks that were there may run parts of the model
         self._handles = [model.register_forward_pre_hook(self._begin, prepend=True)]
-        self._before = {path: model.get_submodule(path).__dict__.get("forward") for path in gates}
+        self._gated: list[tuple[nn.Module, Gate, Any]] = []
         for path, stand_ins in gates.items():
             module = model.get_submodule(path)
-            module.__dict__["forward"] = self._gate(path, module.forward, stand_ins)
+            gate = Gate(path, module.forward, stand_ins, self._pass)
+            self._gated.append((module, gate, module.__dict__.get("forward")))
+            module.__dict__["forward"] = gate
 
     @property
     def levels(self) -> int:
@@ -115,17 +126,23 @@ class ElasticDepth:
             self._pass.pinned = outer
 
     def close(self) -> None:
-        """Takes the gates off: the model is as it was."""
+        """Takes the gates off: the model is as it was. There are no levels any more."""
         for handle in self._handles:
             handle.remove()
-        for path, forward in self._before.items():
-            module = self.model.get_submodule(path)
-            module.__dict__.pop("forward", None)
-            if forward is not None:
-                module.__dict__["forward"] = forward
-        self._handles, self._before = [], {}
+        for module, gate, before in self._gated:
+            gate.closed = True
+            if module.__dict__.get("forward") is gate:
+                del module.__dict__["forward"]
+                if before is not None:
+                    module.__dict__["forward"] = before
+        self._handles, self._gated = [], []
+
+    def __reduce_ex__(self, protocol: object) -> NoReturn:
+        refuse_copy(", ".join(self.order))
 
     def _checked(self, level: int) -> int:
+        if not self._handles:
+            raise ValueError(f"ElasticDepth must be open to have levels, got {level} after close()")
         number = operator.index(level)
         if not 0 <= number <= self.levels:
             raise ValueError(f"level must be in 0..{self.levels}, got {level}")
@@ -148,34 +165,9 @@ class ElasticDepth:
             gates.setdefault(unit.path, {})[unit.call] = (place, stand_in)
         return gates
 
-    def _gate(self, path: str, run: Any, stand_ins: dict[int | None, tuple[int, StandIn]]) -> Any:
-        current = self._pass
-        once = stand_ins.get(None)
-
-        def forward(*args: Any, **kwargs: Any) -> Any:
-            found = once
-            if found is None:
-                number = current.runs.get(path, 0)
-                current.runs[path] = number + 1
-                found = stand_ins.get(number)
-            if found is not None and found[0] < current.level:
-                return found[1](*args, **kwargs)
-            return run(*args, **kwargs)
-
-        return forward
-
     def _begin(self, module: nn.Module, args: Any) -> None:
         self._pass.level = self.level
         self._pass.runs = {}
-
-
-class _Pass(threading.local):
-    """One thread's forward pass."""
-
-    def __init__(self) -> None:
-        self.level = 0
-        self.pinned: int | None = None
-        self.runs: dict[str, int] = {}
 
 
 def _unit(one: Unit | str, units: Units, bridges: Mapping[str, nn.Module]) -> Unit:

@@ -11,12 +11,13 @@ from torch.nn import functional as F
 from layer_importance._batch import (
     Call,
     check_finite,
-    inputs as usual_inputs,
     to_device,
     without_cache,
 )
+from layer_importance._example import inputs_of
 from layer_importance._preserve import preserved
-from layer_importance._task import logits
+from layer_importance._task import Task, logits
+from layer_importance._tasks._labels import IGNORED
 
 Distance = Literal["kl", "mse"]
 
@@ -49,6 +50,7 @@ def distill(
     distance: Distance = "kl",
     temperature: float = 1.0,
     parameters: Sequence[str] | None = None,
+    task: str | Task | None = None,
     inputs: Callable[[Any], Call] | None = None,
     seed: int = 0,
 ) -> Distilled:
@@ -75,7 +77,8 @@ def distill(
         temperature: ``t``.
         parameters: beginnings of the names of what may change; everything that requires gradients
             if not given.
-        inputs: what the models are called with for a batch, if not the usual forms.
+        task: the task or its name, where it calls the model in its own way.
+        inputs: what the models are called with for a batch, if not what the task says.
         seed: of the order of batches.
 
     Raises:
@@ -87,7 +90,7 @@ def distill(
     if not lessons:
         raise ValueError("batches must give at least one batch, got none")
     judged = lessons if held_out is None else list(held_out)
-    pair = _Pair(model, teacher, inputs or usual_inputs, distance, temperature)
+    pair = _Pair(model, teacher, inputs or inputs_of(task), distance, temperature)
     trained = _trained(model, parameters)
     old = [parameter.detach().clone() for parameter in trained]
     kept = False
@@ -144,6 +147,16 @@ def _teach(
         optimizer.step()
 
 
+def _real(call: Call) -> Tensor | None:
+    """Which tokens of the answer are real; those of an encoder say nothing of a decoder's."""
+    labels, mask = call.kwargs.get("labels"), call.kwargs.get("decoder_attention_mask")
+    if isinstance(labels, Tensor):
+        return labels != IGNORED
+    if mask is None and "decoder_input_ids" not in call.kwargs:
+        mask = call.kwargs.get("attention_mask")
+    return mask.bool() if isinstance(mask, Tensor) else None
+
+
 @dataclass(frozen=True, slots=True)
 class _Pair:
     model: nn.Module
@@ -163,10 +176,8 @@ class _Pair:
             shapes = f"{list(got.shape)} and {list(wanted.shape)}"
             raise ValueError(f"model and teacher must answer in the same shape, got {shapes}")
         rows = self._rows(got, wanted)
-        mask = call.kwargs.get("attention_mask")
-        if isinstance(mask, Tensor) and mask.shape == rows.shape:
-            return rows[mask.bool()]
-        return rows
+        mask = _real(call)
+        return rows[mask] if mask is not None and mask.shape == rows.shape else rows
 
     def _rows(self, got: Tensor, wanted: Tensor) -> Tensor:
         if self.distance == "mse":

@@ -15,6 +15,7 @@ class Now:
         phase: whose labels gradients are for.
         last: whether no other backward pass follows through this graph.
         quiet: whether hooks say nothing: a part of the model runs again, or for a check.
+        apart: whether a module runs by itself, outside of the model's forward pass.
         samples: how many samples the batch holds.
         differentiates: whether there will be a backward pass at all.
     """
@@ -22,6 +23,7 @@ class Now:
     phase: Phase = "data"
     last: bool = True
     quiet: bool = False
+    apart: bool = False
     samples: int = 0
     differentiates: bool = False
 

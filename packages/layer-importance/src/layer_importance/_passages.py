@@ -90,8 +90,8 @@ class Passages:
 
         def before(module: nn.Module, args: Any, kwargs: Any) -> Any:
             x = stream((args, kwargs))
-            if x is not None and path in self._rooted and recomputing() and not self.now.quiet:
-                # checkpointing must save again what it saved before
+            if x is not None and path in self._rooted and recomputing() and not self.now.apart:
+                # checkpointing must save again what it saved before, whoever goes back
                 return with_stream((args, kwargs), x, x.detach().requires_grad_())
             if x is None or self._deaf(path):
                 return None

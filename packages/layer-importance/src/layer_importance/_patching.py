@@ -5,8 +5,9 @@ from collections.abc import Callable, Iterator
 from torch import Tensor
 
 from layer_importance._batch import size
-from layer_importance._corruptions import Corruption
+from layer_importance._corruptions import Corruption, NobodyElseError
 from layer_importance._replay import Replay
+from layer_importance._sharing import totals
 from layer_importance._streams import as_given, known_entries, samples_first
 from layer_importance._subject import Subject
 from layer_importance._units import Unit
@@ -22,6 +23,9 @@ def pairs(
 ) -> Iterator[tuple[Replay, Replay]]:
     """Yields the clean and the corrupted run of every batch, both judged by the clean labels.
 
+    A batch of one sample that nobody can stand in for, as the last of a data set may be, is left
+    out, unless there is none but such.
+
     Args:
         subject: what is studied.
         corruption: how inputs are spoiled.
@@ -30,10 +34,17 @@ def pairs(
         gradients: take gradients in the corrupted run.
 
     Raises:
-        ValueError: if the corruption changes the number of samples.
+        ValueError: if the corruption changes the number of samples, or no sample has another.
     """
+    alone: NobodyElseError | None = None
+    used = 0
     for done, batch in enumerate(subject.batches(), 1):
-        spoiled = corruption(batch, subject.drawn(subject.index))
+        try:
+            spoiled = corruption(batch, subject.drawn(subject.index))
+        except NobodyElseError as error:
+            alone = error
+            continue
+        used += 1
         if size(spoiled) != size(batch):
             raise ValueError(
                 f"corruption must keep the number of samples, got {size(spoiled)} for {size(batch)}"
@@ -44,6 +55,9 @@ def pairs(
         ):
             yield clean, corrupt
         progress(what, done)
+    (everywhere,) = totals(subject.share, used)  # collective: everybody asks
+    if alone is not None and not everywhere:
+        raise alone
 
 
 def unlike(unit: Unit, clean: Replay, corrupt: Replay) -> str:

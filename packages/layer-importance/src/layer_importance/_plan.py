@@ -77,7 +77,7 @@ class CompressionPlan:
 
     @property
     def removals(self) -> list[str]:
-        """Names of the units that go, bridged ones too: what ``carry_out`` takes."""
+        """Names of the units that go, bridged ones too: ``carry_out(model, plan)`` bridges them."""
         return [action.unit for action in self.actions if action.do != "keep"]
 
     @property

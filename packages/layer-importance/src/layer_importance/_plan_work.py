@@ -65,7 +65,7 @@ class Work:
         gap = None
         if best is not None and result.names in found.seen:
             gap = found.seen[result.names] - best[1]
-        notes = [note, why, f"search: {found.note}", *result.notes]
+        notes = [note, why, f"search: {found.note}", *result.notes, _bridges_note(result.bridged)]
         return CompressionPlan(
             actions=self._actions(result, prior, reasons),
             asked=self.wanted.asked,
@@ -190,6 +190,16 @@ class Work:
 def _drop(kind: str) -> Do:
     named: dict[str, Do] = {"attention": "drop_attention", "mlp": "drop_mlp"}
     return named.get(kind, "drop")
+
+
+def _bridges_note(bridged: Sequence[Bridged]) -> str:
+    if not bridged:
+        return ""
+    names = ", ".join(one.span[0] for one in bridged)
+    return (
+        f"the damage is that with bridges at {names}: carry_out(model, plan) puts them in, "
+        "plan.removals alone is another model"
+    )
 
 
 def _mean(moments: Moments) -> float:

@@ -4,15 +4,20 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
+import torch
 from torch import nn
 
 from layer_importance._analyze import prepared
+from layer_importance._batch import to_device
 from layer_importance._consensus import consensus, estimated_damage
 from layer_importance._costs import Costs, measure_costs
+from layer_importance._discover import discover
+from layer_importance._example import called
 from layer_importance._low_rank import low_ranks
 from layer_importance._modality import Modality
 from layer_importance._plan import CompressionPlan
-from layer_importance._plan_target import space, target
+from layer_importance._plan_checks import check_reachable, check_report, check_words, most_freed
+from layer_importance._plan_target import Target, space, target
 from layer_importance._plan_work import Work
 from layer_importance._preserve import preserved
 from layer_importance._ranker import shipped
@@ -91,8 +96,9 @@ def plan(
         progress: told what is done.
 
     Raises:
-        ValueError: if there is not exactly one target, it cannot be reached, a name is no unit,
-            the batches have no labels, or the data or the loss are not finite.
+        ValueError: if there is not exactly one target, it cannot be reached, a name is no unit or
+            method, the report is of another model, a number or a list is of the wrong kind, the
+            batches have no labels, or the data or the loss are not finite.
 
     Example:
         >>> import torch
@@ -111,6 +117,9 @@ def plan(
         >>> found.removals, found.damage.mean
         (['2'], 0.0)
     """
+    check_words(units, evaluations, keep, tied)
+    if report is not None:
+        check_report(getattr(model, "_orig_mod", model), report.units)
     among = report.units if among is None and report is not None else among
     model, subject, _ = prepared(model, batches, task, among, max_batches, seed, modality)
     if not subject.has_labels:
@@ -134,6 +143,7 @@ def plan(
         keep_ends=keep_ends,
         tied=tied,
     )
+    check_reachable(sets, wanted, costs, subject.units)
     prior, why = _prior(subject.units, report, method)
     budget = max(70, len(sets.groups) + 10) if evaluations is None else evaluations
     work = Work(subject, costs, wanted, sets, confidence, progress or (lambda what, done: None))
@@ -142,6 +152,31 @@ def plan(
     if not low_rank:
         return found
     return replace(found, low_rank=low_ranks(subject, found.removals))
+
+
+def largest_ratio(
+    model: nn.Module, example: Any, *, task: str | Task = "classification", keep_types: bool = True
+) -> float:
+    """Returns the largest ``target_ratio`` that :func:`plan` can meet, without running a search.
+
+    Args:
+        model: any module.
+        example: one batch in the form the task reads.
+        task: a task or its name.
+        keep_types: keep at least one unit of each class in each tower.
+
+    Raises:
+        ValueError: if no unit may go.
+    """
+    device = next((p.device for p in model.parameters()), torch.device("cpu"))
+    example = to_device(example, device)
+    call = called(model, example, task, None)
+    units = discover(model, example, call=call)
+    costs = measure_costs(model, units, example, call=call, kinds=["parameters"])
+    total = costs.totals["parameters"]
+    wanted = Target(kind="parameters", most=total, asked={})
+    sets, _ = space(units, costs, wanted, keep=(), keep_types=keep_types, keep_ends=(0, 0), tied=())
+    return total / max(total - sets.gain(most_freed(sets)), 1.0)
 
 
 def _costs(subject: Subject, flops: float | None, latency_s: float | None) -> Costs:
@@ -162,6 +197,9 @@ def _prior(units: Units, report: Report | None, method: str) -> tuple[dict[str, 
             raise ValueError(f"method must be 'auto' without a report, got {method!r}")
         return order, "order: no report, the search begins from the end"
     if method != "auto":
+        if method not in report.methods:
+            names = ", ".join(["auto", *report.methods])
+            raise ValueError(f"method must be one of {names}, got {method!r}")
         scores = report[method]
         if scores.direction != "importance":
             raise ValueError(f"method must claim a direction, and {method} is a diagnostic")

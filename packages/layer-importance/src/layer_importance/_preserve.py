@@ -13,20 +13,21 @@ from torch import Tensor, nn
 def preserved(model: nn.Module, *, gradients: bool) -> Iterator[None]:
     """Evaluation mode inside; afterwards, and after an error, everything is as it was.
 
-    Kept: training flags, buffers, ``.grad``, ``requires_grad``, instance ``forward``s, hooks that
-    were there (those added inside are taken off), and the random state of Python and torch.
+    Kept: training flags, buffers (those made inside are taken off), rows of embeddings with
+    ``max_norm``, which a look at them scales down, ``.grad``, ``requires_grad``, instance
+    ``forward``s, hooks that were there (those added inside are taken off), and the random state of
+    Python and torch.
     ``gradients`` switches them on inside whatever the caller's mode was.
     """
-    restore = [_flags(model), _buffers(model), _gradients(model), _hooks(model), _random_state()]
-    restore.append(_fused_attention())
-    try:
+    with contextlib.ExitStack() as stack:  # one that fails does not keep the others from it
+        for kept in (_buffers, _flags, _renormalised, _gradients, _hooks):
+            stack.callback(kept(model))
+        stack.callback(_random_state())
+        stack.callback(_fused_attention())
         model.eval()
         # inference mode would make tensors that no gradient can go through
         with torch.inference_mode(False), torch.set_grad_enabled(gradients):
             yield
-    finally:
-        for give_back in restore:
-            give_back()
 
 
 def _flags(model: nn.Module) -> Any:
@@ -41,20 +42,43 @@ def _flags(model: nn.Module) -> Any:
 
 def _buffers(model: nn.Module) -> Any:
     kept = [
-        (module, name, buffer, buffer.detach().clone())
+        (module, dict(module._buffers), set(module._non_persistent_buffers_set))
         for module in model.modules()
-        for name, buffer in module._buffers.items()
-        if buffer is not None and not buffer.is_meta
+    ]
+    values = [(buffer, buffer.detach().clone()) for buffer in model.buffers() if not buffer.is_meta]
+
+    def give_back() -> None:
+        for module, buffers, unsaved in kept:
+            module._buffers.clear()
+            module._buffers.update(buffers)
+            module._non_persistent_buffers_set = unsaved
+        for buffer, before in values:
+            _write_back(buffer, before)
+
+    return give_back
+
+
+def _renormalised(model: nn.Module) -> Any:
+    """Embeddings with ``max_norm`` scale rows of their weight down when they read them."""
+    kept = [
+        (module.weight, module.weight.detach().clone())
+        for module in model.modules()
+        if isinstance(module, nn.Embedding | nn.EmbeddingBag) and module.max_norm is not None
     ]
 
     def give_back() -> None:
-        with torch.no_grad():
-            for module, name, buffer, values in kept:
-                module._buffers[name] = buffer
-                if not _same(buffer, values):
-                    buffer.copy_(values)
+        for weight, before in kept:
+            _write_back(weight, before)
 
     return give_back
+
+
+def _write_back(tensor: Tensor, values: Tensor) -> None:
+    with torch.no_grad():
+        if tensor.shape != values.shape:  # it was given other memory
+            tensor.data = values
+        elif not _same(tensor, values):
+            tensor.copy_(values)
 
 
 def _same(a: Tensor, b: Tensor) -> bool:

@@ -33,7 +33,8 @@ class Subject:
         index: number of the batch at hand among all.
 
     Raises:
-        ValueError: if there is no batch, or the first holds a number that is not finite.
+        ValueError: if there is no batch, none has a sample with something to answer, or the first
+            holds a number that is not finite.
     """
 
     def __init__(
@@ -55,7 +56,10 @@ class Subject:
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
         self.first = next(self.batches(), None)
         if self.first is None:
-            raise ValueError("batches must give at least one batch, got none")
+            raise ValueError(
+                "batches must give at least one batch with a sample that has something to answer, "
+                f"got {_nothing(self._batches)}"
+            )
         self._modules = {unit.path: model.get_submodule(unit.path) for unit in units}
         self._layouts: dict[str, Layout] | None = None
 
@@ -66,13 +70,31 @@ class Subject:
         return twin
 
     def batches(self) -> Iterator[Any]:
-        """Yields this process's batches, on the model's device, checked to be finite."""
+        """Yields this process's batches, on the model's device, checked to be finite.
+
+        Without samples that have nothing to answer: they would count as losses of 0. Where samples
+        cannot be taken out of a batch, as nodes out of a graph, they stay.
+        """
         for index, batch in enumerate(itertools.islice(self._batches, self.max_batches)):
             if not self.share.mine(index):
                 continue
             check_finite(batch, index)
             self.index = index
-            yield to_device(batch, self.device)
+            if (batch := self._answered(batch)) is not None:
+                yield to_device(batch, self.device)
+
+    def _answered(self, batch: Any) -> Any:
+        """The samples of a batch that have something to answer; ``None`` if there are none."""
+        if size(batch) == 0:
+            return None
+        known = self.task.answered(batch)
+        if known is None or known.is_meta or bool(known.all()):
+            return batch
+        if not bool(known.any()):
+            return None
+        divisible = self.modality is None or self.modality.divisible(batch)
+        fits = divisible and len(known) == size(batch)
+        return take(batch, known.nonzero()[:, 0].tolist()) if fits else batch
 
     @property
     def length(self) -> int | None:
@@ -171,3 +193,9 @@ class Subject:
         if not self.divisible:
             return batch
         return take(batch, list(range(min(count, size(batch)))))
+
+
+def _nothing(batches: Iterable[Any]) -> str:
+    """What there is instead of a batch that tells something."""
+    some = isinstance(batches, Sized) and len(batches)
+    return f"{len(batches)} without any (every label is ignored)" if some else "none"  # type: ignore[arg-type]

@@ -185,7 +185,7 @@ class Sweep:
             yield None, None, final
         elif phase == "sampled":
             generator = self.subject.generator()
-            generator.manual_seed(self.subject.seed + self.batches)
+            generator.manual_seed((self.subject.seed * 1_000_003 + self.batches) % 2**63)
             yield task.sample(output, batch, generator), None, final
         else:
             answers = task.enumerate(output, batch)

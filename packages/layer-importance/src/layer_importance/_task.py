@@ -47,6 +47,14 @@ class Task:
         """Returns how many samples the loss is for: the rows of the labels, else of the batch."""
         return len(labels) if isinstance(labels, Tensor) and labels.ndim else _batch.size(batch)
 
+    def answered(self, batch: Any) -> Tensor | None:
+        """Returns which samples have something to answer, ``[N]``; ``None`` if all have.
+
+        The others count nowhere.
+        """
+        del batch
+        return None
+
     def quality(self, output: Any, labels: Any, batch: Any) -> Tensor | None:
         """Returns how good every answer is, ``[N]``, more is better; ``None`` if undefined.
 
@@ -79,7 +87,8 @@ class Task:
     def mask(self, batch: Any) -> Tensor | None:
         """Returns which positions are real, ``[N, T]``; ``None`` if all are."""
         mask = batch.get("attention_mask") if hasattr(batch, "get") else None
-        return mask if isinstance(mask, Tensor) and mask.ndim == 2 else None
+        # packed texts have the numbers of their segments in it
+        return mask.bool() if isinstance(mask, Tensor) and mask.ndim == 2 else None
 
 
 def field(output: Any, *names: str) -> Any:

@@ -4,6 +4,7 @@ from layer_importance._bottom import bottom_units
 from layer_importance._curve import CurvePoint, curve_csv, removal_curve
 from layer_importance._edits import Edit, removal
 from layer_importance._paired import Interval, bootstrap_interval, t_interval
+from layer_importance._planning import largest_ratio
 from layer_importance._preserve import preserved
 from layer_importance._racing import Race, RaceResult
 from layer_importance._replay import Replay
@@ -22,4 +23,5 @@ __all__ = [
     "CurvePoint",
     "removal_curve",
     "curve_csv",
+    "largest_ratio",
 ]

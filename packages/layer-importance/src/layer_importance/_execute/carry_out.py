@@ -7,24 +7,29 @@ from typing import Any
 import torch
 from torch import nn
 
-from layer_importance._batch import Call, inputs, to_device, without_cache
+from layer_importance._batch import Call, to_device
+from layer_importance._depth_gate import check_ungated
 from layer_importance._discover import discover
+from layer_importance._example import called
 from layer_importance._execute import files
 from layer_importance._execute.compressed import Compressed
 from layer_importance._execute.cut import cut
 from layer_importance._execute.job import Job
 from layer_importance._execute.surgery import EXECUTORS
+from layer_importance._plan import CompressionPlan
+from layer_importance._task import Task
 from layer_importance._units import Unit, Units
 
 
 def carry_out(
     model: nn.Module,
-    removals: Sequence[Unit | str],
+    removals: CompressionPlan | Sequence[Unit | str],
     *,
     example: Any,
     bridges: Mapping[str, nn.Module] | None = None,
     executor: str = "auto",
     units: Units | None = None,
+    task: str | Task | None = None,
     call: Call | None = None,
 ) -> Compressed:
     """Returns a copy of a model without some of its units, proven to be what was asked for.
@@ -44,12 +49,15 @@ def carry_out(
 
     Args:
         model: any module; it stays as it is.
-        removals: units or their names.
+        removals: a plan, whose bridges stand in; or units or their names.
         example: one batch in the form the task reads.
         bridges: modules that stand in for some of the units, by name: called with the stream that
             goes in, they answer with the one that comes out. For a span, give its first unit one.
+            Not beside a plan, which has its own.
         executor: ``auto``, or one of the three ways alone.
         units: the model's units, if known; found by :func:`discover` if not.
+        task: the task or its name, where it calls the model in its own way, as ``translation``
+            hands labels to an encoder-decoder; the usual forms if not given.
         call: what to call the model with, if not what ``example`` says.
 
     Raises:
@@ -73,10 +81,13 @@ def carry_out(
         ('passed', 'passed')
     """
     model = getattr(model, "_orig_mod", model)
+    check_ungated(model)
+    if isinstance(removals, CompressionPlan):
+        removals, bridges = _planned(removals, bridges)
     ways = _ways(executor)
     device = next((p.device for p in model.parameters()), torch.device("cpu"))
     example = to_device(example, device)
-    call = without_cache(model, inputs(example) if call is None else call)
+    call = called(model, example, task, call)
     if units is None:
         units = discover(model, example, call=call)
     chosen = _chosen(removals, units, bridges or {})
@@ -98,6 +109,18 @@ def _ways(executor: str) -> tuple[str, ...]:
         known = ", ".join(EXECUTORS)
         raise ValueError(f"executor must be auto or one of {known}, got {executor!r}")
     return tuple(EXECUTORS) if executor == "auto" else (executor,)
+
+
+def _planned(
+    plan: CompressionPlan, bridges: Mapping[str, nn.Module] | None
+) -> tuple[list[str], Mapping[str, nn.Module]]:
+    if bridges is not None:
+        raise ValueError(
+            f"bridges must not be given beside a plan, which has its own, got {sorted(bridges)}"
+        )
+    if not plan.removals:
+        raise ValueError("removals must be a plan that removes a unit, got one that keeps all")
+    return plan.removals, plan.bridges
 
 
 def _chosen(

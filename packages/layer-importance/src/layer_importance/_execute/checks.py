@@ -31,14 +31,23 @@ def check_cache(model: nn.Module, call: Call) -> str:
     """What a causal model says of a token does not depend on whether the past was cached."""
     ids = token_ids(model, call)
     known = inspect.signature(model.forward).parameters
-    if ids is None or ids.shape[1] < 2 or "past_key_values" not in known:
+    if ids is None or "past_key_values" not in known:
         return f"{NOT_APPLICABLE}: it has no cache of past tokens"
+    read = _decoder_ids(model, call)  # of an encoder-decoder alone
+    given = {} if read is None else {"input_ids": ids}
+    name, ids = ("input_ids", ids) if read is None else ("decoder_input_ids", read)
+    if ids.shape[1] < 2:
+        return f"{NOT_APPLICABLE}: the example has one token"
+
+    def say(tokens: Tensor, **words: Any) -> Any:
+        return model(**given, **{name: tokens}, **words)
+
     with torch.no_grad():
-        whole = logits(model(input_ids=ids, use_cache=False))[:, -1]
-        past = model(input_ids=ids[:, :-1], use_cache=True).past_key_values
+        whole = logits(say(ids, use_cache=False))[:, -1]
+        past = say(ids[:, :-1], use_cache=True).past_key_values
         if past is None:
             return f"{NOT_APPLICABLE}: it has no cache of past tokens"
-        last = logits(model(input_ids=ids[:, -1:], past_key_values=past, use_cache=True))[:, -1]
+        last = logits(say(ids[:, -1:], past_key_values=past, use_cache=True))[:, -1]
     return difference([last], [whole], None)
 
 
@@ -66,6 +75,16 @@ def token_ids(model: nn.Module, call: Call) -> Tensor | None:
     if not isinstance(ids, Tensor) or ids.ndim != 2 or ids.is_floating_point():
         return None
     return ids[:1] if "input_ids" in inspect.signature(model.forward).parameters else None
+
+
+def _decoder_ids(model: nn.Module, call: Call) -> Tensor | None:
+    """The first sample's tokens for an encoder-decoder's decoder; ``None`` for other models."""
+    if not getattr(model.__dict__.get("config"), "is_encoder_decoder", False):
+        return None
+    named = (call.kwargs.get(name) for name in ("decoder_input_ids", "labels"))
+    found = next((ids for ids in named if isinstance(ids, Tensor)), token_ids(model, call))
+    assert found is not None
+    return found[:1].clamp_min(0)  # any tokens will do, but for the -100 of labels
 
 
 def answers(model: nn.Module, call: Call) -> list[Tensor]:

@@ -41,7 +41,11 @@ class Compressed:
 
     @property
     def kind(self) -> str:
-        """How it is saved: ``plain`` as ``save_pretrained`` does, else ``recipe``."""
+        """How it is saved: ``plain`` as ``save_pretrained`` does, else ``recipe``.
+
+        A ``recipe`` has a bridge, a bypass or a mask, which no configuration can say: there
+        ``save_pretrained`` would write another model and is refused. Use :meth:`save`.
+        """
         return self._kind
 
     def save(self, folder: str | os.PathLike[str]) -> None:

@@ -17,8 +17,15 @@ from torch import nn
 from layer_importance._atomic import write_atomically
 from layer_importance._execute.cut import Cut
 from layer_importance._execute.folders import replacing
+from layer_importance._execute.saving import refuse_save_pretrained
 from layer_importance._execute.stand_in import Refused
-from layer_importance._execute.state import bridge_from, described, fill, weights_of
+from layer_importance._execute.state import (
+    bridge_from,
+    described,
+    fill,
+    unsaved_buffers,
+    weights_of,
+)
 from layer_importance._execute.surgery import EXECUTORS
 from layer_importance._units import Unit
 
@@ -93,6 +100,7 @@ def save(
                 "calls": dict(cut.calls),
                 "bridges": {name: described(bridge) for name, bridge in cut.bridges.items()},
                 "aliases": aliases,
+                "buffers": sorted(unsaved_buffers(model)),
                 "sha256": _hash(new / WEIGHTS),
             }
         write_atomically(new / RECORD, json.dumps(record, indent=1).encode())
@@ -136,7 +144,14 @@ def load(
         EXECUTORS[record["executor"]][record["variant"]](built, cut)
     except (Refused, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{folder / RECORD}: does not fit the model: {error!r}") from error
-    fill(built, safetensors.torch.load_file(folder / WEIGHTS), record["aliases"], folder / WEIGHTS)
+    fill(
+        built,
+        safetensors.torch.load_file(folder / WEIGHTS),
+        record["aliases"],
+        record["buffers"],
+        folder / WEIGHTS,
+    )
+    refuse_save_pretrained(built)
     return built.eval()
 
 
@@ -158,6 +173,7 @@ def _record(path: Path) -> dict[str, Any]:
             "calls",
             "bridges",
             "aliases",
+            "buffers",
             "sha256",
         }
     if missing := needed - set(record):

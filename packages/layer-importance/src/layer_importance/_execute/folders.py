@@ -15,6 +15,8 @@ def replacing(folder: Path, record: str) -> Iterator[Path]:
         ValueError: if ``folder`` holds something and no file called ``record``.
     """
     folder = folder.resolve()
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"folder must be a folder, got the file {folder}")
     if folder.exists() and not (folder / record).exists() and any(folder.iterdir()):
         raise ValueError(f"folder must be new, empty or hold a compressed model, got {folder}")
     token = secrets.token_hex(8)
@@ -24,12 +26,12 @@ def replacing(folder: Path, record: str) -> Iterator[Path]:
         yield new
         if folder.exists():
             folder.rename(old)
-        try:
-            new.rename(folder)
-        except OSError:
-            if old.exists():
-                old.rename(folder)
-            raise
+        new.rename(folder)
+    except BaseException:  # an interrupt between the two moves too
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        raise
     finally:
         shutil.rmtree(new, ignore_errors=True)
-        shutil.rmtree(old, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)

@@ -12,6 +12,7 @@ from layer_importance._edits import Edit, removal
 from layer_importance._execute import checks, files
 from layer_importance._execute.compressed import Compressed
 from layer_importance._execute.cut import Cut
+from layer_importance._execute.saving import refuse_save_pretrained
 from layer_importance._execute.stand_in import Refused, makes_more
 from layer_importance._execute.surgery import EXECUTORS
 from layer_importance._preserve import preserved
@@ -127,6 +128,8 @@ class Job:
         variant: int,
         kind: files.Kind,
     ) -> Compressed:
+        if kind == "recipe":
+            refuse_save_pretrained(candidate)
         return Compressed(
             model=candidate,
             executor=name,
@@ -169,4 +172,8 @@ def _scrambled(model: nn.Module) -> nn.Module:
     """The model with other weights: what is loaded must not have been there before."""
     for parameter in model.parameters():
         parameter.zero_()
+    for module in model.modules():
+        for name, buffer in module._buffers.items():
+            if buffer is not None:  # a new one: an expanded tensor cannot be written into
+                module._buffers[name] = torch.zeros_like(buffer)
     return model

@@ -82,6 +82,28 @@ def learn(args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> Reci
     return _learned(output, y, _Passed(args, kwargs))
 
 
+def holds(recipe: Recipe, args: tuple[Any, ...], kwargs: Mapping[str, Any], output: Any) -> bool:
+    """Whether a recipe, learned from one run, says the plain values of another."""
+    ((kind, what),) = recipe.items()
+    match kind:
+        case "stream" | "made":
+            return True
+        case "passed":
+            where, key = what
+            value = args[key] if where == "args" else kwargs[key]
+            return value is output or (isinstance(output, int | float | str) and value == output)
+        case "tuple" | "list":
+            same = isinstance(output, tuple | list) and len(what) == len(output)
+            return same and all(
+                holds(a, args, kwargs, b) for a, b in zip(what, output, strict=True)
+            )
+        case "dict":
+            same = isinstance(output, dict) and set(what) == set(output)
+            return same and all(holds(what[key], args, kwargs, output[key]) for key in what)
+        case _:
+            return bool(what == output)
+
+
 class _Passed:
     """Finds where a value was passed in; equal plain values are told apart by their order."""
 

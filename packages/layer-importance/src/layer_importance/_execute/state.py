@@ -1,6 +1,6 @@
 """Weights and bridges as files hold them: every tensor once, no code."""
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,12 +10,22 @@ from torch import Tensor, nn
 from layer_importance._bridge import Bridge
 
 
+def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
+    """Returns the buffers that are not in the state, as those that are not persistent."""
+    state = model.state_dict()
+    found = model.named_buffers(remove_duplicate=False)
+    return {name: buffer for name, buffer in found if name not in state}
+
+
 def weights_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns the state, every tensor once, and the other names of those that have several."""
+    """Returns the state and all other buffers, and the other names of what has several.
+
+    Every tensor is there once.
+    """
     kept: dict[str, Tensor] = {}
     aliases: dict[str, str] = {}
     known: dict[tuple[Any, ...], str] = {}
-    for name, value in model.state_dict().items():
+    for name, value in {**model.state_dict(), **unsaved_buffers(model)}.items():
         if not isinstance(value, Tensor):
             raise ValueError(
                 f"the model's state must be tensors, got {type(value).__name__} {name}"
@@ -31,21 +41,37 @@ def weights_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
 
 
 def fill(
-    model: nn.Module, weights: dict[str, Tensor], aliases: Mapping[str, str], path: Path
+    model: nn.Module,
+    weights: dict[str, Tensor],
+    aliases: Mapping[str, str],
+    buffers: Collection[str],
+    path: Path,
 ) -> None:
-    """Puts weights into a model, in the precision they have.
+    """Puts weights into a model, in the precision they have; ``buffers`` are not in its state.
 
     Raises:
         ValueError: naming the file, if they do not fit.
     """
     state = weights | {name: weights[other] for name, other in aliases.items()}
+    beside = {name: state.pop(name) for name in buffers}
     for name, value in [*model.named_parameters(), *model.named_buffers()]:
         if name in state and value.dtype != state[name].dtype:
             value.data = value.data.to(state[name].dtype)
     try:
         model.load_state_dict(state)
-    except RuntimeError as error:
+        for name, value in beside.items():
+            _set_buffer(model, name, value)
+    except (RuntimeError, AttributeError, KeyError) as error:
         raise ValueError(f"{path}: does not fit the model: {error}") from error
+
+
+def _set_buffer(model: nn.Module, name: str, value: Tensor) -> None:
+    path, _, leaf = name.rpartition(".")
+    holder = model.get_submodule(path)
+    if (old := holder._buffers.get(leaf)) is not None:
+        holder._buffers[leaf] = value.to(old.device)
+    else:
+        holder.register_buffer(leaf, value, persistent=False)
 
 
 def described(bridge: nn.Module) -> dict[str, Any]:

@@ -6,16 +6,18 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from layer_importance._batch import size, take
+from layer_importance._batch import input_keys, size, take, with_entries
 from layer_importance._per_sample._formula import Norms
 from layer_importance._per_sample.collect import Collector
 from layer_importance._per_sample.loop import loop_norms
 from layer_importance._per_sample.owners import Owner
+from layer_importance._per_sample.routed import DataDependence
 from layer_importance._probe import few, sample_axis
-from layer_importance._structure import tensors
+from layer_importance._structure import mapped, tensors
 from layer_importance._subject import Subject
 
 SAMPLES = 3
+SHUFFLES = 4
 _ERRORS = (RuntimeError, ValueError, TypeError, IndexError, NotImplementedError)
 
 
@@ -45,7 +47,8 @@ def check(collector: Collector) -> None:
             for owner in _checked(collector)
             if owner.path not in collector.failed and _differs(owner, found, reference)
         ]
-        wrong += [collector.owners[path] for path in collector.failed]
+        failed = [collector.owners[path] for path in collector.failed]
+        wrong += [owner for owner in failed if owner.way != "loop"]
         for owner in wrong:
             owner.next_way(collector.failed.get(owner.path, "differs from the loop over samples"))
         if not wrong:
@@ -74,11 +77,14 @@ def _found(collector: Collector, batch: Any, reference: dict[str, Norms]) -> dic
     """What the ways say; fills ``reference`` with what the loop says, once."""
     subject = collector.subject
     collector.begin_batch()
-    output = subject.forward(batch)
+    with DataDependence() as routes:
+        output = subject.forward(batch)
     labels = None
     if not subject.has_labels:
         labels = subject.task.sample(output, batch, subject.generator())
     losses = subject.losses(output, batch, labels)
+    if routes.found and not reference:
+        _give_up_parts(collector, batch)
     if not reference:
         reference.update(_reference(collector, losses))
     collector.begin_pass(losses)
@@ -103,20 +109,58 @@ def _reference(collector: Collector, losses: Tensor) -> dict[str, Norms]:
     found = {}
     for owner in checked:
         pairs = [next(norms) for _ in owner.names]
-        found[owner.path] = (torch.stack([p[0] for p in pairs]).sum(0), pairs[0][1])
+        squares, products = (torch.stack(parts).sum(0) for parts in zip(*pairs, strict=True))
+        found[owner.path] = squares, products
     return found
 
 
 def _differs(owner: Owner, found: dict[str, Norms], reference: dict[str, Norms]) -> bool:
-    right = reference[owner.path][0]
+    right, right_products = reference[owner.path]
     if owner.path not in found:
         return bool((right > 0).any())
-    got = found[owner.path][0]
+    got, products = found[owner.path]
     # half the digits: structural mistakes are of the order of one, round-off is far below;
     # a gradient that is zero but for round-off, as of a key's bias, is measured against the largest
     tolerance = torch.finfo(owner.parameters[0].dtype).eps ** 0.5
     floor = tolerance**2 * max(float(r[0].max()) for r in reference.values())
-    return not bool(((got - right).abs() <= tolerance * right + floor).all())
+    size = sum(float(p.detach().double().square().sum()) for p in owner.parameters)
+    fits = (got - right).abs() <= tolerance * right + floor
+    # |<g, theta>| is at most |g| |theta|
+    bound = tolerance * ((right + floor) * size).sqrt()
+    return not bool((fits & ((products - right_products).abs() <= bound)).all())
+
+
+def _give_up_parts(collector: Collector, batch: Any) -> None:
+    """Takes the loop for modules that get more or fewer rows when the data's values are shuffled.
+
+    As many rows as there are samples, or a multiple, may then be chance. One that got none can be
+    told of nothing.
+    """
+    generator, keys = torch.Generator().manual_seed(0), input_keys(batch)
+
+    def shuffled(key: Any, value: Any) -> Any:
+        moves = key in keys and not any(word in str(key) for word in ("mask", "position", "type"))
+        return mapped(value, lambda tensor: _shuffled(tensor, generator)) if moves else value
+
+    collector.now.quiet = True
+    try:
+        call = collector.subject.call
+        usual = _shapes(collector, call(batch))
+        others = [_shapes(collector, call(with_entries(batch, shuffled))) for _ in range(SHUFFLES)]
+    except _ERRORS:
+        others, usual = [], {}
+    finally:
+        collector.now.quiet = False
+    for path, owner in collector.owners.items():
+        if path not in usual or any(found.get(path) != usual[path] for found in others):
+            owner.way, owner.why = "loop", "how many rows it gets depends on the data"
+
+
+def _shuffled(tensor: Tensor, generator: torch.Generator) -> Tensor:
+    if tensor.layout != torch.strided:
+        return tensor
+    order = torch.randperm(tensor.numel(), generator=generator).to(tensor.device)
+    return tensor.flatten()[order].view(tensor.shape)
 
 
 def _give_up(collector: Collector, why: str) -> None:

@@ -78,8 +78,9 @@ class Collector:
                 given.append(mapped((args, kwargs), torch.Tensor.detach))
 
         def after(module: nn.Module, args: Any, kwargs: Any, output: Any) -> Any:
-            if owner.path in self._orphans and recomputing() and not self.now.quiet:
-                y = stream(output)  # checkpointing must save again what it saved before
+            if owner.path in self._orphans and recomputing() and not self.now.apart:
+                # checkpointing must save again what it saved before, whoever goes back
+                y = stream(output)
                 return y if y is None else with_stream(output, y, y.detach().requires_grad_())
             if self._deaf() or owner.way == "loop" or not given:
                 return None
@@ -122,7 +123,7 @@ class Collector:
         formula, layout = formula_of(owner.module), self.subject.layouts.get(owner.place)
         if owner.way != "formula" or formula is None or layout is None or layout.y_axis < 0:
             return False
-        if self.always and owner.path in self.summed:
+        if owner.altered or (self.always and owner.path in self.summed):
             return False
         return formula.uses_output(owner.module, held[0], y, max(y.shape[layout.y_axis], 1))
 
@@ -148,6 +149,7 @@ class Collector:
                     raise RuntimeError(f"the input of {key[0]} is overwritten after its use")
                 layout = self.subject.layouts.get(calls[0].owner.place)
                 aside = self._aside(calls)
+                self.now.apart = True
                 self.found[key] = evaluate(calls, layout, self.samples, aside)
                 for name, total in (aside.sums or {}).items():
                     parameter = getattr(calls[0].owner.module, name)
@@ -156,6 +158,8 @@ class Collector:
                 if self.failed is None:
                     raise
                 self.failed[key[0]] = f"{type(error).__name__}: {error}".splitlines()[0]
+            finally:
+                self.now.apart = False
         for call in calls:
             call.grad = None
             if self.now.last:  # nothing of a batch outlives its use

@@ -32,6 +32,7 @@ class Owner:
         why: why not in a cheaper way.
         axes: the dimension of each tensor it is called with that holds samples.
         gives_sum: whether the sum of gradients over samples is cheaper by the formula.
+        altered: whether what comes out of it may not be what its type computes.
     """
 
     path: str
@@ -45,6 +46,7 @@ class Owner:
     why: str = ""
     axes: tuple[int, ...] | None = None
     gives_sum: bool = False
+    altered: bool = False
 
     @property
     def parameters(self) -> list[Tensor]:
@@ -97,9 +99,9 @@ def owners(model: nn.Module, units: Iterable[Unit]) -> dict[str, Owner]:
         way: Way = "formula" if formula_of(module) is not None else "vmap"
         whole = tuple(u.name for u in mine if u.call is None)
         called = () if whole else tuple(dict.fromkeys(u.path for u in mine))
-        found[path] = Owner(
-            path, place, module, tuple(names), whole, called, shared, "loop" if tied else way
-        )
+        way = "loop" if tied else way
+        found[path] = Owner(path, place, module, tuple(names), whole, called, shared, way)
+        found[path].altered = bool(module._forward_hooks) or "forward" in vars(module)
     return found
 
 

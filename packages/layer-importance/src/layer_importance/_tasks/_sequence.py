@@ -58,6 +58,17 @@ class SequenceTask(Task):
             labels = torch.where(labels == self.pad, IGNORED, labels)
         return scores, checked_labels(labels, scores)
 
+    def answered(self, batch: Any) -> Tensor | None:
+        """Which samples have a real token."""
+        return self._known(self.labels(batch))
+
+    def _known(self, labels: Any) -> Tensor | None:
+        """Which rows hold a label that counts."""
+        if not isinstance(labels, Tensor) or labels.ndim != 2:
+            return None
+        real = labels != IGNORED
+        return (real if self.pad is None else real & (labels != self.pad)).any(1)
+
     def loss(self, output: Any, labels: Any, batch: Any) -> Tensor:
         """Mean cross entropy over the real tokens of every sample; 0 if it has none."""
         scores, labels = self.answers(output, labels, batch)

@@ -8,6 +8,7 @@ from torch import Tensor
 from layer_importance._task import Task, logits
 from layer_importance._tasks._labels import (
     IGNORED,
+    at_least_single,
     checked_labels,
     cross_entropies,
     drawn,
@@ -19,8 +20,8 @@ class Classification(Task):
 
     The loss is the cross entropy in nats, ``-log p(label)``; quality is 1 for a right answer and 0
     for a wrong one. One logit a sample, ``[N]`` or ``[N, 1]``, is the log odds of class 1. Labels
-    may also be probabilities ``[N, C]``. A sample with label -100, such as a node of a graph that
-    belongs to another split, has loss 0 and no quality.
+    may also be probabilities ``[N, C]``. A sample with label -100 is left out; one that cannot be,
+    such as a node of a graph that belongs to another split, has loss 0 and no quality.
     """
 
     name = "classification"
@@ -30,6 +31,7 @@ class Classification(Task):
         del batch
         scores = _classes(output)
         if _is_distribution(labels):
+            scores = at_least_single(scores)
             return -(_distribution(labels, scores) * scores.log_softmax(-1)).sum(-1)
         return cross_entropies(scores, checked_labels(labels, scores))
 
@@ -42,6 +44,13 @@ class Classification(Task):
         labels = checked_labels(labels, scores)
         right = (scores.argmax(-1) == labels).double()
         return torch.where(labels == IGNORED, torch.nan, right)
+
+    def answered(self, batch: Any) -> Tensor | None:
+        """Which samples have a label."""
+        labels = self.labels(batch)
+        if not isinstance(labels, Tensor) or labels.is_floating_point() or labels.ndim != 1:
+            return None
+        return labels != IGNORED
 
     def sample(self, output: Any, batch: Any, generator: torch.Generator) -> Tensor:
         """Draws each sample's label from the model's own probabilities."""

@@ -5,6 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn import functional as F
 
 from layer_importance import _batch
 from layer_importance._tasks._labels import IGNORED
@@ -17,7 +18,7 @@ class Generation(SequenceTask):
     Labels of a mapping are the tokens themselves, as Hugging Face has them, and a batch without
     labels is its own: logits at ``t`` are judged by the token at ``t + 1``. In a tuple
     ``(tokens, next_tokens)`` labels stand under the logits they are for. Tokens that the batch's
-    ``attention_mask`` leaves out are no answers.
+    ``attention_mask`` leaves out are no answers, nor is what the padding before a text would say.
 
     Args:
         shift: whether labels are the tokens themselves; by the form of the batch if not given.
@@ -43,11 +44,25 @@ class Generation(SequenceTask):
 
     def answers(self, output: Any, labels: Any, batch: Any) -> tuple[Tensor, Tensor]:
         """Returns the logits that are judged and, for each, the token it should have said."""
-        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
-        if isinstance(labels, Tensor) and mask is not None and mask.shape == labels.shape:
-            labels = torch.where(mask.bool(), labels, IGNORED)
-        scores, labels = super().answers(output, labels, batch)
+        scores, labels = super().answers(output, self._real(labels, batch), batch)
         return (scores[:, :-1], labels[:, 1:]) if self._shifts(batch) else (scores, labels)
+
+    def answered(self, batch: Any) -> Tensor | None:
+        """Which texts have a token to say."""
+        labels = self._real(self.labels(batch), batch)
+        if not isinstance(labels, Tensor) or labels.ndim != 2:
+            return None
+        return self._known(labels[:, 1:] if self._shifts(batch) else labels)
+
+    def _real(self, labels: Any, batch: Any) -> Any:
+        """The labels, none where the token or the place that should say it is padding."""
+        mask = batch.get("attention_mask") if isinstance(batch, Mapping) else None
+        if not isinstance(labels, Tensor) or mask is None or mask.shape != labels.shape:
+            return labels
+        real = mask.bool()
+        if self._shifts(batch):
+            real = real & F.pad(real, (1, -1), value=True)
+        return torch.where(real, labels, IGNORED)
 
     def sample(self, output: Any, batch: Any, generator: torch.Generator) -> Tensor:
         """Draws each token from the model's probabilities, given the data's tokens before it."""

@@ -69,6 +69,13 @@ class Segmentation(Task):
         # 0 / 0 where a class is in neither: it is left out of the mean
         return (torch.stack(both, 1).double() / torch.stack(either, 1)).nanmean(1)
 
+    def answered(self, batch: Any) -> Tensor | None:
+        """Which images have a labelled pixel."""
+        labels = self.labels(batch)
+        if not isinstance(labels, Tensor) or labels.ndim < 2:
+            return None
+        return (labels != self.ignored).flatten(1).any(1)
+
     def sample(self, output: Any, batch: Any, generator: torch.Generator) -> Tensor:
         """Draws each pixel's label from the model's probabilities."""
         scores, labels = self._pixels(output, self.labels(batch))
