@@ -1,6 +1,7 @@
 """Activation checkpointing: what is computed again is decided as it was."""
 
 import copy
+from contextlib import ExitStack, contextmanager
 
 import pytest
 import torch
@@ -18,7 +19,7 @@ from adlrns_models import (
     iter_dynamic_layers,
     rank_budget,
 )
-from adlrns_models._again import LIMIT
+from adlrns_models._again_memory import LIMIT
 from rank_sched import RankScheduler
 
 double = torch.float64
@@ -212,13 +213,19 @@ def test_training_under_a_budget_and_a_sandwich_may_save_memory(tmp_path, reentr
 
     x = torch.randn(8, 8, dtype=double)
     y, ends = (x[:, 0] > 0).long(), []
-    config = {"epochs": 2, "sandwich": 2, "energy_budget_mj_per_sample": 2e-4, "lr": 0.1}
+    # two layers, batches of four: between the smallest rank and the largest, so that gates decide
+    low, high = (2e3 * Net("learned").first.cost(r, batch=4).energy_j / 4 for r in (2, 8))
+    budget = low + 0.75 * (high - low)
+    config = {"epochs": 2, "sandwich": 2, "lr": 0.1}
+    config |= {"energy_budget_mj_per_sample": budget, "budget_batch": 4}
     for name, run in (("plain", plainly), ("saving", saving(reentrant))):
         net = Head("learned")
         net.lift, net.run = nn.Parameter(torch.ones(8, dtype=double)), run
         loader = [(x[:4], y[:4]), (x[4:], y[4:])]
         ADLRNSTrainer(net, config, "cpu", tmp_path / name, callbacks=[]).train(loader)
         ends.append(list(net.parameters()))
+        moved = net.first.gate.scorer.last.bias - Net("learned").first.gate.scorer.last.bias
+        assert bool(moved.any())
     assert_same(*ends)
 
 
@@ -250,6 +257,164 @@ def test_in_eval_mode_what_would_be_decided_otherwise_is_refused(gate, reentrant
     what = "budget" if gate == "spectral" else "scheduler"
     with pytest.raises(RuntimeError, match=f"cannot decide again what its {what} decided"):
         loss.backward()
+
+
+@contextmanager
+def set_to(layer, rank=None, budget=None, seed=None):
+    """Runs a layer at a rank by force, under a share of the FLOPs and after a seed."""
+    with ExitStack() as stack:
+        if budget is not None:
+            stack.enter_context(rank_budget(layer, budget, "flops"))
+        layer.force_rank(rank)
+        stack.callback(layer.force_rank, None)
+        if seed is not None:
+            torch.manual_seed(seed)
+        yield
+
+
+def slopes(layer, x, run, *settings):
+    """Returns the gradients of one backward pass through calls under several settings."""
+    layer, total = copy.deepcopy(layer), torch.zeros((), dtype=double)
+    for setting in settings:
+        with set_to(layer, **setting):
+            total = total + run(layer, x).square().sum()
+    total.backward()
+    return [p.grad for p in layer.parameters() if p.grad is not None]
+
+
+three_gates = pytest.mark.parametrize("gate", ["spectral", "learned", "block"])
+two_settings = pytest.mark.parametrize("setting", [{"rank": 3}, {"budget": 0.75}])
+
+
+@each_way
+@three_gates
+@two_settings
+def test_calls_of_one_seed_that_decided_otherwise_are_not_taken_for_each_other(
+    gate, setting, reentrant
+):
+    layer, x = Net(gate).first, torch.randn(5, 8, dtype=double, requires_grad=True)
+    same = [{**setting, "seed": 7}, {"seed": 7}]
+    with pytest.raises(RuntimeError, match="in the same state of torch's generator"):
+        slopes(layer, x, saving(reentrant), *same)
+    with pytest.raises(RuntimeError, match="in the same state of torch's generator"):
+        slopes(layer, x, saving(reentrant), *same, same[1])
+    other = [{**setting, "seed": 7}, {"seed": 8}]
+    assert_same(slopes(layer, x, saving(reentrant), *other), slopes(layer, x, plainly, *other))
+
+
+@each_way
+def test_calls_of_one_seed_between_which_a_block_gate_moved_are_refused(reentrant):
+    layer, x = Net("block").first, torch.randn(5, 8, dtype=double, requires_grad=True)
+    with pytest.raises(RuntimeError, match="in the same state of torch's generator"):
+        slopes(layer, x, saving(reentrant), {"seed": 7}, {"seed": 7})
+    layer.gate.gain = layer.gate.rate = 0.0
+    same = [{"seed": 7}] * 3
+    assert_same(slopes(layer, x, saving(reentrant), *same), slopes(layer, x, plainly, *same))
+
+
+@each_way
+@each_gate
+def test_every_step_may_begin_with_the_same_seed(gate, reentrant):
+    x, ends = torch.randn(5, 8, dtype=double, requires_grad=True), []
+    for run in (plainly, saving(reentrant)):
+        layer = Net(gate).first
+        optimizer = torch.optim.SGD(layer.parameters(), lr=0.01)
+        for _ in range(3):
+            torch.manual_seed(7)
+            optimizer.zero_grad()
+            run(layer, x).square().sum().backward()
+            optimizer.step()
+        ends.append([p.detach() for p in layer.parameters()])
+    assert_same(*ends)
+
+
+@each_way
+@three_gates
+@two_settings
+def test_in_eval_mode_two_settings_before_one_backward_pass_are_refused(gate, setting, reentrant):
+    layer, x = Net(gate).first.eval(), torch.randn(5, 8, dtype=double, requires_grad=True)
+    for settings in ([setting, {}], [{}, setting], [setting, {}, {}]):
+        with pytest.raises(RuntimeError, match="cannot decide again what its budget decided"):
+            slopes(layer, x, saving(reentrant), *settings)
+
+
+@each_way
+@two_settings
+def test_in_eval_mode_settings_may_change_when_no_call_waits_for_its_backward_pass(
+    setting, reentrant
+):
+    layer, x = Net("spectral").first.eval(), torch.randn(5, 8, dtype=double, requires_grad=True)
+    found = []
+    for run in (plainly, saving(reentrant)):
+        layer.zero_grad()
+        with torch.inference_mode():
+            layer(x)
+        layer(x)
+        with set_to(layer, **setting):
+            run(layer, x).square().sum().backward()
+        if not reentrant:  # of whose calls none knows whether it waits
+            run(layer, x).square().sum().backward()
+        found.append([p.grad.clone() for p in layer.parameters() if p.grad is not None])
+    assert_same(*found)
+
+
+@each_way
+def test_in_eval_mode_inputs_of_two_sizes_have_one_budget(reentrant):
+    torch.manual_seed(0)
+    layer = DynamicLinear(64, 64, r_max=64, r_min=1, gate=SpectralGate(0.0), dtype=double).eval()
+    few, many = torch.randn(4, 64, dtype=double), torch.randn(4, 9, 64, dtype=double)
+    layer(many)
+    layer.set_budget(1e3 * layer.cost(40).energy_j)
+    found, ranks = [], []
+    for run in (plainly, saving(reentrant)):
+        layer.zero_grad()
+        total = torch.zeros((), dtype=double)
+        for x in (few, many):
+            total = total + run(layer, x.requires_grad_()).square().sum()
+            ranks.append(layer.last_rank)
+        total.backward()
+        found.append([p.grad.clone() for p in layer.parameters() if p.grad is not None])
+    assert ranks[0] > ranks[1]
+    assert_same(*found)
+
+
+# as where another thread draws from the generator between a call and its second run
+astray = {"preserve_rng_state": False}
+
+
+@each_way
+@pytest.mark.parametrize("gate, rank", [("spectral", None), ("learned", 3), ("scheduled block", 3)])
+def test_what_needs_no_random_numbers_is_run_again_whoever_draws_them(gate, rank, reentrant):
+    layer, x = Net(gate).first, torch.randn(5, 8, dtype=double, requires_grad=True)
+    layer.force_rank(rank)
+    found = []
+    for run in (plainly, saving(reentrant, **astray)):
+        layer.zero_grad()
+        sum(run(layer, x).square().sum() for _ in range(2)).backward()
+        found.append([p.grad.clone() for p in layer.parameters() if p.grad is not None])
+    assert_same(*found)
+    loss = saving(reentrant, **astray)(layer, x).square().sum()
+    layer.force_rank(5)
+    with pytest.raises(RuntimeError, match="no other thread may draw"):
+        loss.backward()
+
+
+def test_a_new_call_in_a_backward_pass_decides_for_itself_or_is_refused():
+    x, seen = torch.randn(5, 8, dtype=double, requires_grad=True), []
+
+    def backward(layer):
+        y = layer(x)
+        y.register_hook(lambda gradient: seen.append(layer(x.detach())))
+        y.square().sum().backward()
+        return y
+
+    steady, drawing = Net("spectral").first, Net("learned").first
+    torch.testing.assert_close(backward(steady), seen[0])
+    with pytest.raises(RuntimeError, match=r"from a hook, needs force_rank\(\) or eval mode"):
+        backward(drawing)
+    for ready in (drawing.eval(), Net("learned").first):
+        ready.force_rank(None if ready is drawing else 3)
+        torch.testing.assert_close(backward(ready), seen[-1])
 
 
 def test_a_compiled_block_gate_is_refused_and_one_that_draws_draws_the_same():

@@ -14,6 +14,7 @@ from adlrns_models import (
     make_elastic,
     materialize_model,
     save_materialized,
+    set_rank_change_callback,
     wrap_model_with_adaptive,
 )
 from adlrns_models._fastest import take_turns
@@ -203,6 +204,19 @@ def test_the_model_and_the_random_numbers_are_untouched(model, x):
     assert float(settled.seen) == 0
     for name, value in model.state_dict().items():
         assert torch.equal(value, before[name]), name
+
+
+def test_measuring_moves_no_rank_and_tells_nobody_of_one():
+    torch.manual_seed(0)
+    told, options = [], {"freeze_during_eval": False, "adapt_every": 1, "eps": 0.5}
+    model = wrap_model_with_adaptive(nn.Sequential(nn.Linear(32, 32)), **options)
+    model[0].set_rank(16)
+    set_rank_change_callback(model, lambda old, new: told.append((old, new)))
+    rows, timer = torch.randn(64, 32) * torch.logspace(0, -3, 32), wins("dense")
+    materialize_model(model, "fastest", example_inputs=rows, timer=timer)
+    assert not told
+    model(rows)
+    assert told == [(16, model[0].current_rank())]  # the model itself goes on as it was
 
 
 @pytest.mark.parametrize("batch", [lambda x: (x, "label"), lambda x: {"input": x}])

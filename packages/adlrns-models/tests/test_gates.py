@@ -274,6 +274,37 @@ def test_enough_blocks_are_open_whatever_the_scores(granularity, blocks, r_min):
     check_dynamic(layer, x)
 
 
+@each_kind
+@each_granularity
+@each_mode
+def test_the_penalty_counts_of_blocks_what_the_ceiling_leaves(kind, granularity, training):
+    layer, x = make(kind, "block", granularity, num_gate_blocks=4)  # of three directions each
+    layer.train(training).gate.gain = 0.0
+    layer.gate.rate = 0.0
+    bias, (m, n) = layer.gate.scorer.last.bias, layer.sizes
+    for ceiling in (2, 5, 8, 12):
+        layer.set_budget(ceiling * (m + n) / (m * n), unit="flops")
+        with record(layer) as ran:
+            layer(x)
+        expected = ran[0][1].expected
+        assert 2.0 <= float(expected.detach()) <= ceiling
+    seen = features(layer, x, layer.inner(x, 0, 2))
+    p = layer.gate.probabilities(seen, together=granularity == "call")
+    torch.testing.assert_close(expected, (3.0 * p.sum(1)).clamp(min=2.0).mean())
+    layer.gate.scorer.last.weight.data.zero_()
+    layer.set_budget(5 * (m + n) / (m * n), unit="flops")
+    with record(layer) as ran:
+        layer(x)
+    assert bool(torch.autograd.grad(ran[0][1].expected, bias)[0].any())
+    with torch.no_grad():  # as good as open or closed
+        bias.copy_(torch.tensor([90.0, -90.0, 90.0, 90.0]))
+    for ceiling, rank in ((2, 2), (4, 4), (8, 8), (12, 9)):
+        layer.set_budget(ceiling * (m + n) / (m * n), unit="flops")
+        layer(x)
+        ranks = torch.as_tensor(layer.last_rank, dtype=double)
+        assert float(ranks.mean()) == float(layer.decision.expected) == rank
+
+
 # state, compilers, refusals
 
 

@@ -102,6 +102,23 @@ def test_a_resumed_run_refuses_the_log_of_another(tmp_path, logger):
     assert not list(tmp_path.glob("*.log.*"))
 
 
+@pytest.mark.parametrize("logger", [CSVLogger, JSONLLogger])
+@pytest.mark.parametrize("place", ["first", "last"])
+@pytest.mark.parametrize("line", ['{"note": "mine"}', "# mine", '"mine"', "mine,1.0"])
+def test_lines_of_ones_own_are_not_lost(tmp_path, logger, place, line):
+    path = tmp_path / "log"
+    trained(tmp_path / "run", logger(path))
+    head, *rows = path.read_text().splitlines(keepends=True)
+    rows.insert(len(rows) if place == "last" else 0, line + "\n")
+    path.write_text(head + "".join(rows))
+    before = path.read_bytes()
+    assert len(trained(tmp_path / "run", logger(path), epochs=3, resume=True).history) == 3
+    assert (tmp_path / "log.1").read_bytes() == before
+    assert b"mine" not in path.read_bytes()
+    trained(tmp_path / "run", logger(path), epochs=4, resume=True)
+    assert [each.name for each in tmp_path.glob("log.*")] == ["log.1"]
+
+
 def test_what_a_run_wrote_before_its_first_checkpoint_is_written_again(tmp_path):
     class Die(Callback):
         def on_batch_end(self, trainer, record):

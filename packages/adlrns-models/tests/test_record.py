@@ -1,5 +1,6 @@
 """What a recording lists, and what the penalty and the FLOPs make of it."""
 
+import asyncio
 import copy
 import gc
 import io
@@ -22,6 +23,7 @@ from adlrns_models import (
     rank_penalty,
     record,
 )
+from adlrns_models._recording import board
 from adlrns_models._trainer_config import TrainConfig
 from adlrns_models._trainer_objective import Objective
 
@@ -298,6 +300,69 @@ def test_threads_do_not_see_each_others_calls():
     assert [found[model] for model in models] == [[[2, 4, 2]] * 20, [[8, 4, 8]] * 20]
 
 
+@torch.no_grad()
+def test_tasks_that_outlive_the_block_they_were_started_in_are_not_listed_any_more():
+    model, x = forced(4), torch.randn(2, 64)
+
+    async def child(ended):
+        model(x)
+        await ended.wait()
+        model(x)
+
+    async def parent():
+        ended = asyncio.Event()
+        with record(model) as ran:
+            task = asyncio.create_task(child(ended))
+            await asyncio.sleep(0)
+        graph = weakref.ref(ran)
+        with record(forced(2)) as other:
+            ended.set()
+            await task
+        assert (len(ran), len(other)) == (1, 0)
+        del ran
+        gc.collect()
+        assert graph() is None
+
+    asyncio.run(parent())
+
+
+@torch.no_grad()
+def test_tasks_share_a_compiled_model_and_no_decisions():
+    torch._dynamo.reset()
+    model = nn.Sequential(layer("spectral")).eval()
+    compiled = torch.compile(model, backend="eager")
+
+    async def serve(rows):
+        with record(model) as ran:
+            for _ in range(3):
+                await asyncio.sleep(0)
+                compiled(torch.randn(rows, 16))
+                await asyncio.sleep(0)
+            await asyncio.sleep(rows * 1e-3)
+        return [decision.rows for _, decision in ran]
+
+    async def both():
+        return await asyncio.gather(serve(2), serve(5))
+
+    assert asyncio.run(both()) == [[2] * 3, [5] * 3]
+
+
+@pytest.mark.parametrize("backend", [None, "eager"])
+@torch.no_grad()
+def test_what_runs_in_a_thread_of_the_task_is_not_listed(backend):
+    torch._dynamo.reset()
+    model, x = nn.Sequential(forced(4)), torch.randn(2, 64)
+    run = model if backend is None else torch.compile(model, backend=backend)
+
+    async def serve():
+        with record(model) as ran:
+            await asyncio.to_thread(run, x)
+            run(x[:1])
+        return [decision.rows for _, decision in ran]
+
+    assert asyncio.run(serve()) == [1]
+
+
 def test_a_copy_that_data_parallel_makes_is_named():
     part, other, x = forced(4), forced(4), torch.randn(2, 64)
     copied = part._replicate_for_data_parallel()
@@ -556,6 +621,104 @@ def test_a_compiled_call_that_failed_is_not_taken_for_a_pass():
     lost = pytest.raises(RuntimeError, match="has left no decisions")
     with torch.no_grad(), lost, record(model), pytest.raises(ArithmeticError):
         compiled(torch.randn(2, 16))
+
+
+@torch.no_grad()
+def test_what_a_compiled_model_gave_before_the_block_failed_is_listed():
+    torch._dynamo.reset()
+    model, x = nn.Sequential(forced(4)), torch.randn(2, 64)
+    compiled = torch.compile(model, backend="eager")
+
+    def fails():
+        compiled(x)
+        raise ArithmeticError
+
+    with pytest.raises(ArithmeticError), record(model) as ran:
+        fails()
+    assert [int(decision.rank) for _, decision in ran] == [4]
+
+
+class Saving(nn.Module):
+    def __init__(self, compiled, checkpointed=True):
+        super().__init__()
+        self.checkpointed = checkpointed
+        torch.manual_seed(0)
+        self.part, self.last = layer(), nn.Linear(16, 2)
+        block = nn.Sequential(nn.Linear(8, 16), self.part)
+        self.run = torch.compile(block, backend="aot_eager") if compiled else block
+
+    def forward(self, x):
+        if not self.checkpointed:
+            return self.last(self.run(x))
+        return self.last(checkpoint(self.run, x, use_reentrant=False))
+
+
+def test_compiled_blocks_that_are_checkpointed_are_recorded():
+    torch._dynamo.reset()
+    x, slopes = torch.randn(4, 8), []
+    for compiled in (False, True):
+        model = Saving(compiled)
+        for _ in range(2):
+            model.zero_grad()
+            with record(model) as ran:
+                y = model(x)
+            assert [one for one, _ in ran] == [model.part]
+            loss = y.sum() * 0.0 + rank_penalty(ran)
+            with record(layer()):
+                loss.backward()
+        slopes.append(model.part.gate.scorer.last.bias.grad)
+    assert bool(slopes[0].any())
+    torch.testing.assert_close(slopes[0], slopes[1])
+
+
+@pytest.mark.parametrize("share", [None, 0.5])
+def test_the_trainer_trains_compiled_blocks_that_are_checkpointed(tmp_path, share):
+    x, ends = torch.randn(4, 8), []
+    for checkpointed in (False, True):
+        torch._dynamo.reset()
+        model = Saving(True, checkpointed)
+        low, high = (1e3 * model.part.cost(rank, batch=4).energy_j / 4 for rank in (2, 8))
+        budget = None if share is None else low + share * (high - low)
+        config = {"epochs": 1, "energy_penalty_weight": 0.1, "lr": 0.1}
+        config |= {"energy_budget_mj_per_sample": budget}
+        loader = [(x, torch.tensor([0, 1, 0, 1]))] * 3
+        folder = tmp_path / str(checkpointed)
+        ADLRNSTrainer(model, config, "cpu", folder, callbacks=[]).train(loader)
+        ends.append(list(model.parameters()))
+    for one, other in zip(*ends, strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_a_block_about_another_model_leaves_graphs_as_they_are_and_holds_none_of_theirs():
+    torch._dynamo.reset()
+    model, other = nn.Sequential(layer()), nn.Sequential(layer())
+    counter = torch._dynamo.testing.CompileCounterWithBackend("aot_eager")
+    compiled = torch.compile(model, backend=counter)
+    compiled(torch.randn(4, 16))
+    with record(other):
+        compiled(torch.randn(4, 16))
+    assert counter.frame_count == 1
+    with record(model), record(other):
+        compiled(torch.randn(4, 16))
+    assert not vars(board)
+
+
+@torch.no_grad()
+def test_a_layer_put_into_a_compiled_model_in_the_block_is_not_overlooked():
+    torch._dynamo.reset()
+    model, x = nn.Sequential(forced(4), nn.Tanh()), torch.randn(2, 64)
+    compiled = torch.compile(model, backend="eager")
+
+    def puts_in():
+        compiled(x)
+        model[1] = forced(16)
+        compiled(x)
+
+    with pytest.raises(RuntimeError, match="begin the block afterwards"), record(model):
+        puts_in()
+    with record(model) as ran:
+        compiled(x)
+    assert [int(decision.rank) for _, decision in ran] == [4, 16]
 
 
 def test_a_layer_that_tells_its_rank_is_recorded_with_it():

@@ -1,78 +1,18 @@
 """Deciding as before where activation checkpointing runs a layer's call a second time."""
 
-from collections import OrderedDict
-from collections.abc import Iterator
+from collections.abc import Hashable, Iterator
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from adlrns_models import _observe
+from adlrns_models._again_memory import LIMIT, Basis
 
 if TYPE_CHECKING:
     from adlrns_models._dynamic import DynamicLayer
-    from adlrns_models._gate import Decision, Gate
-
-# calls of a layer that may lie between one and its second run
-LIMIT = 256
-Buffers = list[tuple[nn.Module, dict[str, Tensor]]]
-
-
-class Basis(NamedTuple):
-    """What a call decided by, beside its input and the parameters.
-
-    Attributes:
-        forced: the rank it was forced to.
-        limit: the largest rank that the budget afforded.
-        scheduled: the rank that the scheduler allowed, if it was asked.
-        attributes: of the gate, those that are plain values.
-        buffers: copies of the gate's, and of its parts'.
-    """
-
-    forced: int | None
-    limit: int | Tensor
-    scheduled: int | None
-    attributes: dict[str, Any]
-    buffers: Buffers
-
-
-class Memory:
-    """What the last calls of a layer in training decided by.
-
-    A call that checkpointing runs again has nothing in common with the first run but its input and
-    the state of torch's generator, which is put back for it. So each call draws a number from the
-    generator: the second run draws the same, and finds by it what the first decided by.
-    """
-
-    def __init__(self) -> None:
-        self.bases: OrderedDict[int, Basis] = OrderedDict()
-        self.in_force: tuple[int | None, int | Tensor] | None = None  # at the last call
-        self._copies: dict[tuple[nn.Module, str], tuple[Tensor, int, Tensor]] = {}
-
-    def add(self, key: int, basis: Basis) -> None:
-        """Keeps a basis, and forgets the oldest of too many."""
-        self.bases[key] = basis
-        while len(self.bases) > LIMIT:
-            self.bases.popitem(last=False)
-
-    def copies(self, gate: "Gate") -> Buffers:
-        """Returns copies of a gate's buffers; those that have not moved are copied once."""
-        found: Buffers = []
-        for module in gate.modules():
-            own = {name: b for name, b in module._buffers.items() if b is not None}
-            if own:
-                found.append((module, {name: self._copy(module, name, own[name]) for name in own}))
-        return found
-
-    def _copy(self, module: nn.Module, name: str, buffer: Tensor) -> Tensor:
-        if buffer.is_inference():  # counts no versions
-            return buffer.clone()
-        same, version, copy = self._copies.get((module, name), (None, 0, buffer))
-        if same is not buffer or version != buffer._version:
-            copy = buffer.detach().clone()
-            self._copies[module, name] = buffer, buffer._version, copy
-        return copy
+    from adlrns_models._gate import Decision
 
 
 def decided(layer: "DynamicLayer", x: Tensor) -> "tuple[Tensor, Decision]":
@@ -86,13 +26,13 @@ def decided(layer: "DynamicLayer", x: Tensor) -> "tuple[Tensor, Decision]":
         return layer._at(x, layer._forced, layer._limit(x))
     if _observe.recomputing():
         return _repeated(layer, x, key)
-    memory = layer._memory
-    forced, limit = memory.in_force = layer._forced, layer._limit(x)
-    if key is None:
-        return layer._at(x, forced, limit)
-    gate = _plain(vars(layer.gate)), memory.copies(layer.gate)
+    memory, forced, limit = layer._memory, layer._forced, layer._limit(x)
+    gate = None if key is None else (_plain(vars(layer.gate)), memory.copies(layer.gate))
     found = layer._at(x, forced, limit)
-    memory.add(key, Basis(forced, limit, layer._scheduled_rank, *gate))
+    memory.waiting[layer.training].add(found[0], _in_force(layer))
+    if key is not None and gate is not None:
+        moment = tuple(p._version for p in layer.parameters() if not p.is_inference())
+        memory.add(key, Basis(forced, limit, layer._scheduled_rank, *gate, moment))
     return found
 
 
@@ -109,29 +49,47 @@ def _plain(attributes: dict[str, Any]) -> dict[str, Any]:
 
 
 def _repeated(layer: "DynamicLayer", x: Tensor, key: int | None) -> "tuple[Tensor, Decision]":
-    if key is None:
-        _check_unmoved(layer, x)
-        return layer._at(x, layer._forced, layer._limit(x))
-    basis = layer._memory.bases.get(key)
-    if basis is None:
-        raise RuntimeError(
-            f"{type(layer).__name__} does not know what it decided in the call that a backward "
-            "pass runs again: activation checkpointing must have preserve_rng_state=True, and no "
-            f"more than {LIMIT} calls of the layer may lie between"
+    basis = None if key is None else layer._memory.bases.get(key)
+    if basis is not None and not basis.is_ambiguous:
+        with _as_it_was(layer, basis):
+            return layer._at(x, basis.forced, basis.limit)
+    if not _decides_alike(layer):
+        raise RuntimeError(f"{type(layer).__name__} {_reason(layer, basis)}")
+    return layer._at(x, layer._forced, layer._limit(x))
+
+
+def _decides_alike(layer: "DynamicLayer") -> bool:
+    """Whether a layer decides now as in any call that may be run again."""
+    alone = layer.scheduler is None and (not layer.training or layer.gate.is_steady)
+    waiting = layer._memory.waiting[layer.training]
+    return (alone or layer._forced is not None) and waiting.all_under(_in_force(layer))
+
+
+def _in_force(layer: "DynamicLayer") -> Hashable:
+    return layer._forced, layer._budget
+
+
+def _reason(layer: "DynamicLayer", basis: Basis | None) -> str:
+    if not layer.training:
+        what = "budget" if layer.scheduler is None else "scheduler"
+        return (
+            f"cannot decide again what its {what} decided in eval mode: with activation "
+            "checkpointing, run the backward pass under the budget of the forward pass and of all "
+            f"others that wait for theirs (with use_reentrant=True of the last {LIMIT} calls "
+            "without gradients, but for inference_mode) and without a scheduler, or train the "
+            "layer in training mode"
         )
-    with _as_it_was(layer, basis):
-        return layer._at(x, basis.forced, basis.limit)
-
-
-def _check_unmoved(layer: "DynamicLayer", x: Tensor) -> None:
-    """Raises if a layer in eval mode may decide otherwise than in the call that is run again."""
-    if layer.scheduler is None and layer._memory.in_force == (layer._forced, layer._limit(x)):
-        return
-    what = "budget" if layer.scheduler is None else "scheduler"
-    raise RuntimeError(
-        f"{type(layer).__name__} cannot decide again what its {what} decided in eval mode: with "
-        "activation checkpointing, run the backward pass under the budget of the forward pass and "
-        "without a scheduler, or train the layer in training mode"
+    if basis is not None:
+        return (
+            "cannot tell which of two calls a backward pass runs again: they began in the same "
+            "state of torch's generator, as after the same seed, but under other budgets, ranks or "
+            "states of the gate; with activation checkpointing, seed once for both"
+        )
+    return (
+        "does not know what it decided in the call that a backward pass runs again: activation "
+        f"checkpointing must have preserve_rng_state=True, no more than {LIMIT} calls of the layer "
+        "may lie between, and no other thread may draw from torch's generator; a new call in a "
+        "backward pass, as from a hook, needs force_rank() or eval mode"
     )
 
 

@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from adlrns_models import _again, _observe, _record
+from adlrns_models._again_memory import Basis, Memory
 from adlrns_models._checks import check_int
 from adlrns_models._dynamic_budget import (
     Budget,
@@ -74,8 +75,10 @@ class DynamicLayer(DynamicKind):
         self._estimator = options.estimator
         self.gate = make_gate(options, self.max_rank, self.r_min, factors.down)
         self._last: Decision | None = None
-        self._memory = _again.Memory()
-        self._repeats: _again.Basis | None = None
+        self._memory = Memory()
+        # once it has been: graphs are compiled anew then, and checkpointing would run another one
+        self._recorded = False
+        self._repeats: Basis | None = None
         self._sample: tuple[int, ...] = self._smallest_sample()
         self._forced: int | None = None
         self._budget: Budget | None = None
@@ -251,7 +254,8 @@ class DynamicLayer(DynamicKind):
 
     def __getstate__(self) -> dict[str, Any]:
         # a copy has decided nothing yet
-        return {**self.__dict__, "_last": None, "_memory": _again.Memory()}
+        fresh = {"_last": None, "_memory": Memory(), "_recorded": False}
+        return {**self.__dict__, **fresh}
 
     def extra_repr(self) -> str:
         """Returns sizes and ranks for ``print(layer)``."""

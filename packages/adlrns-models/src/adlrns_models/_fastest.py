@@ -17,7 +17,7 @@ from adlrns_models._forms import FORMS, effective_form, settle, weight_count
 from adlrns_models._layer import AdaptiveLayer
 from adlrns_models._measure_clock import seconds_of
 from adlrns_models._serving import ranks_here
-from adlrns_models._wrap import iter_adaptive_layers
+from adlrns_models._wrap import iter_adaptive_layers, set_rank_change_callback
 
 Call = Callable[[], object]
 Timer = Callable[[Mapping[str, Call], torch.device], Mapping[str, float]]
@@ -38,7 +38,10 @@ def fastest_forms(
     input, which counts as often as it comes.
     """
     twin = copy.deepcopy(model).eval()  # a call may change more than a model's state
+    set_rank_change_callback(twin, None)  # the caller's
     layers = dict(zip(iter_adaptive_layers(twin), ranks, strict=True))
+    for layer in layers:
+        layer.enable_adaptation(False)
     trials = {layer: _Trial(layer, rank, timer) for layer, rank in layers.items()}
     handles = [
         layer.register_forward_pre_hook(trials[layer].on_call, with_kwargs=True) for layer in layers

@@ -1,6 +1,6 @@
 """What a gate is: it decides how many directions of a dynamic layer an input gets."""
 
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING, ClassVar, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -39,7 +39,13 @@ class Gate(nn.Module):
     attributes that are numbers: activation checkpointing, which runs a call twice, then finds it as
     it was at the first run, and leaves it as the first run did. (Not in compiled graphs: there
     checkpointing needs a gate whose calls leave its state alone.)
+
+    Attributes:
+        is_steady: whether it decides by input, factors and ceiling alone in training too, without
+            random numbers or a state: checkpointing can then run any call again.
     """
+
+    is_steady: ClassVar[bool] = False
 
     def forward(
         self, layer: "DynamicLayer", x: Tensor, ceiling: int | Tensor

@@ -107,13 +107,14 @@ class BlockGate(Gate):
         if layer.scheduler is not None and not isinstance(ceiling, Tensor):
             ceiling = layer.scheduled(layer.complexity(x), ceiling)
         p = self.probabilities(seen, together=layer.granularity == "call")
-        mask, opened = self._mask(p, layer.r_min, ceiling)  # [N, R], [N, B]
+        mask, opened, left = self._mask(p, layer.r_min, ceiling)  # [N, R], [N, B], [N, B]
         if torch.compiler.is_compiling() or not _observe.transformed():  # its tensors end with it
             self._open = opened
             if layer.training:
                 self._balance(opened)
         m, n = layer.sizes
-        expected = (p @ self.size.to(p)).mean() if len(p) else p.sum() + layer.r_min
+        ranks = (p * left).sum(1).clamp(min=layer.r_min)  # r_min run whatever the probabilities
+        expected = ranks.mean() if len(p) else p.sum() + layer.r_min
         ranks = mask.sum(1)
         each = self.scorer.flops * len(x) / max(1, layer.row_count(x))
         looked = (layer.r_min * n + n + layer.r_min + each) / (m * n)
@@ -143,15 +144,19 @@ class BlockGate(Gate):
         """Returns the settings for ``print(gate)``."""
         return f"blocks={len(self.usage)}, kappa={self.kappa:g}, target={self.target:g}"
 
-    def _mask(self, p: Tensor, r_min: int, ceiling: int | Tensor) -> tuple[Tensor, Tensor]:
-        """Returns the directions that are open, ``[N, R]``, and the blocks, ``[N, B]``."""
+    def _mask(self, p: Tensor, r_min: int, ceiling: int | Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Returns the directions that are open, ``[N, R]``, and the blocks, ``[N, B]``.
+
+        Last, how many directions of each block the ceiling leaves to it, likelier ones first.
+        """
         ceiling = ceiling.to(p.device) if isinstance(ceiling, Tensor) else ceiling
         likely, order = p.detach().sort(dim=1, descending=True, stable=True)
-        before = self.size[order].cumsum(1) - self.size[order]  # directions of likelier blocks
-        opened = ((likely > 0.5) | (before < r_min)) & (before < ceiling)
-        room = torch.where(opened, torch.minimum(self.size[order], ceiling - before), 0)
-        room = torch.zeros_like(room).scatter(1, order, room)
-        return self.inside < room[:, self.block], room > 0
+        size = self.size[order]
+        before = size.cumsum(1) - size  # directions of likelier blocks
+        left = torch.minimum(size, (ceiling - before).clamp(min=0))
+        room = torch.where((likely > 0.5) | (before < r_min), left, 0)
+        room, left = (torch.zeros_like(each).scatter(1, order, each) for each in (room, left))
+        return self.inside < room[:, self.block], room > 0, left
 
     @torch.no_grad()
     def _balance(self, opened: Tensor) -> None:

@@ -111,7 +111,8 @@ def kept_bounds(kept: FactorBounds | None, layer: "DynamicLayer", ceiling: int) 
     key = _key(layer, ceiling)
     if kept is not None and kept.key == key and key:
         return kept
-    with torch.no_grad(), torch.autocast(layer.up.device.type, enabled=False):
+    exact = torch.autocast(layer.up.device.type, enabled=False)
+    with torch.inference_mode(False), torch.no_grad(), exact:  # they outlive the call's mode
         return bounds_of(layer, ceiling, key)
 
 

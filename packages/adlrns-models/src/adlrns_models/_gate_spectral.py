@@ -56,6 +56,8 @@ class SpectralGate(Gate):
         True
     """
 
+    is_steady = True
+
     def __init__(self, eps: float = 0.1):
         super().__init__()
         self.eps = check_fraction("eps", eps)

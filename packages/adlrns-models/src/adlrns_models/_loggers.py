@@ -19,8 +19,9 @@ class JSONLLogger(Callback):
     """One JSON object a line for each epoch, and each step if ``steps``.
 
     Numbers that are not finite become ``null``. What a killed run wrote after its last checkpoint
-    is taken out when it is resumed, and written again. Where no epoch in the file shows that it is
-    this run's log, it is copied first, to the same name with ``.1``, ``.2`` and so on.
+    is taken out when it is resumed, and written again. Where lines of your own would go with it,
+    which have no epoch, or no epoch in the file shows that it is this run's log, it is copied
+    first, to the same name with ``.1``, ``.2`` and so on.
 
     Raises:
         ValueError: when training begins, if the file holds another run's log: there is one and the

@@ -23,8 +23,9 @@ def check_new(trainer: "ADLRNSTrainer", path: Path) -> None:
 def past_of(trainer: "ADLRNSTrainer", path: Path, records: list[Record]) -> list[bool]:
     """Returns which records of a log the run has behind it; the others are about to go.
 
-    A log none of whose epochs shows whose it is may be of this run, killed before its first
-    checkpoint, or of another: what would be lost is copied first.
+    What no run would write again is copied first: lines of somebody's own, without an epoch, and
+    all of a log none of whose epochs shows whose it is (it may be of this run, killed before its
+    first checkpoint, or of another).
 
     Raises:
         ValueError: if an epoch is another than the run's.
@@ -41,7 +42,10 @@ def past_of(trainer: "ADLRNSTrainer", path: Path, records: list[Record]) -> list
                 f"{path} must hold the log of this run, got another's epoch {record['epoch']}: "
                 "choose another file"
             )
-    if not epochs and not all(past):
+    others = [record for record, is_past in zip(records, past, strict=True) if not is_past]
+    if records[-1:] == [{}] and not path.read_bytes().endswith(b"\n"):
+        others.pop()  # half a line: the run was killed while it wrote
+    if not all(past) and not (epochs and all(map(_has_epoch, others))):
         _copy_aside(path)
     return past
 
@@ -51,6 +55,13 @@ def _is_past(record: Record, trainer: "ADLRNSTrainer") -> bool:
     name = "step" if record.get("event") == "step" else "epoch"
     try:
         return 1 <= int(record[name]) <= getattr(trainer, name)
+    except (ValueError, TypeError, KeyError):
+        return False
+
+
+def _has_epoch(record: Record) -> bool:
+    try:
+        return int(record["epoch"]) > 0
     except (ValueError, TypeError, KeyError):
         return False
 

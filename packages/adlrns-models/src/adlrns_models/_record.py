@@ -24,10 +24,12 @@ def record(model: nn.Module) -> Iterator[Recording]:
     """Lists what the dynamic layers of a model decide inside a ``with`` block.
 
     All calls in the block count, in the order they ran: several passes add up, and a layer that a
-    pass calls twice is listed twice. They are those of the thread (or task) that the block is in.
-    Not listed are what activation checkpointing computes once more, and calls inside a transform of
-    ``torch.func`` that began in the block. The recording holds the graph of the decisions, and is
-    the only one to do so. In compiled models, too, and in blocks around blocks.
+    pass calls twice is listed twice. They are those of the thread that the block is in, and of its
+    task and the tasks that this one starts. Not listed are what activation checkpointing computes
+    once more, and calls inside a transform of ``torch.func`` that began in the block. The recording
+    holds the graph of the decisions, and is the only one to do so. In compiled models, too, and in
+    blocks around blocks; once a compiled model has been recorded, the graph of its last call lives
+    until the thread's next one.
 
     Args:
         model: any module; layers outside of it are not listed.
@@ -39,7 +41,9 @@ def record(model: nn.Module) -> Iterator[Recording]:
     Raises:
         TypeError: for what is no module.
         RuntimeError: from a layer that ``nn.DataParallel`` copied to another device while the block
-            runs: its decisions are out of reach. ``DistributedDataParallel`` makes no copies.
+            runs: its decisions are out of reach. ``DistributedDataParallel`` makes no copies. At
+            the end of a block in which a compiled call failed, or a layer was put in that ran in a
+            compiled graph alone.
 
     Example:
         >>> import torch
@@ -55,7 +59,9 @@ def record(model: nn.Module) -> Iterator[Recording]:
     try:
         yield recording
         recording.settle(whole=True)
+        recording.check_layers()
     finally:
+        recording.settle(whole=False)
         _open.end(recording)
 
 
@@ -68,14 +74,14 @@ def _begin(model: nn.Module) -> Recording:
 
 def note(layer: "DynamicLayer", x: Tensor, decision: "Decision") -> None:
     """Adds a call of ``layer`` on ``x`` to the recordings that it belongs to."""
-    if not _open.any:
-        return
     grad = torch.is_grad_enabled()
     if torch.compiler.is_compiling():
-        if not torch.compiler.is_exporting():
+        if layer._recorded and not torch.compiler.is_exporting():
             place = _next_place()
             number = torch.ops.adlrns_models.ran(x.detach(), place)
             setattr(board, place, (number, layer, decision, grad))
+        return
+    if not _open.all:
         return
     if getattr(layer, "_is_replica", False) and any(each.has_copy(layer) for each in _open.all):
         raise RuntimeError(
@@ -83,7 +89,7 @@ def note(layer: "DynamicLayer", x: Tensor, decision: "Decision") -> None:
             "recorded: use DistributedDataParallel"
         )
     if not _observe.recomputing():
-        for recording in _open.here.get():
+        for recording in _open.of_task():
             recording.add(layer, decision, grad)
 
 
@@ -99,10 +105,13 @@ def _ran(x: Tensor, place: str) -> Tensor:
     Takes the layer's input, so that it runs in every pass.
     """
     number = next(_numbers)
+    open_here = _open.of_thread()
+    for recording in open_here:  # before another task's graph takes the places
+        recording.settle(whole=False)
     if not _observe.recomputing():
-        for recording in _open.here.get():
+        for recording in _open.of_task():
             recording.wait_for(int(place.removeprefix("call")), number)
-    if not _open.here.get():
+    if not open_here:
         vars(board).clear()
     return torch.tensor(number, device="cpu")
 

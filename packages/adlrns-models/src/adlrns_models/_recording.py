@@ -29,8 +29,11 @@ class Recording(Sequence[Call]):
 
     def __init__(self, model: nn.Module):
         self.model = check_kind("model", model, nn.Module)
+        self.thread, self.key = threading.get_ident(), object()
         self._level, self._calls = _observe.level(), []  # type: tuple[int, list[Call]]
         self._layers = set(_dynamic_layers(model))
+        for layer in self._layers:
+            layer._recorded = True
         self._awaited: list[tuple[int, int]] = []
         self._learns = torch.is_grad_enabled()
         self._cut_off: DynamicLayer | None = None
@@ -66,6 +69,15 @@ class Recording(Sequence[Call]):
                 "inside the block of no_grad"
             )
 
+    def check_layers(self) -> None:
+        """Raises if a layer was put in that may have run, but left no decision."""
+        for layer in _dynamic_layers(self.model):
+            if layer not in self._layers and layer._last is not None:
+                raise RuntimeError(
+                    f"a {type(layer).__name__} was put into the model inside of the block, where a "
+                    "compiled graph leaves no decision of it: begin the block afterwards"
+                )
+
     def add(self, layer: "DynamicLayer", decision: "Decision", grad: bool) -> None:
         """Lists a call that ran outside of graphs, with or without gradients."""
         self.settle(whole=True)
@@ -88,7 +100,6 @@ class Recording(Sequence[Call]):
 
     def wait_for(self, place: int, number: int) -> None:
         """Lists a call when its graph has left the decision on the board, under this number."""
-        self.settle(whole=False)
         self._awaited.append((place, number))
 
     @torch.compiler.disable  # a trace would read the board before the graph has run
@@ -110,28 +121,36 @@ class Recording(Sequence[Call]):
 
 
 class Open:
-    """The recordings under way: all of them, and those of a thread or task."""
+    """The recordings under way: all of them, those of a thread, and those of a task."""
 
     def __init__(self) -> None:
-        self.any, self.all = False, []  # type: tuple[bool, list[Recording]]
-        self.here: ContextVar[tuple[Recording, ...]] = ContextVar("recordings", default=())
+        self.all: tuple[Recording, ...] = ()
+        # keys alone: a task that outlives a block would hold its graph
+        self._here: ContextVar[tuple[object, ...]] = ContextVar("recordings", default=())
         self._lock = threading.Lock()
+
+    def of_thread(self) -> list[Recording]:
+        """Returns the recordings of this thread."""
+        here = threading.get_ident()
+        return [recording for recording in self.all if recording.thread == here]
+
+    def of_task(self) -> list[Recording]:
+        """Returns those that list what this task does: its own, and those it was started in."""
+        keys = self._here.get()
+        return [recording for recording in self.of_thread() if recording.key in keys]
 
     def begin(self, recording: Recording) -> None:
         """Adds a recording."""
+        self._here.set((*(each.key for each in self.of_task()), recording.key))
         with self._lock:
-            self.all.append(recording)
-            self.any = True  # graphs are compiled once for either value
-        self.here.set((*self.here.get(), recording))
+            self.all = (*self.all, recording)
 
     @torch.compiler.disable
     def end(self, recording: Recording) -> None:
         """Takes a recording out, and what its graphs left behind."""
-        self.here.set(tuple(each for each in self.here.get() if each is not recording))
         with self._lock:
-            self.all.remove(recording)
-            self.any = bool(self.all)
-        if not self.here.get():
+            self.all = tuple(each for each in self.all if each is not recording)
+        if not self.of_thread():
             vars(board).clear()
 
 

@@ -11,7 +11,7 @@ from torch.optim.lr_scheduler import ReduceLROnPlateau
 from adlrns_models._trainer_config import TrainConfig
 from adlrns_models._trainer_objective import Loss, Objective
 from adlrns_models._trainer_optimizer import Extent, decay_used, make_optimizer, make_schedule
-from adlrns_models._trainer_ranks import has_ranks, share_decisions
+from adlrns_models._trainer_ranks import has_ranks, share_decisions, within_budget
 from adlrns_models._trainer_sums import Sums, numbers
 from adlrns_models._trainer_workers import total, unsynced, wrapped
 
@@ -72,7 +72,10 @@ class Stepper:
         sums.add(values)
         if not math.isfinite(objective):
             return False
-        self.scaler.scale(outcome.total * share).backward()
+        config = self.config
+        # compiled graphs that checkpointing runs again read what is in force now
+        with within_budget(self.model, config.energy_budget_mj_per_sample, config.calls_of):
+            self.scaler.scale(outcome.total * share).backward()
         return True
 
     def _update(self) -> bool:
