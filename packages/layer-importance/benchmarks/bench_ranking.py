@@ -21,7 +21,8 @@ from planted_zoo import FAMILIES, Planted, planted
 from scipy import stats
 
 from layer_importance import Report, analyze
-from layer_importance._consensus import consensus, estimated_damage
+from layer_importance._consensus import consensus
+from layer_importance._estimated_damage import estimated_damage
 from layer_importance._validity import DAMAGE, against, values_of
 
 Row = dict[str, Any]

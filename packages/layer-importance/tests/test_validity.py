@@ -6,7 +6,8 @@ import pytest
 from scipy import stats
 
 from layer_importance import MethodScores, Score
-from layer_importance._consensus import Consensus, consensus, estimated_damage
+from layer_importance._consensus import Consensus, consensus
+from layer_importance._estimated_damage import estimated_damage
 from layer_importance._validity import (
     Validity,
     partial_spearman,

@@ -1,19 +1,8 @@
 from hypothesis import given, strategies as st
 
-from neuro_morph._axes import (
-    Atom,
-    Const,
-    Product,
-    Sum,
-    product_of,
-    resolve,
-    size_of,
-    split_product,
-    split_sum,
-    sum_of,
-    unify,
-)
+from neuro_morph._axes import Atom, Const, Product, Sum, product_of, resolve, size_of, sum_of
 from neuro_morph._entries import entries_of
+from neuro_morph._unify import split_product, split_sum, unify
 
 
 def test_an_atom_that_is_viewed_as_heads_is_a_product() -> None:

@@ -6,9 +6,7 @@ from dataclasses import dataclass, field
 from types import MappingProxyType
 from typing import Any
 
-import numpy as np
 from scipy import stats
-from scipy.optimize import brentq
 
 from layer_importance._ranker import Ranker, left_out
 from layer_importance._scores import MethodScores
@@ -18,6 +16,7 @@ from layer_importance._validity import (
     MethodValidity,
     Values,
     against,
+    finite_or_zero,
     values_of,
 )
 
@@ -149,12 +148,12 @@ def _more(
     """What the ranker says where that agrees more with the damage; else what was found."""
     place = {name: index for index, name in enumerate(order)}
     held = against(left_out(ranker, order, values, shares, damage), damage, place)
-    if not _known(held.spearman) > _known(found.validity.spearman):
+    if not finite_or_zero(held.spearman) > finite_or_zero(found.validity.spearman):
         return found
     why = (
         f"the learned ranker, drawn to {len(damage)} measured units: more agreement, "
-        f"{held.spearman:.2f} against {_known(found.validity.spearman):.2f}, each unit judged by "
-        "the others"
+        f"{held.spearman:.2f} against {finite_or_zero(found.validity.spearman):.2f}, each unit "
+        "judged by the others"
     )
     scores = ranker.refitted(order, values, shares, damage).estimate(order, values, shares)
     return Consensus(scores=scores, weights={"learned_ranker": 1.0}, validity=held, why=why)
@@ -190,7 +189,7 @@ def _weighted(
         single |= _of(left, values, {_best(values, rest, place): 1.0})
     held, alone = against(mean, damage, place), against(single, damage, place)
     told = f"{held.spearman:.2f} against {alone.spearman:.2f}, each unit judged by the others"
-    if _known(held.spearman) < _known(alone.spearman):
+    if finite_or_zero(held.spearman) < finite_or_zero(alone.spearman):
         why = f"{best} alone: the weighted mean of {len(weights)} methods agrees less, {told}"
         return _single(best, values, alone, why)
     why = f"ranks of {len(weights)} methods weighted: more agreement than {best} alone, {told}"
@@ -205,7 +204,9 @@ def _of(unit: str, values: Mapping[str, Values], weights: Mapping[str, float]) -
 
 def _best(values: Mapping[str, Values], damage: Values, place: Mapping[str, int]) -> str:
     """The method that agrees most with the damage."""
-    return max(values, key=lambda name: _known(against(values[name], damage, place).spearman))
+    return max(
+        values, key=lambda name: finite_or_zero(against(values[name], damage, place).spearman)
+    )
 
 
 def _single(name: str, values: Mapping[str, Values], found: MethodValidity, why: str) -> Consensus:
@@ -227,7 +228,7 @@ def _weights(
     place: Mapping[str, int],
 ) -> dict[str, float]:
     raw = {
-        name: reliability[name] * max(_known(against(one, damage, place).partial), 0.0)
+        name: reliability[name] * max(finite_or_zero(against(one, damage, place).partial), 0.0)
         for name, one in values.items()
     }
     total = sum(raw.values())
@@ -245,65 +246,3 @@ def _combined(values: Mapping[str, Values], weights: Mapping[str, float]) -> dic
             total[0] += weight * float(rank)
             total[1] += weight
     return {name: above / below for name, (above, below) in sums.items()}
-
-
-def estimated_damage(methods: Mapping[str, MethodScores], found: Consensus) -> dict[str, float]:
-    """Returns the damage of every unit, as far as measurement and consensus together tell.
-
-    The consensus predicts damage by a line through the measured units; each measurement ``D_b`` is
-    drawn towards its prediction ``p_b`` by how unsure it is,
-    ``(D_b / e_b² + p_b / t²) / (1 / e_b² + 1 / t²)``, with its standard error ``e_b`` and the
-    prediction's own error ``t``. The line has weights ``1 / (e_b² + t²)``, and ``t`` is where
-    ``sum_b (D_b - p_b)² / (e_b² + t²)`` is the number of units less two, so that what is measured
-    badly says little about either. Units whose damage is not measured have the prediction; without
-    any measured damage, the scores of the consensus are handed on.
-
-    Source: Fay and Herriot, JASA 1979.
-    """
-    if DAMAGE not in methods:
-        return dict(found.scores)
-    measured = {n: s for n, s in methods[DAMAGE].items() if math.isfinite(s.value)}
-    both = [n for n in measured if n in found.scores]
-    if len(both) < FEWEST:
-        return {n: s.value for n, s in measured.items()}
-    x, y = (np.array([f(n) for n in both]) for f in (found.scores.get, lambda n: measured[n].value))
-    errors = np.array([_known(measured[n].standard_error) for n in both])
-    own = _own_variance(x, y, np.square(errors))
-    slope, intercept = _line(x, y, 1 / (np.square(errors) + own))
-    result = {n: intercept + slope * score for n, score in found.scores.items()}
-    for name, one in measured.items():
-        noise = _known(one.standard_error) ** 2
-        if name not in result or noise == 0:
-            result[name] = one.value
-        else:
-            result[name] = (one.value * own + result[name] * noise) / (own + noise)
-    return result
-
-
-def _own_variance(x: Any, y: Any, noise: Any) -> float:
-    """What damages scatter around the line beyond their errors; never quite 0."""
-    total = float(np.square(y - y.mean()).sum())
-    least = max(1e-9 * total, 1e-300)
-
-    def excess(own: float) -> float:
-        weights = 1 / (noise + own)
-        slope, intercept = _line(x, y, weights)
-        return float(weights @ np.square(y - intercept - slope * x)) - (len(y) - 2)
-
-    # falls with the variance, and is below 0 where each term is below 1 / len(y)
-    if excess(least) <= 0:
-        return least
-    return float(brentq(excess, least, least + len(y) * total))
-
-
-def _line(x: Any, y: Any, weights: Any) -> tuple[float, float]:
-    """Slope, never downwards, and intercept of the weighted least squares line."""
-    weights = weights / weights.sum()
-    left, below = x - weights @ x, y - weights @ y
-    spread = float(weights @ np.square(left))
-    slope = max(float(weights @ (left * below)) / spread, 0.0) if spread > 0 else 0.0
-    return slope, float(weights @ y - slope * (weights @ x))
-
-
-def _known(value: float) -> float:
-    return value if math.isfinite(value) else 0.0

@@ -9,9 +9,10 @@ from torch import nn
 
 from layer_importance._analyze import prepared
 from layer_importance._batch import to_device
-from layer_importance._consensus import consensus, estimated_damage
+from layer_importance._consensus import consensus
 from layer_importance._costs import Costs, measure_costs
 from layer_importance._discover import discover
+from layer_importance._estimated_damage import estimated_damage
 from layer_importance._example import called
 from layer_importance._low_rank import low_ranks
 from layer_importance._modality import Modality

@@ -200,3 +200,8 @@ def _pearson(a: Any, b: Any) -> float:
     if len(a) < 2 or np.ptp(a) == 0 or np.ptp(b) == 0:
         return math.nan
     return float(np.corrcoef(a, b)[0, 1])
+
+
+def finite_or_zero(value: float) -> float:
+    """Returns a value, 0 for one that is not finite."""
+    return value if math.isfinite(value) else 0.0

@@ -6,10 +6,11 @@ from typing import Any
 
 from torch import nn
 
-from neuro_morph._axes import Atom, atoms_of, fix, resolve, size_of, unify
+from neuro_morph._axes import Atom, atoms_of, fix, resolve, size_of
 from neuro_morph._entries import entries_of
 from neuro_morph._groups import GrowthGroup
 from neuro_morph._placing import Number
+from neuro_morph._unify import unify
 from neuro_morph._valuing import CannotGrowError, Needs
 
 _VIEWS = ("view", "reshape", "_unsafe_view", "unflatten")

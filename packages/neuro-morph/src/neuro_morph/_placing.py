@@ -7,19 +7,10 @@ from typing import Any
 import torch
 from torch.utils._pytree import tree_map
 
-from neuro_morph._axes import (
-    Atom,
-    Axis,
-    Const,
-    atoms_of,
-    fix,
-    growth_of,
-    product_of,
-    size_of,
-    unify,
-)
+from neuro_morph._axes import Atom, Axis, Const, atoms_of, fix, growth_of, product_of, size_of
 from neuro_morph._program import Call, Program, Ref
 from neuro_morph._sizes import Over, Read, Times
+from neuro_morph._unify import unify
 
 _READ = "its size is read off an axis that does not grow"
 MASK = "unit_mask"  # the buffer of a MaskedLayerNorm

@@ -5,19 +5,10 @@ from typing import Any
 
 from torch.utils._pytree import tree_leaves
 
-from neuro_morph._axes import (
-    Axis,
-    Const,
-    fix,
-    product_of,
-    resolve,
-    size_of,
-    split_product,
-    split_sum,
-    sum_of,
-)
+from neuro_morph._axes import Axis, Const, fix, product_of, resolve, size_of, sum_of
 from neuro_morph._placing import Placing, Value, renamed
 from neuro_morph._rules._rule import add_rule
+from neuro_morph._unify import split_product, split_sum
 from neuro_morph._valuing import New, Valuing, joined, seen_in
 
 

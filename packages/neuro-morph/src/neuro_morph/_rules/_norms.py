@@ -6,15 +6,10 @@ from typing import Any
 
 import torch
 
-from neuro_morph._axes import (
-    Product,
-    atoms_of,
-    fix,
-    resolve,
-    split_product,
-)
+from neuro_morph._axes import Product, atoms_of, fix, resolve
 from neuro_morph._placing import Placing, Value
 from neuro_morph._rules._rule import add_rule
+from neuro_morph._unify import split_product
 from neuro_morph._valuing import AsksError, New, Seen, Valuing
 
 

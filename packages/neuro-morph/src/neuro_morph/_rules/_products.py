@@ -4,9 +4,10 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
-from neuro_morph._axes import Axis, Const, fix, product_of, settle, size_of, split_product
+from neuro_morph._axes import Axis, Const, fix, product_of, settle, size_of
 from neuro_morph._placing import Placing, Value
 from neuro_morph._rules._rule import add_rule
+from neuro_morph._unify import split_product
 from neuro_morph._valuing import AsksError, New, Seen, Valuing
 
 
