@@ -48,6 +48,8 @@ QUICK = PolicySettings(
     measure_every=0,
     pause=50,
     growth=1.0,
+    together=False,
+    per="parameters",
     trial_steps=60,
     check_every=50,
 )
@@ -200,3 +202,48 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="validation must hold at least one batch"):
         GrowthPolicy(morpher, loss_fn, batches, [])
     assert not morpher.optimizers[0]._optimizer_step_post_hooks or len(validation)
+
+
+def test_all_groups_at_once_are_tried_beside_the_best_ones_and_kept_if_they_gain_the_most() -> None:
+    morpher, batches, validation = narrow()
+    settings = replace(QUICK, together=True, per=None, growth=2.0, trial_steps=150)
+    policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+    trained(policy, 100)
+    tried = [trial.edit.target for trial in policy.results[0].trials]
+    whole = tried.pop()
+    assert set(whole.split(", ")) == set(tried) == {"0", "2", "4"}
+    winner = policy.results[0].winner
+    assert winner is not None
+    assert winner.edit.target == whole
+    kept = [e.target for e in morpher.events if e.decision == "committed"]
+    assert sorted(kept) == ["0", "2", "4"]
+    assert [morpher.graph[name].size for name in ("0", "2", "4")] == [48, 6, 48]
+
+
+def test_all_groups_at_once_count_as_their_edits_and_are_left_alone_after_a_failure() -> None:
+    morpher, batches, validation = narrow()
+    settings = replace(QUICK, together=True, check_every=10, quorum=Quorum([Period(10)]))
+    policy = GrowthPolicy(
+        morpher, loss_fn, batches, validation, settings=settings, budget=Budget(events=2)
+    )
+    trained(policy, 10)
+    refused = policy.results[0].trials[-1].refused
+    assert "would take events to 3, over the budget of 2" in str(refused)
+    policy.back_off.failed(policy.taken, ("together", policy.results[0].trials[-1].edit.target))
+    assert all(edit.op == "widen" for edit in policy._candidates())
+
+
+def test_scores_are_measured_on_as_many_batches_as_asked_for() -> None:
+    morpher, batches, validation = narrow()
+    seen = []
+
+    def counted(model: nn.Module, batch: Any) -> Tensor:
+        seen.append(batch[0])
+        return loss_fn(model, batch)
+
+    settings = replace(QUICK, score_batches=3)
+    policy = GrowthPolicy(morpher, counted, batches, validation, settings=settings)
+    policy._statistics()
+    assert len({id(x) for x in seen}) == 3
+    with pytest.raises(ValueError, match="score_batches must be at least 1, got 0"):
+        PolicySettings(score_batches=0)

@@ -101,9 +101,14 @@ def test_the_winner_is_what_a_fresh_run_of_it_gives() -> None:
     assert same(everything(fresh), everything(morpher))
 
 
-def test_a_trial_is_what_training_after_that_growth_gives() -> None:
+@pytest.mark.parametrize("cool", [True, False])
+def test_a_trial_is_what_training_after_that_growth_gives(cool: bool) -> None:
     morpher, batches, validation = narrow()
-    result = Tournament(morpher, loss_fn, batches, validation, steps=8, per=None).run(CANDIDATES)
+    tournament = Tournament(
+        morpher, loss_fn, batches, validation, steps=8, per=None, cool=cool, min_gain=1e3
+    )
+    result = tournament.run(CANDIDATES)
+    assert morpher.optimizers[0].param_groups[0]["lr"] == 3e-3
     fresh = narrow()[0]
     means = []
     for grows in (True, False):
@@ -111,7 +116,8 @@ def test_a_trial_is_what_training_after_that_growth_gives() -> None:
         if grows:
             run.apply(CANDIDATES[0])
         run.model.train()
-        for batch in batches:
+        for k, batch in enumerate(batches):
+            run.optimizers[0].param_groups[0]["lr"] = 3e-3 * (1 - k / 8 if cool else 1)
             run.optimizers[0].zero_grad()
             loss_fn(run.model, batch).mean().backward()
             run.optimizers[0].step()
@@ -124,6 +130,27 @@ def test_a_trial_is_what_training_after_that_growth_gives() -> None:
     gain = result.trials[0].gain
     assert gain is not None
     assert gain.mean == pytest.approx(means[1] - means[0], abs=1e-9)
+
+
+def test_losses_after_trials_depend_less_on_the_order_of_batches_where_the_rates_fall() -> None:
+    torch.manual_seed(0)
+    model = nn.Linear(6, 1)
+    x = torch.randn(768, 6)
+    pairs = list(zip(x.split(8), (x[:, :1] + torch.randn(768, 1)).split(8), strict=True))
+    morpher = Morpher(model, torch.optim.SGD(model.parameters(), 0.1), example_inputs=x[:1])
+    spreads = {}
+    for cool in (True, False):
+        found = []
+        for k in range(10):
+            order = [pairs[j] for j in torch.randperm(64, generator=_seeded(k)).tolist()]
+            tried = Tournament(morpher, loss_fn, order, pairs[64:], steps=64, cool=cool)
+            found.append(float(tried._averaged(None).mean()))
+        spreads[cool] = float(torch.tensor(found).std())
+    assert spreads[True] < 0.5 * spreads[False]
+
+
+def _seeded(seed: int) -> torch.Generator:
+    return torch.Generator().manual_seed(seed)
 
 
 def test_what_helps_on_the_training_batches_alone_is_not_kept() -> None:

@@ -84,7 +84,9 @@ def policy_of(settings: Settings, morpher: Morpher, material: Material, step_fn:
         measure_every=0,
         pause=settings.window(total) if plateau else 0,
         growth=settings.by,
+        together=False,
         trial_steps=steps,
+        per="parameters",
         init=init,
         total_steps=total,
     )

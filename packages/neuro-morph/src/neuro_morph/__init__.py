@@ -24,6 +24,7 @@ from neuro_morph._edit_connect import Connect
 from neuro_morph._edit_deepen import Deepen
 from neuro_morph._edit_heads import AddHeads
 from neuro_morph._edit_split import SplitSteepest
+from neuro_morph._edit_together import Together
 from neuro_morph._edit_widen import Widen
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
@@ -31,6 +32,7 @@ from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph
 from neuro_morph._group_statistics import GroupStatistics, Statistics
 from neuro_morph._groups import GrowthGroup, Member
+from neuro_morph._growth_plan import GrowthPlan
 from neuro_morph._initial import Duplicate, Split, UnitInit, ZeroFanOut
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._masked_norm import MaskedLayerNorm
@@ -95,6 +97,7 @@ __all__ = [
     "GrownEdge",
     "GrowthGraph",
     "GrowthGroup",
+    "GrowthPlan",
     "GrowthPolicy",
     "GrowthRefusedError",
     "Information",
@@ -126,6 +129,7 @@ __all__ = [
     "SplitSteepest",
     "Splitting",
     "Statistics",
+    "Together",
     "Topology",
     "Tournament",
     "TournamentResult",

@@ -37,17 +37,27 @@ def widenings(
         raise ValueError(f"growth must be above 0, got {growth!r}")
     ranked = [name for name in scores_of(statistics, weights) if graph[name].growable]
     rest = [g.id for g in graph if g.growable and g.id not in ranked]
-    found = (_widening(graph, graph[name], growth, init) for name in [*ranked, *rest])
+    found = (
+        widening_of(graph, graph[name], max(round(growth * graph[name].size), 1), init)
+        for name in [*ranked, *rest]
+    )
     return [edit for edit in found if edit is not None]
 
 
-def _widening(
-    graph: GrowthGraph, group: GrowthGroup, growth: float, init: UnitInit | None
+def widening_of(
+    graph: GrowthGraph, group: GrowthGroup, by: int, init: UnitInit | None
 ) -> Widen | None:
-    by = max(round(growth * group.size), 1)
+    """Returns a widening of a group in the best way that is exact, None if there is none.
+
+    Args:
+        graph: the growth graph.
+        group: the group.
+        by: how many units are added; the nearest multiple of all of them where only that is exact.
+        init: how units begin where that is possible (see :func:`widenings`).
+    """
     ways = graph.ways(group)
     choices: list[tuple[UnitInit, int]] = [(ZeroFanOut(), by), (Split(), by)]
-    choices.append((Duplicate(), group.size * max(round(growth), 1)))
+    choices.append((Duplicate(), group.size * max(round(by / group.size), 1)))
     for chosen, count in [(init, by), *choices] if init is not None else choices:
         if chosen.way in ways:
             return Widen(group.id, count, chosen)

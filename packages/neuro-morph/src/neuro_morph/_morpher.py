@@ -15,6 +15,7 @@ from neuro_morph._added import enroll
 from neuro_morph._averages import check_averages, grow_average
 from neuro_morph._checking import OutputChange, change_between, outputs_of, tolerance_of
 from neuro_morph._edit import Edit, Performed, Site
+from neuro_morph._edit_together import Together, carry_out_together
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._event_log import EventLog
@@ -121,6 +122,8 @@ class Morpher:
                 nothing has changed then.
             KeyError: if the edit names a group that is not there.
         """
+        if isinstance(edit, Together):
+            return carry_out_together(self, edit, reason)
         work = _Work(self, edit, reason)
         try:
             event = work.carry_out()

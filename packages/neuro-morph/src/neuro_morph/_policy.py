@@ -12,6 +12,7 @@ from neuro_morph._back_off import BackOff
 from neuro_morph._budget import Budget
 from neuro_morph._candidates import widenings
 from neuro_morph._edit import Edit
+from neuro_morph._edit_together import Together
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._group_statistics import Statistics
 from neuro_morph._initial import UnitInit
@@ -45,8 +46,10 @@ class PolicySettings:
         pause: steps after an attempt before the next; it doubles after each that fails.
         growth: the part of its units that a group is given.
         short_list: how many groups enter a tournament.
+        together: whether all groups at once enter it as well.
         trial_steps: training steps of each trial.
         per: what gains are weighed by (see :class:`Tournament`).
+        score_batches: how many of the training batches scores are measured on.
         weights: of the metrics that make the short list.
         init: how new units begin; None for the best that is exact.
         total_steps: how many steps the run will have; the last part of it grows nothing.
@@ -59,19 +62,21 @@ class PolicySettings:
         default_factory=lambda: Quorum([Plateau(), GradientHealth(), GeneralizationGap()])
     )
     check_every: int = 10
-    measure_every: int = 100
+    measure_every: int = 500
     pause: int = 200
-    growth: float = 0.25
+    growth: float = 1.0
     short_list: int = 3
-    trial_steps: int = 50
-    per: str | None = "parameters"
+    together: bool = True
+    trial_steps: int = 150
+    per: str | None = None
+    score_batches: int = 8
     weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
     init: UnitInit | None = None
     total_steps: int | None = None
 
     def __post_init__(self) -> None:
         least = {"check_every": 1, "measure_every": 0, "pause": 0, "short_list": 1}
-        for name, value in {**least, "trial_steps": 1}.items():
+        for name, value in {**least, "trial_steps": 1, "score_batches": 1}.items():
             if getattr(self, name) < value:
                 raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)!r}")
 
@@ -147,12 +152,24 @@ class GrowthPolicy:
         self._handles = [o.register_step_post_hook(self._after) for o in morpher.optimizers]
         morpher.policy = self
 
-    def step(self, loss: Tensor | float) -> MorphogenesisEvent | None:
+    def step(
+        self, loss: Tensor | float, *, progress: float | None = None
+    ) -> MorphogenesisEvent | None:
         """Counts a training step; returns what has grown after it, None if nothing has.
 
         Call it right after the optimizer's step. Gradients that the step has used are cleared
         where something is tried; with gradients that wait for a step nothing is tried.
+
+        Args:
+            loss: the step's loss.
+            progress: the part of the run that is done, from 0 to 1, where its length is not a
+                number of steps; None for the settings' ``total_steps``.
+
+        Raises:
+            ValueError: if ``progress`` is not from 0 to 1.
         """
+        if progress is not None and not 0.0 <= progress <= 1.0:
+            raise ValueError(f"progress must be from 0 to 1, got {progress!r}")
         self.taken += 1
         self.morpher.steps += 1
         self.traces.loss.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
@@ -165,7 +182,7 @@ class GrowthPolicy:
             self._measure()
         if not ready or self.taken % self.settings.check_every:
             return None
-        return self._ask()
+        return self._ask(self._total(progress))
 
     def close(self) -> None:
         """Takes the policy off the optimizers."""
@@ -198,10 +215,13 @@ class GrowthPolicy:
             self.back_off.succeeded()
         return result
 
-    def _ask(self) -> MorphogenesisEvent | None:
+    def _total(self, progress: float | None) -> int | None:
+        return round(self.taken / progress) if progress else self.settings.total_steps
+
+    def _ask(self, total: int | None) -> MorphogenesisEvent | None:
         since = None if self._last is None else self.taken - self._last
         decision = self.settings.quorum.decide(
-            self.traces, since=since, pause=self.back_off.now, total=self.settings.total_steps
+            self.traces, since=since, pause=self.back_off.now, total=total
         )
         self.decisions.append((self.taken, decision))
         if not decision.grow:
@@ -221,8 +241,12 @@ class GrowthPolicy:
             weights=self.settings.weights,
             init=self.settings.init,
         )
-        allowed = [e for e in found if self.back_off.allows(e.op, e.target, self.taken)]
-        return list(allowed[: self.settings.short_list])
+        chosen: list[Edit] = [e for e in found if self._allows(e)][: self.settings.short_list]
+        whole = Together(tuple(found)) if self.settings.together and len(found) > 1 else None
+        return [*chosen, whole] if whole is not None and self._allows(whole) else chosen
+
+    def _allows(self, edit: Edit) -> bool:
+        return self.back_off.allows(edit.op, edit.target, self.taken)
 
     def _tournament(self) -> Tournament:
         return Tournament(
@@ -240,7 +264,9 @@ class GrowthPolicy:
         def mean(model: Any, batch: Any) -> Tensor:
             return self.loss_fn(model, batch).mean()
 
-        return collect_statistics(self.morpher.model, self.morpher.graph, self.batches, mean)
+        count = min(self.settings.score_batches, len(self.batches))
+        batches = [self.batches[k] for k in range(count)]
+        return collect_statistics(self.morpher.model, self.morpher.graph, batches, mean)
 
     def _measure(self) -> None:
         held = self._statistics()

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from itertools import cycle, islice
 from math import inf, nan
 from typing import Any
 
@@ -75,6 +74,9 @@ class Tournament:
     test knows of the noise of the examples, not of that of training.
 
     What is kept is the candidate applied to the run as it was: of the trial steps nothing stays.
+    Over a trial the learning rates fall to nothing: at those of the middle of a run the loss
+    depends on the order of the batches more than on what has grown, and the test would know
+    nothing of it.
 
     Args:
         morpher: the run, with its optimizers.
@@ -91,6 +93,7 @@ class Tournament:
         min_gain: the smallest mean gain that is kept.
         budget: candidates that would overspend it are refused by name.
         step_fn: ``step_fn(model, batch)`` makes a whole training step; None for the plain one.
+        cool: whether learning rates fall in trials; with False they stay as they are.
 
     Raises:
         ValueError: for an unknown ``per``, fewer than one step, or empty batches.
@@ -124,6 +127,7 @@ class Tournament:
     min_gain: float = 0.0
     budget: Budget = field(default_factory=Budget)
     step_fn: StepFn | None = field(default=None, repr=False)
+    cool: bool = True
 
     def __post_init__(self) -> None:
         self._event: MorphogenesisEvent | None = None
@@ -184,8 +188,10 @@ class Tournament:
                 self._event = self._event if repeat else event
                 self._check_budget(edit)
             first = repeat * self.steps
-            batches = islice(cycle(self.batches), first, first + self.steps)
-            train(self.morpher, batches, self.loss_fn, self.step_fn)
+            batches = [
+                self.batches[k % len(self.batches)] for k in range(first, first + self.steps)
+            ]
+            train(self.morpher, batches, self.loss_fn, self.step_fn, cool=self.cool)
             return self._measured()
 
     def _check_budget(self, edit: Edit) -> None:

@@ -1,12 +1,13 @@
 """What would happen if a network grew, with nothing left of it afterwards."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from neuro_morph._cooling import cooling
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._morpher import Morpher
 from neuro_morph._paired import held_out_losses
@@ -42,7 +43,12 @@ def trial(morpher: Morpher) -> Iterator[None]:
 
 
 def train(
-    morpher: Morpher, batches: Iterable[Any], loss_fn: LossFn, step_fn: StepFn | None
+    morpher: Morpher,
+    batches: Sequence[Any],
+    loss_fn: LossFn,
+    step_fn: StepFn | None,
+    *,
+    cool: bool = False,
 ) -> None:
     """Trains a run's model on batches, one step each; no gradient stays behind.
 
@@ -51,19 +57,27 @@ def train(
         batches: what it is trained on.
         loss_fn: gives the mean loss of a batch, or the losses of its examples.
         step_fn: makes a whole step instead, its own backward pass and optimizer steps.
+        cool: whether the learning rates fall to nothing meanwhile, in a straight line.
     """
     morpher.model.train()
-    for batch in batches:
-        if step_fn is not None:
-            step_fn(morpher.model, batch)
-            continue
-        for optimizer in morpher.optimizers:
-            optimizer.zero_grad()
-        loss_fn(morpher.model, batch).mean().backward()
-        for optimizer in morpher.optimizers:
-            optimizer.step()
+    with cooling(morpher.optimizers) as set_rates:
+        for k, batch in enumerate(batches):
+            if cool:
+                set_rates(1.0 - k / len(batches))
+            _step(morpher, batch, loss_fn, step_fn)
     for parameter in morpher.model.parameters():
         parameter.grad = None
+
+
+def _step(morpher: Morpher, batch: Any, loss_fn: LossFn, step_fn: StepFn | None) -> None:
+    if step_fn is not None:
+        return step_fn(morpher.model, batch)
+    for optimizer in morpher.optimizers:
+        optimizer.zero_grad()
+    loss_fn(morpher.model, batch).mean().backward()
+    for optimizer in morpher.optimizers:
+        optimizer.step()
+    return None
 
 
 def held_out(model: nn.Module, batches: Iterable[Any], loss_fn: LossFn) -> Tensor:

@@ -1,0 +1,158 @@
+"""Growth by a plan: when and how far are given, and nothing is tried."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch.optim import Optimizer
+
+from neuro_morph._candidates import widening_of
+from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._graph import GrowthGraph
+from neuro_morph._initial import UnitInit
+from neuro_morph._morpher import Morpher
+
+
+class GrowthPlan:
+    """Widens many groups at once at given parts of a run; called once after every optimizer step.
+
+    It costs no training step: nothing is measured and nothing tried out, only the edits are
+    checked as all are. After stage ``k`` of ``n`` a group of ``u`` units that is to have ``v`` in
+    the end has ``u (v / u) ** (k / n)`` of them, rounded. Edits that are refused are noted in the
+    run's events and left out; the rest is done.
+
+    Args:
+        morpher: the run, with its optimizers.
+        sizes: how many times as many units every group that can grow has in the end; or for
+            groups by their ids, how many units.
+        at: the parts of the run after which it grows, in order.
+        total_steps: how many steps the run will have; None if :meth:`step` is told the progress.
+        init: how new units begin; None for the best that is exact.
+
+    Raises:
+        KeyError: if ``sizes`` names a group that is not there.
+        ValueError: if a size is not above what is there, ``at`` is empty, not in order or not in
+            [0, 1), or ``total_steps`` is below 1.
+
+    Example:
+        >>> import torch
+        >>> from neuro_morph import GrowthPlan, Morpher
+        >>> model = torch.nn.Sequential(
+        ...     torch.nn.Linear(4, 8), torch.nn.ReLU(), torch.nn.Linear(8, 1)
+        ... )
+        >>> optimizer, x = torch.optim.Adam(model.parameters()), torch.randn(16, 4)
+        >>> morpher = Morpher(model, optimizer, example_inputs=x[:1])
+        >>> plan = GrowthPlan(morpher, 2.0, at=[0.5], total_steps=4)
+        >>> for _ in range(4):
+        ...     optimizer.zero_grad()
+        ...     loss = model(x).square().mean()
+        ...     loss.backward()
+        ...     optimizer.step()
+        ...     event = plan.step(loss)  # None, or what has grown last
+        >>> model[0].out_features
+        16
+    """
+
+    def __init__(
+        self,
+        morpher: Morpher,
+        sizes: float | Mapping[str, int] = 2.0,
+        *,
+        at: Sequence[float] = (0.02, 0.08),
+        total_steps: int | None = None,
+        init: UnitInit | None = None,
+    ) -> None:
+        _check(at, total_steps)
+        self.morpher, self.at, self.init = morpher, tuple(at), init
+        self.total_steps = total_steps
+        self.first = {group.id: group.size for group in morpher.graph if group.growable}
+        self.last = _wanted(morpher.graph, self.first, sizes)
+        self.taken = self.stage = 0
+        self._stepped = not morpher.optimizers
+        self._handles = [o.register_step_post_hook(self._after) for o in morpher.optimizers]
+        morpher.policy = self
+
+    def step(self, loss: Any = None, *, progress: float | None = None) -> MorphogenesisEvent | None:
+        """Counts a training step; returns the last edit made after it, None if none was.
+
+        Call it right after the optimizer's step. Gradients that the step has used are cleared
+        where something grows; with gradients that wait for a step nothing grows yet.
+
+        Args:
+            loss: not looked at; here so that a plan can stand where a policy does.
+            progress: the part of the run that is done, from 0 to 1; None to count steps.
+
+        Raises:
+            ValueError: if the progress is neither given nor to be known from ``total_steps``.
+        """
+        self.taken += 1
+        self.morpher.steps += 1
+        done = self._progress(progress)
+        ready, self._stepped = self._ready(), not self.morpher.optimizers
+        due = sum(done >= part for part in self.at)
+        if not ready or due <= self.stage:
+            return None
+        self.stage = due
+        return self._grow(f"planned at {self.at[due - 1]:.0%} of the run")
+
+    def close(self) -> None:
+        """Takes the plan off the optimizers."""
+        for handle in self._handles:
+            handle.remove()
+        self._handles.clear()
+
+    def _grow(self, reason: str) -> MorphogenesisEvent | None:
+        for parameter in self.morpher.model.parameters():
+            parameter.grad = None
+        event = None
+        for name in self.last:
+            event = self._widen(name, reason) or event
+        return event
+
+    def _widen(self, name: str, reason: str) -> MorphogenesisEvent | None:
+        graph = self.morpher.graph
+        group, part = graph[name], self.stage / len(self.at)
+        by = round(self.first[name] * (self.last[name] / self.first[name]) ** part) - group.size
+        edit = widening_of(graph, group, by, self.init) if by > 0 else None
+        if edit is None:
+            return None
+        try:
+            return self.morpher.apply(edit, reason=reason)
+        except GrowthRefusedError:  # the morpher has noted it
+            return None
+
+    def _progress(self, given: float | None) -> float:
+        if given is not None:
+            return given
+        if self.total_steps is None:
+            raise ValueError("progress must be given where total_steps is not, got None")
+        return self.taken / self.total_steps
+
+    def _ready(self) -> bool:
+        return self._stepped or all(p.grad is None for p in self.morpher.model.parameters())
+
+    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
+        self._stepped = True
+
+
+def _wanted(
+    graph: GrowthGraph, first: dict[str, int], sizes: float | Mapping[str, int]
+) -> dict[str, int]:
+    if isinstance(sizes, Mapping):
+        for name, size in sizes.items():
+            if size <= graph[name].size:
+                raise ValueError(
+                    f"sizes of {name!r} must be above the {graph[name].size} units that are "
+                    f"there, got {size!r}"
+                )
+        return {name: int(size) for name, size in sizes.items()}
+    if not sizes > 1.0:
+        raise ValueError(f"sizes must be above 1, got {sizes!r}")
+    return {name: round(sizes * size) for name, size in first.items()}
+
+
+def _check(at: Sequence[float], total_steps: int | None) -> None:
+    if not at or list(at) != sorted(set(at)) or not all(0.0 <= part < 1.0 for part in at):
+        raise ValueError(f"at must be parts of the run in [0, 1), in order, got {at!r}")
+    if total_steps is not None and total_steps < 1:
+        raise ValueError(f"total_steps must be at least 1, got {total_steps!r}")
