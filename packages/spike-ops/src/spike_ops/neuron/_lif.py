@@ -7,9 +7,10 @@ import torch
 from torch import Tensor
 
 from spike_ops.neuron._base import Choice, Neuron, Reset, State
-from spike_ops.neuron._compiled import is_built, remember_built
-from spike_ops.neuron._lif_fused import Saving, lif
+from spike_ops.neuron._lif_fused import Saving, kept_for, lif
+from spike_ops.neuron._lif_kernel import is_built, lif_kernels
 from spike_ops.neuron._lif_rule import LifRule
+from spike_ops.surrogate import Surrogate
 
 Discretization = Literal["euler", "exponential"]
 
@@ -33,6 +34,8 @@ class LIF(Neuron):
         v_leak: Where the membrane leaks to; `v_reset` with a hard reset, else 0.
         detach_reset: Take the spike in the reset as a constant in the backward pass.
         strict: Fire for h > θ only; otherwise for h >= θ.
+        reset_delay: Reset one step later, as snnTorch does by default: the state is h, and where
+            it reached θ the next step subtracts θ after the leak ("soft") or begins at v_reset.
         discretization: How β follows from τ.
         saving: What the fused backward pass keeps: `"exact"`, which is two bits for the
             rectangular surrogate (detached or soft reset) and the membrane otherwise, or `"8bit"`,
@@ -59,19 +62,23 @@ class LIF(Neuron):
         v_leak: float | None = None,
         detach_reset: bool = False,
         strict: bool = False,
+        reset_delay: bool = False,
         discretization: Discretization = "euler",
         saving: Saving = "exact",
         **options: Any,
     ) -> None:
         super().__init__(**options)
         beta = decay(tau, discretization)
-        _check(threshold=threshold, v_reset=v_reset, reset=reset, saving=saving)
+        _check(
+            threshold=threshold, v_reset=v_reset, reset=reset, saving=saving,
+            surrogate=self.surrogate,
+        )  # fmt: skip
         leak = v_leak if v_leak is not None else v_reset if reset == "hard" else 0.0
         gain = 1 - beta if decay_input else 1.0
         self.tau, self.saving = tau, saving
         self.rule = LifRule(
             beta, gain, (1 - beta) * leak, threshold, v_reset, reset,
-            detach_reset, strict, self.surrogate,
+            detach_reset, strict, self.surrogate, reset_delay,
         )  # fmt: skip
 
     def initial(self, current: Tensor) -> State:
@@ -79,30 +86,48 @@ class LIF(Neuron):
         start = self.rule.v_reset if self.rule.reset == "hard" else 0.0
         return (torch.full_like(current, start, requires_grad=False),)
 
-    def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
+    def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return the spikes of one step and (v,) after it."""
-        rule = self.rule
-        h = rule.charge(current, state[0])
-        s = self.surrogate(h - rule.threshold, strict=rule.strict)
-        s = s.to_dense() if hasattr(s, "packed") else s
-        return s, (rule.after(h, s),)
+        s, v = self.rule.step(current, state[0])
+        return s, (v,)
 
     def explain(self, currents: Tensor) -> Choice:
-        """Return which backend runs these currents, and why."""
-        if not getattr(self.surrogate, "spiking", True):
-            return Choice("reference", "a surrogate that does not spike has no fused form")
+        """Return which backend runs these currents, and why.
+
+        Raises:
+            ValueError: The backend asked for cannot run them.
+        """
         if self.backend == "triton":
             raise ValueError("backend 'triton' needs currents on a CUDA device")
-        if self.backend != "auto":
-            return Choice(self.backend, "as asked")
-        if is_built(self.rule, currents):
-            return Choice("compiled", "built for this number of steps")
-        return Choice("eager", "needs no compiler; build(neuron, currents) makes a faster one")
+        if not self._is_fused:
+            return super().explain(currents)
+        if self.backend == "eager":
+            return Choice("eager", "as asked")
+        choice = super().explain(currents)
+        compiling = torch.compiler.is_compiling()
+        if self.backend == "auto" and choice.backend == "reference" and not compiling:
+            return Choice("eager", choice.reason)
+        return choice
+
+    @property
+    def _is_fused(self) -> bool:
+        """Whether the rule has functions of its own over all steps; else only its step."""
+        return not self.rule.reset_delay and getattr(self.surrogate, "spiking", True)
+
+    def _is_built(self, dtype: torch.dtype) -> bool:
+        if not self._is_fused:
+            return super()._is_built(dtype)
+        return is_built(self.rule, kept_for(self.rule, self.saving), dtype)
+
+    def _build(self, dtype: torch.dtype) -> Any:
+        if not self._is_fused:
+            return super()._build(dtype)
+        return lif_kernels(self.rule, kept_for(self.rule, self.saving), dtype)
 
     def _over_time(self, currents: Tensor, state: State) -> tuple[Tensor, State]:
         backend = self.explain(currents).backend
-        if backend == "reference":
-            return self._step_by_step(currents, state)
+        if backend == "reference" or not self._is_fused:
+            return super()._over_time(currents, state)
         spikes, v = lif(
             currents, state[0], self.rule,
             saving=self.saving, compiled=backend == "compiled", spike_out=self.spike_out,
@@ -144,34 +169,16 @@ def decay(tau: float, discretization: Discretization) -> float:
     return 1 - 1 / tau if discretization == "euler" else math.exp(-1 / tau)
 
 
-def _check(*, threshold: float, v_reset: float, reset: str, saving: str) -> None:
+def _check(
+    *, threshold: float, v_reset: float, reset: str, saving: str, surrogate: Surrogate
+) -> None:
     if not (threshold > 0 and math.isfinite(threshold)):
         raise ValueError(f"threshold must be positive and finite, got {threshold}")
     if reset not in {"hard", "soft", "none"}:
         raise ValueError(f"reset must be hard, soft or none, got {reset!r}")
     if not v_reset < threshold:
         raise ValueError(f"v_reset must be below the threshold {threshold}, got {v_reset}")
+    if saving == "8bit" and surrogate.signed:
+        raise ValueError(f"saving='8bit' needs a derivative of one sign, got {surrogate}")
     if saving not in {"exact", "8bit"}:
         raise ValueError(f"saving must be exact or 8bit, got {saving!r}")
-
-
-def build(neuron: LIF, currents: Tensor) -> Choice:
-    """Compile a neuron's loops for such currents, forward and backward; return what runs now.
-
-    Takes the compiler's time, seconds to a minute, once per process: `backend="auto"` then uses
-    what was built. Currents with the same number of steps, type and device are served by it.
-
-    Raises:
-        RuntimeError: There is no working C++ compiler.
-    """
-    x = currents.detach().clone().requires_grad_()
-    state = neuron.initial(x[0])
-    try:
-        spikes, _ = lif(
-            x, state[0], neuron.rule, saving=neuron.saving, compiled=True, spike_out=False
-        )
-        spikes.sum().backward()
-    except Exception as error:
-        raise RuntimeError(f"the loops of {type(neuron).__name__} could not be compiled") from error
-    remember_built(neuron.rule, currents)
-    return neuron.explain(currents)

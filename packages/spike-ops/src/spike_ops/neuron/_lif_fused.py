@@ -1,22 +1,23 @@
-"""LIF over all steps at once, forward and backward, keeping as little as is exact."""
+"""LIF over all steps at once as one function of autograd, keeping as little as is exact."""
 
 from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from spike_ops._bits import pack_bits, unpack_bits
 from spike_ops._spike_tensor import SpikeTensor
-from spike_ops.neuron._compiled import loops
-from spike_ops.neuron._lif_loops import CHUNK
+from spike_ops.neuron._lif_kernel import kernel_backward, kernel_forward
+from spike_ops.neuron._lif_loops import Kept, eager_backward, eager_forward
 from spike_ops.neuron._lif_rule import LifRule
 from spike_ops.surrogate import Rectangular
 
 Saving = Literal["exact", "8bit"]
 
 
-def kept_for(rule: LifRule, saving: Saving) -> str:
-    """Return what the backward pass of a rule keeps: "bits", "bytes" or "membrane"."""
+def kept_for(rule: LifRule, saving: Saving) -> Kept:
+    """Return what the backward pass of a rule keeps."""
     if not rule.needs_membrane and isinstance(rule.surrogate, Rectangular):
         return "bits"
     return "bytes" if saving == "8bit" and not rule.needs_membrane else "membrane"
@@ -27,56 +28,36 @@ def lif(
 ) -> tuple[Tensor, Tensor]:
     """Return the spikes [T, ...] of currents x [T, ...] from v [...], and v after them."""
     kept = kept_for(rule, saving)
-    spikes, after = _Lif.apply(x, v, rule, kept, compiled, spike_out)
+    spikes, after = _Lif.apply(x, v, rule, kept, compiled, spike_out)  # type: ignore[no-untyped-call,unused-ignore]
     return spikes, after
-
-
-def chunks(steps: int) -> list[slice]:
-    """Return the spans of time that the loops run through, in order."""
-    return [slice(start, min(start + CHUNK, steps)) for start in range(0, steps, CHUNK)]
 
 
 class _Lif(torch.autograd.Function):
     @staticmethod
     def forward(
-        ctx: Any, x: Tensor, v: Tensor, rule: LifRule, kept: str, compiled: bool, spike_out: bool
+        ctx: Any, x: Tensor, v: Tensor, rule: LifRule, kept: Kept, compiled: bool, spike_out: bool
     ) -> tuple[Tensor, Tensor]:
         ctx.rule, ctx.kept, ctx.compiled, ctx.shape = rule, kept, compiled, x.shape
         flat, state = x.reshape(x.shape[0], -1), v.reshape(-1)
-        forward = loops(rule, kept, compiled)[0]
-        parts = []
-        for span in chunks(x.shape[0]):
-            fired, saved, state = forward(flat[span], state)
-            parts.append((fired, saved))
-        fired = torch.cat([part[0] for part in parts]) if len(parts) > 1 else parts[0][0]
-        saved = torch.cat([part[1] for part in parts]) if len(parts) > 1 else parts[0][1]
-        packed = pack_bits(fired)
-        ctx.save_for_backward(packed, pack_bits(saved) if kept == "bits" else saved)
+        forward = kernel_forward if compiled else eager_forward
+        run = forward(rule, flat, state, kept=kept, dense=not spike_out)
+        packed = None if run.fired is None else pack_bits(run.fired)
+        saved = pack_bits(run.saved) if kept == "bits" else run.saved
+        ctx.save_for_backward(saved, *([] if kept == "membrane" else [packed]))
+        after = run.state.reshape(v.shape)
         if spike_out:
-            return SpikeTensor(packed, x.shape, x.dtype), state.reshape(v.shape)
-        return fired.reshape(x.shape).to(x.dtype), state.reshape(v.shape)
+            assert packed is not None
+            return SpikeTensor(packed, x.shape, x.dtype), after
+        assert run.dense is not None
+        return run.dense.reshape(x.shape), after
 
     @staticmethod
+    @once_differentiable
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
-        rule, kept = ctx.rule, ctx.kept
-        packed, saved = ctx.saved_tensors
-        steps = ctx.shape[0]
-        gs, gv = gradients[0].reshape(steps, -1), gradients[1].reshape(-1)
-        fired = unpack_bits(packed, gs.shape)
-        if kept == "bits":
-            saved = unpack_bits(saved, gs.shape)
-        scale = _scale(rule, kept, gs)
-        backward = loops(rule, kept, ctx.compiled)[1]
-        parts = []
-        for span in reversed(chunks(steps)):
-            gx, gv = backward(gs[span], gv, fired[span], saved[span], scale)
-            parts.append(gx)
-        gx = torch.cat(parts[::-1]) if len(parts) > 1 else parts[0]
-        shape = ctx.shape
-        return gx.reshape(shape), gv.reshape(shape[1:]), None, None, None, None
-
-
-def _scale(rule: LifRule, kept: str, gs: Tensor) -> Tensor:
-    """Return what turns the kept integers into the surrogate's derivative."""
-    peak = rule.surrogate.derivative(torch.zeros((), dtype=gs.dtype))
-    return (peak / 255 if kept == "bytes" else peak).to(gs.device)
+        saved, *packed = ctx.saved_tensors
+        gs, gv = gradients[0].reshape(ctx.shape[0], -1), gradients[1].reshape(-1)
+        fired = unpack_bits(packed[0], gs.shape) if packed else None
+        saved = unpack_bits(saved, gs.shape) if ctx.kept == "bits" else saved
+        backward = kernel_backward if ctx.compiled else eager_backward
+        gx, gv = backward(ctx.rule, gs, gv, fired, saved, ctx.kept)
+        return gx.reshape(ctx.shape), gv.reshape(ctx.shape[1:]), None, None, None, None

@@ -1,4 +1,4 @@
-"""A few steps of a LIF layer forward and backward, written to be compiled or run as they are.
+"""A LIF layer over its steps by torch's operations, forward and backward, and the steps in it.
 
 The derivative of the loss by h and v, backwards in time, with σ' the surrogate's derivative at
 h - θ and gv the derivative by v after the step:
@@ -8,79 +8,111 @@ h - θ and gv the derivative by v after the step:
     gh = gs σ' + gv (1 - s)             hard and detached
     gh = (gs + (v_r - h) gv) σ' + gv (1 - s)    hard
     gx = g gh,  gv <- β gh
+
+What is kept for it, of each step: "membrane" h itself, "bits" whether h is in the window of a
+rectangular surrogate, "bytes" σ' rounded to a byte; with bits and bytes the spikes beside them.
 """
 
-from collections.abc import Callable
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
 
 from spike_ops.neuron._lif_rule import LifRule
 
-Forward = Callable[[Tensor, Tensor], tuple[Tensor, Tensor, Tensor]]
-Backward = Callable[[Tensor, Tensor, Tensor, Tensor, Tensor], tuple[Tensor, Tensor]]
-# steps unrolled at a time: more make compilation slow and the code no faster
-CHUNK = 16
+Kept = Literal["membrane", "bits", "bytes"]
 
 
-def forward_loop(rule: LifRule, kept: str) -> Forward:
-    """Return the function (x [T, n], v [n]) -> (s as booleans, what is kept, v)."""
+class Run(NamedTuple):
+    """Spikes of all steps as numbers and as booleans, what is kept, and the state at the end."""
 
-    def run(x: Tensor, v: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        fired, saved = [], []
-        for current in x.unbind(0):
-            h = rule.charge(current, v)
-            s = rule.fire(h)
-            fired.append(s)
-            saved.append(_kept(rule, h, kept))
-            v = rule.after(h, s.to(h.dtype))
-        return torch.stack(fired), torch.stack(saved), v
-
-    return run
+    dense: Tensor | None
+    fired: Tensor | None
+    saved: Tensor
+    state: Tensor
 
 
-def _kept(rule: LifRule, h: Tensor, kept: str) -> Tensor:
+def stored(kept: Kept, dtype: torch.dtype) -> torch.dtype:
+    """Return the type of what is kept."""
+    return {"membrane": dtype, "bits": torch.bool, "bytes": torch.uint8}[kept]
+
+
+def keep(rule: LifRule, h: Tensor, kept: Kept) -> Tensor:
+    """Return what the backward pass of a step needs to know of h."""
+    if kept == "membrane":
+        return h
     u = h - rule.threshold
     if kept == "bits":
-        support = rule.surrogate.support
-        assert support is not None
-        return u.abs() < support
-    if kept == "bytes":
-        peak = float(rule.surrogate.derivative(torch.zeros((), dtype=torch.float64)))
-        return (rule.surrogate.derivative(u) * (255 / peak)).round().clamp(0, 255).to(torch.uint8)
-    return h if kept == "membrane" else u.new_empty(0)
+        assert rule.surrogate.support is not None
+        return u.abs() < rule.surrogate.support
+    levels = rule.surrogate.derivative(u) * (255 / rule.surrogate.peak)
+    return levels.round().clamp(0, 255).to(torch.uint8)
 
 
-def backward_loop(rule: LifRule, kept: str) -> Backward:
-    """Return the function (gs [T, n], gv [n], s, kept, scale) -> (gx [T, n], gv [n])."""
-
-    def run(
-        gs: Tensor, gv: Tensor, fired: Tensor, saved: Tensor, scale: Tensor
-    ) -> tuple[Tensor, Tensor]:
-        gradients = []
-        for t in reversed(range(gs.shape[0])):
-            h = saved[t] if kept == "membrane" else None
-            slope = saved[t].to(gs.dtype) * scale if h is None else _slope(rule, h)
-            gh = _by_membrane(rule, gs[t], gv, slope, fired[t], h)
-            gradients.append(rule.gain * gh if rule.gain != 1 else gh)
-            gv = rule.beta * gh if rule.beta != 1 else gh
-        return torch.stack(gradients[::-1]), gv
-
-    return run
+def slope_of(rule: LifRule, saved: Tensor, kept: Kept, dtype: torch.dtype) -> Tensor:
+    """Return σ' from what was kept."""
+    if kept == "membrane":
+        return rule.surrogate.derivative(saved - rule.threshold)
+    peak = rule.surrogate.peak
+    return saved.to(dtype) * (peak / 255 if kept == "bytes" else peak)
 
 
-def _slope(rule: LifRule, h: Tensor) -> Tensor:
-    return rule.surrogate.derivative(h - rule.threshold)
-
-
-def _by_membrane(
+def by_membrane(
     rule: LifRule, gs: Tensor, gv: Tensor, slope: Tensor, s: Tensor, h: Tensor | None
 ) -> Tensor:
+    """Return gh; `s` are the spikes as numbers, `h` is there where the rule needs it."""
     if rule.reset == "hard":
-        stays = gv * (~s).to(gv.dtype)
-        if h is not None and not rule.detach_reset:
+        if rule.needs_membrane:
+            assert h is not None
             gs = gs + (rule.v_reset - h) * gv
-        return gs * slope + stays
+        return gs * slope + gv * (1 - s)
     if rule.reset == "soft" and not rule.detach_reset:
         gs = gs - rule.threshold * gv
     return gs * slope + gv
+
+
+def eager_forward(rule: LifRule, x: Tensor, v: Tensor, *, kept: Kept, dense: bool) -> Run:
+    """Return the run of currents x [T, n] from v [n]; boolean spikes where not only dense."""
+    both = not dense or kept != "membrane"
+    spikes = torch.empty_like(x) if dense else None
+    fired = torch.empty(x.shape, dtype=torch.bool, device=x.device) if both else None
+    saved = torch.empty(x.shape, dtype=stored(kept, x.dtype), device=x.device)
+    v, once = v.clone(), torch.empty_like(v)
+    for t, current in enumerate(x.unbind(0)):
+        h = saved[t] if kept == "membrane" else torch.empty_like(v)
+        torch.mul(current, rule.gain, out=h).add_(v.mul_(rule.beta))
+        h = h.add_(rule.offset) if rule.offset else h
+        s = spikes[t] if spikes is not None else once
+        s.copy_(rule.fire(h))
+        if fired is not None:
+            fired[t] = s
+        if kept != "membrane":
+            saved[t] = keep(rule, h, kept)
+        _reset(rule, h, s, v)
+    return Run(spikes, fired, saved, v)
+
+
+def _reset(rule: LifRule, h: Tensor, s: Tensor, v: Tensor) -> None:
+    if rule.reset == "soft":
+        torch.sub(h, s, alpha=rule.threshold, out=v)
+    elif rule.reset == "hard":
+        torch.addcmul(h, h, s, value=-1, out=v)
+        if rule.v_reset:
+            v.add_(s, alpha=rule.v_reset)
+    else:
+        v.copy_(h)
+
+
+def eager_backward(
+    rule: LifRule, gs: Tensor, gv: Tensor, fired: Tensor | None, saved: Tensor, kept: Kept
+) -> tuple[Tensor, Tensor]:
+    """Return gx [T, n] and gv [n] before the first step."""
+    gx = torch.empty_like(gs)
+    for t in reversed(range(gs.shape[0])):
+        h = saved[t] if kept == "membrane" else None
+        s = (rule.fire(saved[t]) if fired is None else fired[t]).to(gs.dtype)
+        slope = slope_of(rule, saved[t], kept, gs.dtype)
+        gh = by_membrane(rule, gs[t], gv, slope, s, h)
+        torch.mul(gh, rule.gain, out=gx[t])
+        gv = gh * rule.beta
+    return gx, gv

@@ -21,6 +21,7 @@ class LifRule:
     detach_reset: bool
     strict: bool
     surrogate: Surrogate
+    reset_delay: bool = False
 
     def charge(self, x: Tensor, v: Tensor) -> Tensor:
         """Return h = β v + g x + c."""
@@ -31,6 +32,19 @@ class LifRule:
     def fire(self, h: Tensor) -> Tensor:
         """Return where h reaches the threshold, as booleans."""
         return heaviside(h - self.threshold, strict=self.strict)
+
+    def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the spikes and the state after one step, with gradients by the surrogate."""
+        if self.reset_delay:
+            before = self.surrogate.dense(v - self.threshold, strict=self.strict)
+            if self.reset == "hard":
+                h = self.charge(x, self.after(v, before))
+            else:
+                h = self.after(self.charge(x, v), before)
+            return self.surrogate.dense(h - self.threshold, strict=self.strict), h
+        h = self.charge(x, v)
+        s = self.surrogate.dense(h - self.threshold, strict=self.strict)
+        return s, self.after(h, s)
 
     def after(self, h: Tensor, s: Tensor) -> Tensor:
         """Return v after the reset; `s` are zeros and ones that may carry a gradient."""

@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -25,6 +26,16 @@ class Surrogate(ABC):
         """Half the width of the window outside which the derivative is zero; None without one."""
         return None
 
+    @cached_property
+    def peak(self) -> float:
+        """The largest derivative, that at u = 0."""
+        return float(self.derivative(torch.zeros((), dtype=torch.float64)))
+
+    @property
+    def signed(self) -> bool:
+        """Whether the derivative is negative somewhere."""
+        return False
+
     @abstractmethod
     def derivative(self, u: Tensor) -> Tensor:
         """Return σ'(u), the gradient used in place of the step's."""
@@ -37,7 +48,14 @@ class Surrogate(ABC):
         """Return the spikes of u = h - θ: u >= 0, or u > 0 if strict."""
         if not getattr(self, "spiking", True):
             return self.primitive(u)
-        spikes: Tensor = _Fire.apply(u, self, strict)
+        spikes: Tensor = _Fire.apply(u, self, strict, getattr(self, "spike_out", False))  # type: ignore[no-untyped-call,unused-ignore]
+        return spikes
+
+    def dense(self, u: Tensor, *, strict: bool = False) -> Tensor:
+        """Return the spikes of u as numbers, whatever `spike_out` says."""
+        if not getattr(self, "spiking", True):
+            return self.primitive(u)
+        spikes: Tensor = _Fire.apply(u, self, strict, False)  # type: ignore[no-untyped-call,unused-ignore]
         return spikes
 
 
@@ -48,11 +66,11 @@ def heaviside(u: Tensor, *, strict: bool = False) -> Tensor:
 
 class _Fire(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, u: Tensor, surrogate: Surrogate, strict: bool) -> Tensor:
+    def forward(ctx: Any, u: Tensor, surrogate: Surrogate, strict: bool, packed: bool) -> Tensor:
         ctx.save_for_backward(u)
         ctx.surrogate = surrogate
         fired = heaviside(u, strict=strict)
-        if getattr(surrogate, "spike_out", False):
+        if packed:
             from spike_ops._ops import pack
             from spike_ops._spike_tensor import SpikeTensor
 
@@ -60,6 +78,6 @@ class _Fire(torch.autograd.Function):
         return fired.to(u.dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (u,) = ctx.saved_tensors
-        return gradients[0] * ctx.surrogate.derivative(u), None, None
+        return gradients[0] * ctx.surrogate.derivative(u), None, None, None
