@@ -23,6 +23,7 @@ ENABLES = {
     "onnxscript": "adlrns export --to onnx",
     "PIL": "adlrns train, --data of folders of pictures",
     "transformers": "MODEL hf:PATH, --data of sentences",
+    "nir": "adlrns spike: network.nir",
     "triton": "the kernels of lowrank-kernels on a GPU",
 }
 _DISTRIBUTION = {"sklearn": "scikit-learn", "PIL": "pillow"}

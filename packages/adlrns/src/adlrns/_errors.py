@@ -48,6 +48,7 @@ EXTRAS = {
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
     "transformers": "hf",
+    "nir": "nir",
 }
 """The extra that brings each optional module."""
 

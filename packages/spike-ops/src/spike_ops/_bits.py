@@ -13,6 +13,7 @@ from torch import Tensor
 
 BYTES = np.arange(256, dtype=np.uint8)
 BITS_OF_BYTE = np.unpackbits(BYTES[:, None], axis=1, bitorder="little")  # [256, 8]
+HAS_BITWISE_COUNT = hasattr(np, "bitwise_count")  # numpy 2
 COUNT_OF_BYTE = BITS_OF_BYTE.sum(1, dtype=np.uint8)  # [256]
 
 
@@ -67,10 +68,11 @@ def count_bits(packed: Tensor) -> int:
         table = torch.from_numpy(COUNT_OF_BYTE).to(packed.device)
         return int(table[packed.int()].sum(dtype=torch.int64))
     data = packed.numpy()
-    whole = data.size // 8 * 8
-    counted = (
-        np.bitwise_count(data[:whole].view(np.uint64)) if hasattr(np, "bitwise_count") else None
-    )
-    if counted is None:
+    if not HAS_BITWISE_COUNT:
         return int(COUNT_OF_BYTE[data].sum(dtype=np.int64))
-    return int(counted.sum(dtype=np.int64)) + int(COUNT_OF_BYTE[data[whole:]].sum(dtype=np.int64))
+    rest = data.size % 8
+    if not rest:
+        return int(np.add.reduce(np.bitwise_count(data.view(np.uint64)), dtype=np.int64))
+    tail = np.add.reduce(COUNT_OF_BYTE[data[-rest:]], dtype=np.int64)
+    words = np.bitwise_count(data[:-rest].view(np.uint64))
+    return int(np.add.reduce(words, dtype=np.int64) + tail)

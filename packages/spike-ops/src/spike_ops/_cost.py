@@ -5,67 +5,30 @@ nothing else: the same call takes the same way on every run. Nothing is timed un
 `calibrate()` is called.
 """
 
-import json
-from collections.abc import Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
 from typing import Literal, NamedTuple
 
 import torch
 
+from spike_ops._calibration import Calibration, Rates, calibration, use_calibration
+from spike_ops._event import BLOCK_BYTES, LARGE_BYTES, block_width
+
+__all__ = [
+    "Calibration",
+    "Rates",
+    "calibration",
+    "use_calibration",
+    "Method",
+    "METHODS",
+    "ProductPlan",
+    "expected_seconds",
+    "rates_of",
+    "gathering",
+    "plan_product",
+    "choose",
+]
+
 Method = Literal["auto", "event", "dense"]
-
-
-@dataclass(frozen=True)
-class Rates:
-    """Nanoseconds per piece of work of one data type."""
-
-    add: float  # one addition of the event path
-    output: float  # one element of its result
-    mac: float  # one multiply-add of the best dense product
-    unpack: float  # one element of the dense operand
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Costs of a machine: `rates` by data type, and what does not depend on it, in nanoseconds."""
-
-    machine: str = "two cores of an AMD EPYC (Zen 5), one thread"
-    event_call: float = 9_000.0
-    byte: float = 0.35  # one byte of spikes looked through
-    spike: float = 6.0  # one spike found and sorted into its row
-    dense_call: float = 6_000.0
-    onednn: bool = True  # float32: oneDNN rather than torch's default
-    rates: dict[str, Rates] = field(default_factory=lambda: dict(RATES))
-
-    def save(self, path: str | Path) -> None:
-        """Write the calibration as JSON."""
-        Path(path).write_text(json.dumps(asdict(self), indent=1))
-
-    @classmethod
-    def load(cls, path: str | Path) -> "Calibration":
-        """Return the calibration that `save` wrote.
-
-        Raises:
-            ValueError: The file is not such a calibration.
-        """
-        try:
-            told = json.loads(Path(path).read_text())
-            rates = {name: Rates(**row) for name, row in told.pop("rates").items()}
-            return cls(**told, rates=rates)
-        except (TypeError, KeyError, AttributeError, json.JSONDecodeError) as error:
-            raise ValueError(f"{path} is not a calibration of spike-ops: {error}") from error
-
-
-# measured with `calibrate()` on the machine that Calibration names
-RATES = {
-    "float32": Rates(add=0.048, output=0.15, mac=0.0186, unpack=0.16),
-    "float64": Rates(add=0.11, output=0.3, mac=0.042, unpack=0.3),
-    "bfloat16": Rates(add=0.035, output=0.1, mac=0.0095, unpack=0.3),
-    "float16": Rates(add=0.04, output=0.1, mac=0.0095, unpack=0.3),
-}
-_in_use = [Calibration()]
+METHODS = ("auto", "event", "dense")
 
 
 class ProductPlan(NamedTuple):
@@ -78,32 +41,55 @@ class ProductPlan(NamedTuple):
     reason: str
 
 
-def calibration() -> Calibration:
-    """Return the calibration in use."""
-    return _in_use[-1]
-
-
-@contextmanager
-def use_calibration(costs: Calibration) -> Iterator[None]:
-    """Decide by another calibration for as long as the block lasts."""
-    _in_use.append(costs)
-    try:
-        yield
-    finally:
-        _in_use.pop()
+def unmeasured(device: str, method: Method) -> ProductPlan:
+    """Return the plan on a device that has no calibration: dense, unless told otherwise."""
+    told = "as asked" if method != "auto" else f"no measured costs for {device}"
+    nan = float("nan")
+    return ProductPlan("dense" if method == "auto" else method, nan, nan, nan, told)
 
 
 def expected_seconds(
-    rows: int, columns: int, width: int, count: int, dtype: torch.dtype
+    rows: int,
+    columns: int,
+    width: int,
+    count: int,
+    dtype: torch.dtype,
+    *,
+    transposed: bool = False,
+    turned: bool = False,
 ) -> tuple[float, float]:
     """Return the seconds the calibration expects by additions and dense."""
     costs = calibration()
-    rate = costs.rates[str(dtype).removeprefix("torch.")]
+    rate = rates_of(dtype)
     size, outputs = rows * columns, rows * width
-    event = costs.event_call + costs.byte * size / 8 + costs.spike * count
-    event += rate.add * count * width + rate.output * outputs
+    event = costs.event_call + costs.byte * size / 8 + costs.spike * count + rate.output * outputs
+    event += costs.sort * count if transposed else 0
+    event += gathering(columns, width, count, dtype, turned=turned)
     dense = costs.dense_call + rate.unpack * size + rate.mac * size * width
+    dense += rate.read * columns * width
     return event * 1e-9, dense * 1e-9
+
+
+def rates_of(dtype: torch.dtype) -> Rates:
+    """Return the rates of a data type."""
+    return calibration().rates[str(dtype).removeprefix("torch.")]
+
+
+def gathering(
+    rows: int, width: int, count: int, dtype: torch.dtype, *, turned: bool = False
+) -> float:
+    """Return the nanoseconds of adding up `count` rows of a table [rows, width]."""
+    costs, elements = calibration(), rows * width
+    blocked = block_width(rows, width, count, dtype.itemsize) < width
+    copied = costs.turn if turned else costs.copy if blocked else 0.0
+    return copied * elements + _per_addition(elements, dtype, blocked) * count * width
+
+
+def _per_addition(elements: int, dtype: torch.dtype, blocked: bool) -> float:
+    costs, add, size = calibration(), rates_of(dtype).add, elements * dtype.itemsize
+    if blocked or size <= BLOCK_BYTES:
+        return add
+    return add * (costs.third if size <= LARGE_BYTES else costs.memory)
 
 
 def plan_product(
@@ -115,8 +101,21 @@ def plan_product(
     dtype: torch.dtype = torch.float32,
     device: str = "cpu",
     method: Method = "auto",
+    transposed: bool = False,
+    turned: bool = False,
 ) -> ProductPlan:
     """Return which way S @ W takes: S [rows, columns] with `count` spikes, W [columns, width].
+
+    Args:
+        rows: Rows of S.
+        columns: Columns of S, rows of W.
+        width: Columns of W.
+        count: Spikes in S.
+        dtype: Type of W.
+        device: Type of the device.
+        method: What was asked for; `"auto"` decides.
+        transposed: S is stored as its transpose, as for the gradient of a weight.
+        turned: W is not contiguous.
 
     Example:
         >>> plan_product(1024, 1024, 1024, 10_000).method
@@ -126,10 +125,16 @@ def plan_product(
     """
     density = count / max(rows * columns, 1)
     if device != "cpu":
-        chosen = "dense" if method == "auto" else method
-        reason = "as asked" if method != "auto" else f"no measured costs for {device}"
-        return ProductPlan(chosen, density, float("nan"), float("nan"), reason)
-    event, dense = expected_seconds(rows, columns, width, count, dtype)
-    chosen = ("event" if event < dense else "dense") if method == "auto" else method
-    reason = "the cheaper by the calibration" if method == "auto" else "as asked"
-    return ProductPlan(chosen, density, event, dense, reason)
+        return unmeasured(device, method)._replace(density=density)
+    event, dense = expected_seconds(
+        rows, columns, width, count, dtype, transposed=transposed, turned=turned
+    )
+    return choose(method, density, event, dense)
+
+
+def choose(method: Method, density: float, event: float, dense: float) -> ProductPlan:
+    """Return the plan: what was asked for, else the cheaper."""
+    if method != "auto":
+        return ProductPlan(method, density, event, dense, "as asked")
+    chosen: Literal["event", "dense"] = "event" if event < dense else "dense"
+    return ProductPlan(chosen, density, event, dense, "the cheaper by the calibration")

@@ -4,32 +4,49 @@ from typing import NamedTuple
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
+from spike_ops import _native
 from spike_ops._bits import count_bits, in_numpy, unpack_bits
 
+Bytes = NDArray[np.uint8]
+Found = NDArray[np.int64]
 # bytes that are not zero are worth finding first while they are rare
-SPARSE_BYTES = 0.3
+SPARSE_BYTES = 0.6
 
 
 class Bags(NamedTuple):
-    """Which entries each bag adds: `entries[starts[i]:starts[i + 1]]` for bag i."""
+    """Which entries each bag adds: `entries[borders[i]:borders[i + 1]]` for bag i."""
 
     entries: Tensor  # [count] of int32
-    starts: Tensor  # [bags] of int32
+    borders: Tensor  # [bags + 1] of int32
+
+    @property
+    def starts(self) -> Tensor:
+        """Where each bag begins: [bags] of int32."""
+        return self.borders[:-1]
 
 
 def positions(packed: Tensor, size: int) -> Tensor:
     """Return the positions of the set bits among the first `size`, ascending: [count] of int64."""
     if not in_numpy(packed):
         return unpack_bits(packed, (size,)).nonzero().flatten()
-    data = packed.numpy()
-    active = np.flatnonzero(data.view(np.bool_))
+    return torch.from_numpy(found_in(packed.numpy(), size))
+
+
+def found_in(data: Bytes, size: int) -> Found:
+    """Return the positions of the set bits of bytes, ascending."""
+    active = data.view(np.bool_).nonzero()[0]
     if active.size > SPARSE_BYTES * data.size:
         bits = np.unpackbits(data, count=size, bitorder="little")
-        return torch.from_numpy(np.flatnonzero(bits.view(np.bool_)))
-    found = np.flatnonzero(np.unpackbits(data[active], bitorder="little").view(np.bool_))
-    return torch.from_numpy((active[found >> 3] << 3) + (found & 7))
+        return bits.view(np.bool_).nonzero()[0]
+    found = np.unpackbits(data.take(active), bitorder="little").view(np.bool_).nonzero()[0]
+    active <<= 3
+    places = active.take(found >> 3)
+    found &= 7
+    places += found
+    return places
 
 
 class SpikeIndex:
@@ -61,41 +78,58 @@ class SpikeIndex:
         return self._positions
 
     def by_row(self, columns: int) -> Bags:
-        """Return for each row of `columns` elements the columns that fired."""
+        """Return for each row of `columns` elements, at least one, the columns that fired."""
         if columns not in self._by_row:
-            self._by_row[columns] = _row_bags(self.positions, self.size, columns)
+            whole = self.size % columns == 0
+            if whole and _native.takes(self.packed):
+                rows = self.size // columns
+                self._by_row[columns] = Bags(
+                    *_native.decode(self.packed, rows, columns, self.count)
+                )
+            else:
+                self._by_row[columns] = _row_bags(self.positions, self.size, columns)
         return self._by_row[columns]
 
     def by_column(self, columns: int) -> Bags:
         """Return for each of the columns the rows that fired, ascending."""
         if columns not in self._by_column:
             rows = self.by_row(columns)
-            self._by_column[columns] = _column_bags(rows, self.positions, columns)
+            self._by_column[columns] = _column_bags(rows, columns)
         return self._by_column[columns]
 
 
-def _row_bags(found: Tensor, size: int, columns: int) -> Bags:
-    borders = torch.arange(0, size, columns, device=found.device)
-    if in_numpy(found):
-        starts = torch.from_numpy(np.searchsorted(found.numpy(), borders.numpy()))
-    else:
-        starts = torch.searchsorted(found, borders)
+def _row_bags(positions: Tensor, size: int, columns: int) -> Bags:
     power_of_two = columns & (columns - 1) == 0
-    entries = found & (columns - 1) if power_of_two else found % columns
-    return Bags(entries.int(), starts.int())
+    last = -(-size // columns) * columns
+    if not in_numpy(positions):
+        borders = torch.arange(0, last + 1, columns, device=positions.device)
+        entries = positions & (columns - 1) if power_of_two else positions % columns
+        return Bags(entries.int(), torch.searchsorted(positions, borders).int())
+    found = positions.numpy()
+    starts = found.searchsorted(np.arange(0, last + 1, columns))
+    places = found & (columns - 1) if power_of_two else found % columns
+    return Bags(_int32(places), _int32(starts))
 
 
-def _column_bags(rows: Bags, found: Tensor, columns: int) -> Bags:
-    if not in_numpy(found):
-        order = torch.sort(rows.entries, stable=True)
-        borders = torch.arange(columns, device=found.device, dtype=torch.int32)
-        starts = torch.searchsorted(order.values, borders)
-        return Bags((found[order.indices] // columns).int(), starts.int())
+def _int32(values: Found) -> Tensor:
+    return torch.from_numpy(values.astype(np.int32))
+
+
+def _column_bags(rows: Bags, columns: int) -> Bags:
+    if _native.takes(rows.entries):
+        return Bags(*_native.turn(rows.entries, rows.borders, columns))
+    if not in_numpy(rows.entries):
+        turned = torch.sort(rows.entries, stable=True)
+        places = torch.arange(columns + 1, device=rows.entries.device, dtype=torch.int32)
+        spans = rows.borders.diff()
+        row_of = torch.arange(len(spans), device=spans.device).repeat_interleave(spans)
+        begin = torch.searchsorted(turned.values, places)
+        return Bags(row_of[turned.indices].int(), begin.int())
     # the stable sort of 16-bit keys is a radix sort
     keys = rows.entries.numpy().astype(np.uint16 if columns <= 2**16 else np.int32)
     order = np.argsort(keys, kind="stable")
-    counts = np.bincount(keys, minlength=columns)
-    starts = np.concatenate([[0], np.cumsum(counts)[:-1]])
-    spans = np.diff(rows.starts.numpy(), append=len(order))
-    row_of = np.repeat(np.arange(len(spans), dtype=np.int32), spans)
-    return Bags(torch.from_numpy(row_of[order]), torch.from_numpy(starts.astype(np.int32)))
+    borders = np.zeros(columns + 1, dtype=np.int32)
+    np.cumsum(np.bincount(keys, minlength=columns), out=borders[1:])
+    spans_of = np.diff(rows.borders.numpy())
+    number = np.repeat(np.arange(len(spans_of), dtype=np.int32), spans_of)
+    return Bags(torch.from_numpy(number.take(order)), torch.from_numpy(borders))

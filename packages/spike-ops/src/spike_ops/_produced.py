@@ -31,8 +31,9 @@ class Produced:
         if type(tensor) not in {Tensor, torch.nn.Parameter} or tensor.layout != torch.strided:
             return None
         entry = self._entries.get(tensor.untyped_storage()._cdata)
-        fits = entry is not None and not entry.reference.expired()
-        same = fits and (entry.version, entry.dtype) == (tensor._version, tensor.dtype)
+        if entry is None or entry.reference.expired():
+            return None
+        same = (entry.version, entry.dtype) == (tensor._version, tensor.dtype)
         return entry if same else None
 
     def _forget(self) -> None:

@@ -8,14 +8,17 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
+from spike_ops._autograd import apply
 from spike_ops._bits import bytes_needed, in_numpy
 from spike_ops._index import SpikeIndex
-from spike_ops._ops import pack, unpack
+from spike_ops._ops import packed_bits, unpacked
+from spike_ops._plain import PlainValues
 
+COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
 
 
-class SpikeTensor(torch.Tensor):
+class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unused-ignore]
     """Return spikes, stored as one bit each, that stand for a tensor of zeros and ones.
 
     It goes where a tensor goes. A product with a weight (`spikes @ weight`, `torch.nn.Linear`)
@@ -29,7 +32,8 @@ class SpikeTensor(torch.Tensor):
         dtype: The floating-point type that operations see.
 
     Raises:
-        ValueError: `packed` does not have the bytes of the shape, or `dtype` is no float.
+        ValueError: `packed` does not have the bytes of the shape, has bits set behind its end, or
+            `dtype` is no float.
         TypeError: `packed` is not a flat tensor of uint8.
 
     Example:
@@ -80,14 +84,14 @@ class SpikeTensor(torch.Tensor):
         Raises:
             ValueError: `dense` holds something else than 0 and 1.
         """
-        check_binary(dense)
+        fired = check_binary(dense)
         kind = dtype or (dense.dtype if dense.dtype in FLOATS else torch.float32)
-        packed: SpikeTensor = _FromDense.apply(dense, kind)
+        packed: SpikeTensor = apply(_FromDense, dense, fired, kind)
         return packed
 
     def to_dense(self, dtype: torch.dtype | None = None) -> Tensor:  # type: ignore[override]
         """Return the dense tensor of zeros and ones; gradients pass through unchanged."""
-        dense: Tensor = _ToDense.apply(self, dtype or self.dtype)
+        dense: Tensor = apply(_ToDense, self, dtype or self.dtype)
         return dense
 
     @property
@@ -101,7 +105,7 @@ class SpikeTensor(torch.Tensor):
         return dense_of(self, torch.bool)
 
     @property
-    def index(self) -> SpikeIndex:
+    def index(self) -> SpikeIndex:  # type: ignore[override]
         """Count and positions of the spikes, found once for all views."""
         return self._index
 
@@ -141,7 +145,7 @@ class SpikeTensor(torch.Tensor):
         return SpikeTensor(inner["_packed"], outer_size, context[0], transposed=context[1])
 
     @classmethod
-    def __torch_dispatch__(
+    def __torch_dispatch__(  # type: ignore[override]
         cls, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         del types
@@ -149,6 +153,8 @@ class SpikeTensor(torch.Tensor):
         handler = cls.handlers.get(func)
         if handler is not None and (result := handler(*args, **kwargs)) is not NotImplemented:
             return result
+        if func.has_kernel_for_dispatch_key(COMPOSITE):  # in inference mode: not yet taken apart
+            return func.decompose(*args, **kwargs)
         _refuse_writes(func, args, kwargs)
         return func(*tree_map(_plain, args), **tree_map(_plain, kwargs))
 
@@ -171,20 +177,26 @@ def dense_of(spikes: SpikeTensor, dtype: torch.dtype | None = None) -> Tensor:
     """Return the dense tensor, outside autograd."""
     shape = list(spikes.shape)
     if spikes._transposed:
-        return unpack(spikes._packed, shape[::-1], dtype or spikes.dtype).t()
-    return unpack(spikes._packed, shape, dtype or spikes.dtype)
+        return unpacked(spikes._packed, shape[::-1], dtype or spikes.dtype).t()
+    return unpacked(spikes._packed, shape, dtype or spikes.dtype)
 
 
-def check_binary(dense: Tensor) -> None:
-    """Raise unless the tensor holds nothing but zeros and ones."""
-    if dense.dtype == torch.bool or isinstance(dense, SpikeTensor):
-        return
+def check_binary(dense: Tensor) -> Tensor:
+    """Return where there is a spike; raise unless all is zero or one."""
+    if isinstance(dense, SpikeTensor):
+        return dense_of(dense, torch.bool)
+    if dense.dtype == torch.bool:
+        return dense.detach()
     if dense.is_complex():
         raise ValueError(f"spikes must be 0 or 1, got a tensor of {dense.dtype}")
-    wrong = (dense != 0) & (dense != 1)
-    if not torch.compiler.is_compiling() and bool(wrong.any()):
+    fired = dense != 0
+    if torch.compiler.is_compiling():
+        return fired  # a compiled graph does not look at values
+    if not torch.equal(fired, dense == 1):
+        wrong = fired & (dense != 1)
         where = tuple(wrong.nonzero()[0].tolist())
         raise ValueError(f"spikes must be 0 or 1, got {dense[where].item():g} at {where}")
+    return fired
 
 
 def _check(packed: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
@@ -197,6 +209,8 @@ def _check(packed: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
     if packed.shape[0] != needed:
         held = f"{packed.shape[0]} bytes"
         raise ValueError(f"packed must have {needed} bytes for shape {tuple(shape)}, got {held}")
+    if (used := math.prod(shape) % 8) and in_numpy(packed) and packed.numpy()[-1] >> used:
+        raise ValueError(f"packed must have no bit set behind the {math.prod(shape)} elements")
 
 
 def _refuse_writes(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
@@ -214,19 +228,19 @@ def _plain(value: Any) -> Any:
 
 def _rebuild(
     packed: Tensor, shape: tuple[int, ...], dtype: torch.dtype, transposed: bool, grad: bool
-) -> SpikeTensor:
+) -> Tensor:
     return SpikeTensor(packed, shape, dtype, transposed=transposed).requires_grad_(grad)
 
 
 class _FromDense(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, dense: Tensor, dtype: torch.dtype) -> SpikeTensor:
+    def forward(ctx: Any, dense: Tensor, fired: Tensor, dtype: torch.dtype) -> SpikeTensor:
         ctx.dtype = dense.dtype
-        return SpikeTensor(pack(dense), dense.shape, dtype)
+        return SpikeTensor(packed_bits(fired), dense.shape, dtype)
 
     @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None]:
-        return gradients[0].to(ctx.dtype), None
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        return gradients[0].to(ctx.dtype), None, None
 
 
 class _ToDense(torch.autograd.Function):

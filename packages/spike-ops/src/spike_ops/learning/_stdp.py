@@ -5,7 +5,7 @@ from torch import Tensor, nn
 
 from spike_ops.learning._dependence import Proportional
 from spike_ops.learning._pair import PairSTDP
-from spike_ops.neuron import Neuron
+from spike_ops.neuron import BaseNode, Neuron
 
 
 class STDP(nn.Module):
@@ -73,8 +73,7 @@ class STDP(nn.Module):
         if x.ndim not in {2, 3}:
             raise ValueError(f"x must be [B, N_in] or [T, B, N_in], got {tuple(x.shape)}")
         current = self.connection(x)
-        timed = isinstance(self.node, Neuron) and current.ndim == 2
-        spike = self.node(current[None])[0] if timed else self.node(current)
+        spike = self._fired(current)
         return spike, self.cal_trace(x, spike)
 
     @torch.no_grad()
@@ -86,6 +85,16 @@ class STDP(nn.Module):
         state = self._trace(self.trace_pre, in_spike), self._trace(self.trace_post, out_spike)
         dw, (self.trace_pre, self.trace_post) = self.rule(in_spike, out_spike, weight, state)
         return dw
+
+    def _fired(self, current: Tensor) -> Tensor:
+        if isinstance(self.node, BaseNode):  # is called step by step
+            steps = [
+                self.node.simple_forward(each) for each in current.view(-1, *current.shape[-2:])
+            ]
+            return torch.stack(steps).view(current.shape)
+        timed = isinstance(self.node, Neuron) and current.ndim == 2
+        fired: Tensor = self.node(current[None])[0] if timed else self.node(current)
+        return fired
 
     def reset(self) -> None:
         """Set the traces back to where they began, and the neurons too; time constants stay."""

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 
 from spike_ops._bits import in_numpy
-from spike_ops._ops import pack
+from spike_ops._ops import packed_bits
 from spike_ops._produced import note
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron._fused import fused
@@ -244,7 +244,7 @@ class _Pack(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, spikes: Tensor) -> SpikeTensor:
         del ctx
-        return SpikeTensor(pack(spikes), spikes.shape, spikes.dtype)
+        return SpikeTensor(packed_bits(spikes), spikes.shape, spikes.dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:

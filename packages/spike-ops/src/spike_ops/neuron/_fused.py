@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spike_ops._ops import pack
+from spike_ops._ops import packed_bits
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron._kernel import Kernels, named
 
@@ -43,7 +43,7 @@ class _Fused(torch.autograd.Function):
         run(steps, shape.numel(), data)
         spikes = data["s"]
         if spike_out:
-            spikes = SpikeTensor(pack(spikes), x.shape, x.dtype)
+            spikes = SpikeTensor(packed_bits(spikes), x.shape, x.dtype)
         return spikes, *after
 
     @staticmethod

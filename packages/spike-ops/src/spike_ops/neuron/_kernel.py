@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spike_ops.neuron._c_build import call, function
+from spike_ops._c_build import call, function
 from spike_ops.neuron._c_source import Loop, Pass, source
 from spike_ops.neuron._c_trace import body
 

@@ -1,6 +1,9 @@
 """Leaky and perfect integrate-and-fire neurons."""
 
+import importlib
 import math
+import os
+from collections.abc import Callable
 from typing import Any, Literal
 
 import torch
@@ -98,7 +101,11 @@ class LIF(Neuron):
             ValueError: The backend asked for cannot run them.
         """
         if self.backend == "triton":
-            raise ValueError("backend 'triton' needs currents on a CUDA device")
+            if not self._is_fused:
+                raise ValueError("backend 'triton' has no kernel for a delayed or soft spike")
+            if currents.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+                raise ValueError("backend 'triton' needs currents on a CUDA device")
+            return Choice("triton", "as asked")
         if not self._is_fused:
             return super().explain(currents)
         if self.backend == "eager":
@@ -128,6 +135,11 @@ class LIF(Neuron):
         backend = self.explain(currents).backend
         if backend == "reference" or not self._is_fused:
             return super()._over_time(currents, state)
+        if backend == "triton":
+            kept = kept_for(self.rule, self.saving)
+            run = triton_lif()
+            spikes, v = run(currents, state[0], self.rule, kept=kept, spike_out=self.spike_out)
+            return spikes, (v,)
         spikes, v = lif(
             currents, state[0], self.rule,
             saving=self.saving, compiled=backend == "compiled", spike_out=self.spike_out,
@@ -140,6 +152,19 @@ class LIF(Neuron):
         return f"tau={self.tau}, threshold={rule.threshold}, {rule.reset} reset, " + (
             super().extra_repr()
         )
+
+
+def triton_lif() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return the kernel over all steps.
+
+    Raises:
+        ModuleNotFoundError: Triton is not installed.
+    """
+    try:
+        return importlib.import_module("spike_ops._triton._lif").lif
+    except ModuleNotFoundError as error:
+        text = "backend 'triton' needs the extra: pip install 'spike-ops[triton]'"
+        raise ModuleNotFoundError(text) from error
 
 
 class IF(LIF):

@@ -71,10 +71,10 @@ class _Fire(torch.autograd.Function):
         ctx.surrogate = surrogate
         fired = heaviside(u, strict=strict)
         if packed:
-            from spike_ops._ops import pack
+            from spike_ops._ops import packed_bits
             from spike_ops._spike_tensor import SpikeTensor
 
-            return SpikeTensor(pack(fired), fired.shape, u.dtype)
+            return SpikeTensor(packed_bits(fired), fired.shape, u.dtype)
         return fired.to(u.dtype)
 
     @staticmethod

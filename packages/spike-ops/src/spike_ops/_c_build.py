@@ -84,13 +84,13 @@ def call(
     if threads == 1:
         part(0)
     else:
-        list(_pool(threads).map(part, range(0, size, share)))
+        list(pool(threads).map(part, range(0, size, share)))
 
 
 @lru_cache(maxsize=8)
-def _pool(threads: int) -> ThreadPoolExecutor:
+def pool(threads: int) -> ThreadPoolExecutor:
     return ThreadPoolExecutor(threads, thread_name_prefix="spike_ops")
 
 
 if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_pool.cache_clear)  # threads do not survive a fork
+    os.register_at_fork(after_in_child=pool.cache_clear)  # threads do not survive a fork
