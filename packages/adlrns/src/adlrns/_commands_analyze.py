@@ -13,8 +13,8 @@ def analyze(
     model: Annotated[
         str,
         typer.Argument(
-            help="module:factory, or hf:PATH (a local folder), opened with the head that --task "
-            "needs if it has one.",
+            help="module:factory, timm:NAME, or hf:PATH (a local folder), opened with the head "
+            "that --task needs if it has one.",
             metavar="MODEL",
         ),
     ],
