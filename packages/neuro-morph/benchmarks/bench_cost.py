@@ -3,8 +3,10 @@
     python packages/neuro-morph/benchmarks/bench_cost.py [--csv FILE] [--repeats N]
 
 One row a network: the training step (forward, backward, AdamW; batch 32), finding the groups in
-both ways, widening the largest group by a quarter (tensors and optimizer alone), and a whole event
-with its checks.
+both ways, widening by a quarter the group whose units cost most and the one in the middle (tensors
+and optimizer alone), that event with its checks, a pass for statistics (a batch, for the default
+score and for all metrics), the score, and a whole event from nothing: statistics of three batches,
+score, proposal of units for the best group that has one, finding the groups, widening, check.
 Medians; the parts take turns with training steps, so that a busy machine slows both.
 """
 
@@ -16,6 +18,7 @@ import sys
 import time
 from collections.abc import Callable
 from contextlib import nullcontext
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -26,9 +29,21 @@ from torch import nn
 os.environ["HF_HUB_OFFLINE"] = "1"
 import transformers
 
-from neuro_morph import GrowthGraph, Morpher, Snapshot, Widen
+from neuro_morph import (
+    GrowthGraph,
+    GrowthRefusedError,
+    Morpher,
+    Proposal,
+    Snapshot,
+    Statistics,
+    Widen,
+    collect_statistics,
+    propose_units,
+    scores_of,
+)
 
 BATCH = 32
+BATCHES = 3  # that statistics are taken of
 
 
 def resnet() -> nn.Module:
@@ -84,8 +99,12 @@ def row(name: str, repeats: int) -> dict[str, Any]:
         parts = {"step": step, **_captures(model, probe)}
         for part, work in parts.items():
             found.setdefault(part, []).append(seconds(work))
-        for part, spent in _event(model, optimizer, probe).items():
-            found.setdefault(part, []).append(spent)
+        for spent in (
+            _event(model, optimizer, probe),
+            _whole(model, optimizer, probe, (images, labels)),
+        ):
+            for part, each in spent.items():
+                found.setdefault(part, []).append(each)
     times = {part: median(each) for part, each in found.items()}
     ratios = {f"{part}_steps": round(t / times["step"], 3) for part, t in times.items()}
     return {"net": name, "step_s": round(times["step"], 4), **ratios}
@@ -111,8 +130,52 @@ def _event(
     found["event_after_capture"] = time.perf_counter() - start
     found["edit"] = event.seconds["edit"] + event.seconds["migrate"]
     found["restore"] = seconds(kept[0].restore)
+    costs = sorted((g for g in graph if "free" in graph.ways(g)), key=lambda g: g.unit_cost)
+    middle = costs[len(costs) // 2]
+    morpher._graph = graph
+    event = morpher.apply(Widen(middle.id, by=max(middle.size // 4, 1)))
+    found["edit_middle"] = event.seconds["edit"] + event.seconds["migrate"]
+    kept[0].restore()
     morpher.slots.close()
     return found
+
+
+def _whole(
+    model: nn.Module, optimizer: torch.optim.Optimizer, probe: torch.Tensor, batch: Any
+) -> dict[str, float]:
+    """Seconds of statistics, score and a whole event, with nothing left of it."""
+    found: dict[str, float] = {}
+    kept = Snapshot(model, [optimizer])
+    graph = GrowthGraph.capture(model, probe, outputs=("logits",))
+    for name, parts in (("statistics", ("gains",)), ("statistics_all", ("gains", "gradients"))):
+        work = partial(collect_statistics, model, graph, [batch], loss_fn, parts=parts)
+        found[name] = seconds(work)
+    start = time.perf_counter()
+    morpher = Morpher(model, optimizer, example_inputs=probe, outputs=("logits",))
+    held = collect_statistics(model, morpher.graph, [batch] * BATCHES, loss_fn, parts=("gains",))
+    middle = time.perf_counter()
+    ranked = scores_of(held)
+    found["score"] = time.perf_counter() - middle
+    best = next(name for name in ranked if held[name].maker is not None)
+    proposal = proposed(held, best)
+    morpher.apply(Widen(best, by=len(proposal.gains)))
+    found["whole_event"] = time.perf_counter() - start
+    morpher.slots.close()
+    kept.restore()
+    return found
+
+
+def loss_fn(model: nn.Module, batch: Any) -> torch.Tensor:
+    return nn.functional.cross_entropy(model(batch[0]).logits, batch[1])
+
+
+def proposed(held: Statistics, name: str) -> Proposal:
+    """A quarter more units for a group, for the residual if that is to be had."""
+    by = max(held[name].size // 4, 1)
+    try:
+        return propose_units(held[name], by)
+    except GrowthRefusedError:
+        return propose_units(held[name], by, target="gradient")
 
 
 def main() -> None:

@@ -424,3 +424,18 @@ def test_scores_are_found_for_maps_and_leave_the_net_alone() -> None:
         score_edges(model, x, lambda out: out)
     with pytest.raises(ValueError, match="targets must be the path of a module"):
         score_edges(model, x, lambda out: out.mean(), targets=["nothing"])
+
+
+def test_two_connections_from_one_module_are_two() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(3, 4), nn.Tanh(), nn.Linear(4, 5), nn.Tanh(), nn.Linear(5, 2))
+    x = torch.randn(2, 3)
+    morpher = Morpher(model, example_inputs=x, capture="dispatch")
+    for target in ("2", "4"):
+        morpher.apply(Connect("1", target))
+    edges = [each for each in model.modules() if isinstance(each, GrownEdge)]
+    for edge in edges:
+        before = model(x)
+        nn.init.ones_(edge.adapter.weight)
+        assert not torch.allclose(model(x), before)
+    assert len(edges) == 2

@@ -5,17 +5,19 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuro_morph import Duplicate, Morpher, Split, Widen
+from neuro_morph import Duplicate, GrowthRefusedError, Morpher, Split, Widen
 
 OPTIMIZERS: dict[str, Callable[[Iterable[Tensor]], torch.optim.Optimizer]] = {
     "sgd": lambda p: torch.optim.SGD(p, 0.05, weight_decay=0.01),
     "momentum": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, weight_decay=0.01),
-    "nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True),
+    "nesterov": lambda p: torch.optim.SGD(p, 0.05, momentum=0.9, nesterov=True, weight_decay=0.01),
     "adam": lambda p: torch.optim.Adam(p, 0.01, weight_decay=0.01),
     "adamw": lambda p: torch.optim.AdamW(p, 0.01, weight_decay=0.1),
-    "amsgrad": lambda p: torch.optim.AdamW(p, 0.01, amsgrad=True),
-    "rmsprop": lambda p: torch.optim.RMSprop(p, 0.01, momentum=0.5, centered=True),
-    "adagrad": lambda p: torch.optim.Adagrad(p, 0.05),
+    "amsgrad": lambda p: torch.optim.AdamW(p, 0.01, amsgrad=True, weight_decay=0.1),
+    "rmsprop": lambda p: torch.optim.RMSprop(
+        p, 0.01, momentum=0.5, centered=True, weight_decay=0.01
+    ),
+    "adagrad": lambda p: torch.optim.Adagrad(p, 0.05, weight_decay=0.01),
     "adadelta": lambda p: torch.optim.Adadelta(p, 0.5),
     "adamax": lambda p: torch.optim.Adamax(p, 0.01),
     "nadam": lambda p: torch.optim.NAdam(p, 0.01),
@@ -69,6 +71,25 @@ def test_training_goes_on_as_if_nothing_had_grown(kind: str, init: Any) -> None:
             for name, size in (("0", 4), ("3", 6)):
                 morpher.apply(Widen(name, by=size, init=init))
             morpher.apply(Widen("0", by=8, init=init))
+        outputs.append(train(model.train(), optimizer, 20))
+    assert float((outputs[0] - outputs[1]).abs().max()) <= 1e-10
+
+
+@pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
+def test_units_that_are_normalised_together_train_on_as_they_did_at_even_shares(kind: str) -> None:
+    outputs = []
+    for grows in (False, True):
+        model = net()
+        optimizer = OPTIMIZERS[kind](model.parameters())
+        train(model.train(), optimizer, 5)
+        if grows:
+            morpher = Morpher(
+                model.train(), optimizer, example_inputs=X, dynamics="exact", capture="dispatch"
+            )
+            with pytest.raises(GrowthRefusedError, match=r"'6' cannot be widened with dynamics="):
+                morpher.apply(Widen("6", by=5, init=Duplicate()))
+            morpher.apply(Widen("6", by=5, init=Duplicate(share=0.5)))
+            morpher.apply(Widen("3", by=6, init=Duplicate()))
         outputs.append(train(model.train(), optimizer, 20))
     assert float((outputs[0] - outputs[1]).abs().max()) <= 1e-10
 

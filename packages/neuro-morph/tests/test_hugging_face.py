@@ -1,13 +1,23 @@
 """Growth on models of the transformers library, built from small configurations."""
 
 import os
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from neuro_morph import Duplicate, Morpher, Split, Widen, ZeroFanOut
+from neuro_morph import (
+    ArchitectureSpec,
+    Duplicate,
+    GrowthRefusedError,
+    Morpher,
+    Split,
+    Widen,
+    ZeroFanOut,
+)
+from neuro_morph._configuration import fit_config
 from neuro_morph.testing import randomized
 
 os.environ["HF_HUB_OFFLINE"] = "1"
@@ -104,3 +114,60 @@ def test_every_group_grows_and_most_parameters_are_in_one(name: str) -> None:
         start.restore()
         morpher._graph = graph
     assert sum(sizes[k] for k in grown & set(sizes)) >= 0.9 * sum(sizes.values())
+
+
+def grown_alike(morpher: Morpher, parts: tuple[str, ...], way: str) -> None:
+    """Widens the groups of all layers whose names end alike."""
+    names = [g.id for g in morpher.graph if g.growable and g.id.endswith(parts)]
+    assert len(names) >= len(parts)
+    for name in names:
+        init, by = INITS[way]
+        morpher.apply(Widen(name, by=by or morpher.graph[name].size, init=init))
+
+
+@pytest.mark.parametrize(
+    "name, parts, changed",
+    [
+        ("bert", ("intermediate.dense",), {"intermediate_size": (40, 42)}),
+        (
+            "bert",
+            ("word_embeddings", "query.0", "pooler.dense"),
+            {"hidden_size": (24, 48), "num_attention_heads": (4, 8)},
+        ),
+        ("gpt2", ("mlp.c_fc",), {"n_inner": (40, 42)}),
+        ("llama", ("mlp.gate_proj",), {"intermediate_size": (40, 42)}),
+        ("t5", ("DenseReluDense.wi",), {"d_ff": (40, 42)}),
+        ("vit", ("fc1",), {"intermediate_size": (40, 42)}),
+    ],
+)
+def test_a_configuration_is_found_for_layers_that_grew_alike(
+    name: str, parts: tuple[str, ...], changed: dict[str, Any], tmp_path: Path
+) -> None:
+    torch.manual_seed(0)
+    model, inputs = built(name)
+    morpher = Morpher(model.eval(), example_inputs=inputs, outputs=["logits"], capture="dispatch")
+    grown_alike(morpher, parts, "equal" if "hidden_size" in changed else "free")
+    found = fit_config(morpher)
+    assert changed.items() <= found.items()
+    assert fit_config(morpher) == {}
+    model.save_pretrained(tmp_path)
+    again = type(model).from_pretrained(tmp_path).eval()
+    torch.testing.assert_close(again(**inputs).logits, model(**inputs).logits)
+
+
+def test_layers_that_grew_by_themselves_have_no_configuration_but_a_spec() -> None:
+    torch.manual_seed(0)
+    model, inputs = built("bert")
+    morpher = Morpher(model.eval(), example_inputs=inputs, outputs=["logits"], capture="dispatch")
+    group = next(g.id for g in morpher.graph if g.growable and "layer.1.intermediate" in g.id)
+    morpher.apply(Widen(group, by=2))
+    before = model.config.to_dict()
+    with pytest.raises(GrowthRefusedError, match=r"no BertConfig builds this .*: 'bert.*is .*not"):
+        fit_config(morpher)
+    assert model.config.to_dict() == before
+    spec = ArchitectureSpec.from_json(morpher.spec.to_json())
+    fresh = spec.replay(type(model)(model.config)).eval()
+    fresh.load_state_dict(model.state_dict())
+    assert torch.equal(fresh(**inputs).logits, model(**inputs).logits)
+    with pytest.raises(TypeError, match="Linear has no configuration"):
+        fit_config(Morpher(nn.Linear(2, 2), example_inputs=torch.ones(1, 2)))

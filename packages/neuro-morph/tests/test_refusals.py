@@ -22,15 +22,6 @@ def complex_layers() -> nn.Sequential:
     return nn.Sequential(nn.Linear(4, 8, dtype=kind), nn.Linear(8, 2, dtype=kind))
 
 
-class Recurrent(nn.Module):
-    def __init__(self, kind: type[nn.RNNBase]) -> None:
-        super().__init__()
-        self.layer, self.out = kind(4, 6, batch_first=True), nn.Linear(6, 2)
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return self.out(self.layer(x)[0])
-
-
 class Twice(nn.Module):
     """Layers that are called twice."""
 
@@ -54,14 +45,6 @@ class Coded(nn.Module):
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         x = self.up(x)
         return self.down(x.view(len(x), 3, 2).transpose(1, 2).reshape(x.shape))
-
-
-@pytest.mark.parametrize("kind", [nn.LSTM, nn.RNN])
-def test_recurrent_layers_are_refused_by_name(kind: type[nn.RNNBase]) -> None:
-    graph = GrowthGraph.capture(Recurrent(kind), torch.randn(2, 3, 4), capture="dispatch")
-    assert graph.groups()
-    assert not any(group.growable for group in graph)
-    assert any("'layer'" in str(group.reason) for group in graph)
 
 
 @pytest.mark.parametrize("wrap", [parametrizations.weight_norm, parametrizations.spectral_norm])

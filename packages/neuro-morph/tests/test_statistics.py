@@ -7,6 +7,10 @@ from torch import Tensor, nn
 
 from neuro_morph import GrowthGraph
 from neuro_morph._accumulators import Limits
+from neuro_morph._layer_rows import gram
+from neuro_morph._leading import leading_svd
+from neuro_morph._patches import output_rows, patches, summed_patches
+from neuro_morph._score import parts_of, scores_of
 from neuro_morph._statistics import collect_statistics
 
 
@@ -161,3 +165,77 @@ def test_bad_batches_and_losses_are_refused() -> None:
         collect_statistics(model, graph, [(x * float("nan"), y)], loss_fn)
     with pytest.raises(ValueError, match="at least one example"):
         collect_statistics(model, graph, [(x[:0], y[:0])], loss_fn)
+
+
+@pytest.mark.parametrize(
+    "layer, shape",
+    [
+        (nn.Conv1d(2, 3, 3, stride=2, padding=1), (2, 9)),
+        (nn.Conv2d(2, 3, (3, 2), padding="same", dilation=(1, 2)), (2, 6, 7)),
+        (nn.Conv2d(2, 3, 3, stride=(2, 3), padding=2, padding_mode="reflect"), (2, 7, 8)),
+        (nn.Conv3d(2, 3, 2, padding=1, padding_mode="circular"), (2, 3, 4, 3)),
+    ],
+)
+def test_patches_are_summed_without_being_formed(layer: Any, shape: tuple[int, ...]) -> None:
+    x = torch.randn(3, 5, *shape[1:], dtype=torch.float64)
+    out = layer.double()(x[:, :2])
+    g = torch.randn_like(output_rows(layer, out))
+    want = torch.einsum("npfk,npo->fok", patches(layer, x), g)
+    torch.testing.assert_close(summed_patches(layer, x, g), want)
+
+
+@pytest.mark.parametrize("shape", [(9, 4), (400, 300), (300, 500)])
+def test_leading_singular_values_are_those_of_the_whole(shape: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    matrix = torch.randn(*shape, generator=generator, dtype=torch.float64)
+    matrix = matrix * torch.arange(1, shape[1] + 1).double() ** -0.5  # a spectrum that falls slowly
+    u, s, v = leading_svd(matrix, 4)
+    want = torch.linalg.svdvals(matrix)
+    torch.testing.assert_close(s, want[:4], rtol=1e-5, atol=0)
+    torch.testing.assert_close(u.T @ u, torch.eye(4).double())
+    left = matrix - u * s @ v
+    assert float(left.square().sum()) == pytest.approx(float(want[4:].square().sum()), rel=1e-6)
+    again = leading_svd(matrix, 4)
+    assert torch.equal(again[1], s)
+
+
+@pytest.mark.parametrize("net, shape", [(linear_net, (5,)), (conv_net, (2, 8, 8))])
+def test_in_single_precision_they_are_the_same_to_its_rounding(
+    net: Any, shape: tuple[int, ...]
+) -> None:
+    model = net()
+    x, y = data(model, *shape)
+    fine = numbers(measured(model, x, y, [12]))
+    coarse = numbers(measured(model.float(), x.float(), y.float(), [12]))
+    assert all(each.dtype == torch.float64 for each in coarse)
+    for a, b in zip(fine, coarse, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-4, atol=1e-5 * float(a.abs().max()))
+
+
+@pytest.mark.parametrize("parts", [(), ("gains",), ("gradients",)])
+def test_only_what_is_asked_for_is_measured(parts: tuple[str, ...]) -> None:
+    model = conv_net()
+    x, y = data(model, 2, 8, 8)
+    graph = GrowthGraph.capture(model, x, capture="dispatch")
+    whole = collect_statistics(model, graph, [(x, y)], loss_fn)
+    few = collect_statistics(model, graph, [(x, y)], loss_fn, parts=parts)
+    for name, held in few.groups.items():
+        torch.testing.assert_close(held.unit_second, whole[name].unit_second)
+        torch.testing.assert_close(held.taylor, whole[name].taylor)
+        assert (held.x_x is not None) == (held.readers[0].x_g is not None) == ("gains" in parts)
+        assert (held.gradient_second is not None) == ("gradients" in parts)
+    if "gains" in parts:
+        assert scores_of(few) == scores_of(whole)
+    else:
+        with pytest.raises(ValueError, match="the statistics have no gains"):
+            scores_of(few)
+    weights = {"gradient_variance": 1.0, "tiny_gain": 0.0, "dead_units": 1.0}
+    assert parts_of(weights) == {"gradients"}
+    with pytest.raises(ValueError, match="parts must be among gains, gradients"):
+        collect_statistics(model, graph, [(x, y)], loss_fn, parts=["all"])
+
+
+@pytest.mark.parametrize("size", [1, 320, 321, 500])
+def test_half_of_a_product_with_itself_is_all_of_it(size: int) -> None:
+    rows = torch.randn(7, size, dtype=torch.float64)
+    torch.testing.assert_close(gram(rows), rows.T @ rows)

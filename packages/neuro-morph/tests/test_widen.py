@@ -218,3 +218,32 @@ def test_a_layer_scale_before_a_norm_takes_new_units_that_are_the_mean_of_scaled
     assert event.relative_change <= 1e-12
     assert torch.allclose(model.branch.weight[6:], (scale[:, None] * rows).mean(0).expand(3, 4))
     assert model.gamma[6:].tolist() == [1.0, 1.0, 1.0]
+
+
+class Alike(nn.Module):
+    """Attention that holds two more numbers that happen to be those of its sizes."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.depth, self.heads, self.steps, self.size = 3, 3, 3, 4
+        self.q, self.k, self.v, self.o = (nn.Linear(12, 12) for _ in range(4))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        n, t, _ = x.shape
+        q, k, v = (f(x).view(n, t, self.heads, self.size).mT for f in (self.q, self.k, self.v))
+        a = (q.transpose(1, 2) @ k.transpose(1, 2).mT).softmax(-1)
+        out = (a @ v.transpose(1, 2)).transpose(1, 2).mT
+        return self.o(out.reshape(n, t, self.heads * self.size)) * self.steps + self.depth
+
+
+def test_numbers_that_only_happen_to_be_a_size_are_left_alone() -> None:
+    torch.manual_seed(0)
+    model = Alike().double()
+    x = torch.randn(2, 5, 12, dtype=torch.float64)
+    morpher = Morpher(model, example_inputs=x, capture="dispatch")
+    before = model(x)
+    group = next(g for g in morpher.graph if g.growable and g.size == 3)
+    event = morpher.apply(Widen(group.id, by=2))
+    assert (model.depth, model.heads, model.steps, model.size) == (3, 5, 3, 4)
+    assert [edit[1:] for edit in event.attributes] == [("heads", 3, 5)]
+    torch.testing.assert_close(model(x), before, rtol=0, atol=1e-12)

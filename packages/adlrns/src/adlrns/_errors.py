@@ -47,6 +47,7 @@ EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "timm": "timm",
     "transformers": "hf",
     "nir": "nir",
 }

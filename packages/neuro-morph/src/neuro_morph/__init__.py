@@ -7,7 +7,9 @@ from neuro_morph._budget import Budget, Usage, apply_within
 from neuro_morph._callbacks_hf import MorphTrainerCallback
 from neuro_morph._callbacks_lightning import MorphLightningCallback
 from neuro_morph._candidates import widenings
+from neuro_morph._candidates_layers import candidates, connections, deepenings
 from neuro_morph._checkpoint import load_checkpoint, save_checkpoint
+from neuro_morph._configuration import fit_config
 from neuro_morph._division import Divide
 from neuro_morph._dnm import DNMFramework
 from neuro_morph._dnm_analyzer import LayerPerformanceAnalyzer
@@ -43,6 +45,7 @@ from neuro_morph._policy import GrowthPolicy, PolicySettings
 from neuro_morph._proposals import Proposal, propose_units
 from neuro_morph._proposed_units import Proposed, gradmax, senn, tiny
 from neuro_morph._score import scores_of
+from neuro_morph._smaller import fitting
 from neuro_morph._snapshot import Snapshot
 from neuro_morph._sparse_densities import erk_densities, uniform_densities
 from neuro_morph._sparse_growth import SparseGrowth, SparseUpdate
@@ -136,8 +139,13 @@ __all__ = [
     "Widen",
     "ZeroFanOut",
     "apply_within",
+    "candidates",
     "collect_statistics",
+    "connections",
+    "deepenings",
     "erk_densities",
+    "fit_config",
+    "fitting",
     "gradmax",
     "load_checkpoint",
     "mutual_information",

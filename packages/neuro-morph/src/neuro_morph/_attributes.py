@@ -64,6 +64,12 @@ def _embedding(module: Any) -> dict[str, Any]:
     return {"embedding_dim": module.weight.shape[1]}
 
 
+def _recurrent(module: Any) -> dict[str, Any]:
+    lead = "_l0" if hasattr(module, "weight_ih_l0") else ""
+    into, state = (getattr(module, f"weight_{kind}{lead}").shape[1] for kind in ("ih", "hh"))
+    return {"input_size": into, "hidden_size": state}
+
+
 def _conv1d(module: Any) -> dict[str, Any]:
     return {"nx": module.weight.shape[0], "nf": module.weight.shape[1]}
 
@@ -79,6 +85,8 @@ SIZES: dict[str, Sizes] = {
     "GroupNorm": _group_norm,
     "Embedding": _embedding,
     "Conv1D": _conv1d,
+    "RNNBase": _recurrent,
+    "RNNCellBase": _recurrent,
 }
 
 

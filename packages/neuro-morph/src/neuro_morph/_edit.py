@@ -42,6 +42,8 @@ class Performed:
             they join the parameter groups of the optimizers that its parameters are in.
         recipe: what builds new modules again without data, as JSON can hold it.
         ramps: columns that come in slowly: parameter, axis, the columns, steps.
+        inexact: why training cannot go on as if nothing had grown although all units are copies,
+            None if it can.
     """
 
     tensors: list[TensorEdit] = field(default_factory=list)
@@ -49,6 +51,7 @@ class Performed:
     added: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     ramps: list[tuple[str, int, Tensor, int]] = field(default_factory=list)
+    inexact: str | None = None
 
     def built(self) -> dict[str, Any]:
         """Returns what a spec holds of new modules: how they are built, what they hold."""

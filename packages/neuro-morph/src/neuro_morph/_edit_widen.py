@@ -97,7 +97,24 @@ class Widen:
         dims = {m.name: m.dim for m in group.members if "in" in m.kinds}
         late = [(name, dims[name], columns, units.steps) for name, columns in units.late.items()]
         recipe = masks_of(site.model, site.graph.needs(group, self.init.way))
-        return Performed(edits, extra, recipe=recipe, ramps=late)
+        return Performed(
+            edits, extra, recipe=recipe, ramps=late, inexact=self._inexact(site, group, units)
+        )
+
+    def _inexact(self, site: Site, group: Any, units: Any) -> str | None:
+        """Returns why copies do not train as what they are copies of, None if they do.
+
+        A norm over all units hands the mean of their gradients back to each of them: copies have
+        their share of it only if all shares are the same.
+        """
+        counted = self.init.way == "equal" and site.graph.refusal(group, "copy") is not None
+        if not counted or bool((units.shares == units.shares[0]).all()):
+            return None
+        return (
+            f"{self.group!r} cannot be widened with dynamics='exact': its units are normalised "
+            "together, so that copies train as what they are copies of only if all have the same "
+            "share, as with Duplicate(share=0.5)"
+        )
 
 
 def _check_kinds(site: Site, group: Any) -> None:

@@ -1,5 +1,6 @@
 """What happens to one tensor when a group grows: where entries come from, what is new."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -28,6 +29,9 @@ class AxisEdit:
     given: Tensor | None = None
 
 
+Filling = Callable[[Tensor, AxisEdit, list[int]], Tensor]
+
+
 @dataclass
 class TensorEdit:
     """How one tensor of a model grows, axis by axis.
@@ -35,18 +39,22 @@ class TensorEdit:
     Attributes:
         name: the tensor.
         axes: its axes that grow, in order.
+        weighed_by: the parameter whose entries its rows are multiplied with before their mean is
+            taken for a new one, None if there is none.
     """
 
     name: str
     axes: list[AxisEdit] = field(default_factory=list)
+    weighed_by: str | None = None
 
     def apply(self, old: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Returns the grown tensor, in the memory format of the old one."""
-        new = old.detach()
-        scale = _spread(new)
-        for axis in self.axes:
-            new = _grown(new, axis, scale, generator)
-        return _formatted(new, old)
+        scale = _spread(old.detach()) if any(axis.fill == "random" for axis in self.axes) else 0.0
+
+        def filling(old: Tensor, axis: AxisEdit, shape: list[int]) -> Tensor:
+            return _filling(old, axis, shape, scale, generator)
+
+        return _formatted(self._grown(old.detach(), [a.values for a in self.axes], filling), old)
 
     def carry(self, state: Tensor, power: float, fresh: float = 0.0) -> Tensor:
         """Returns what an optimizer holds for the tensor, grown with it.
@@ -59,11 +67,28 @@ class TensorEdit:
             power: see above.
             fresh: what entries without a past begin with.
         """
-        new = state
-        for axis in self.axes:
-            new = _taken(new, axis, axis.gradients**power)
-            new.index_fill_(axis.dim, _fresh_entries(axis), fresh)
-        return _formatted(new, state)
+
+        def filling(old: Tensor, axis: AxisEdit, shape: list[int]) -> Tensor:
+            return old.new_full((1,) * len(shape), fresh).expand(shape)
+
+        factors = [axis.gradients**power for axis in self.axes]
+        return _formatted(self._grown(state, factors, filling), state)
+
+    def _grown(self, old: Tensor, factors: list[Tensor], filling: Filling) -> Tensor:
+        """Returns a tensor grown axis by axis, what is there times its factors."""
+        only_appends = all(_only_appends(old, axis) for axis in self.axes)
+        whole = old.new_empty(self.shape(old.shape)) if only_appends else None
+        new = old
+        for axis, factor in zip(self.axes, factors, strict=True):
+            before = new
+            new = _selected(before, axis) if whole is None else _lengthened(before, axis, whole)
+            if bool((factor != 1).any()):  # most are left as they are
+                new.mul_(_column(factor.to(old.dtype), new, axis.dim))
+            fresh = _fresh_entries(axis)
+            if len(fresh):
+                shape = [*before.shape[: axis.dim], len(fresh), *before.shape[axis.dim + 1 :]]
+                _put(new, axis, fresh, filling(before, axis, shape), appended=whole is not None)
+        return new
 
     def fresh(self, new: Tensor) -> Tensor:
         """Returns which entries of the grown tensor are new."""
@@ -80,38 +105,29 @@ class TensorEdit:
         return torch.Size(sizes)
 
 
-def _grown(old: Tensor, axis: AxisEdit, scale: float, generator: torch.Generator | None) -> Tensor:
-    new = _taken(old, axis, axis.values)
-    fresh = _fresh_entries(axis)
-    if len(fresh):
-        shape = list(new.shape)
-        shape[axis.dim] = len(fresh)
-        new.index_copy_(axis.dim, fresh, _filling(old, axis, shape, scale, generator))
-    return new
-
-
-def _taken(old: Tensor, axis: AxisEdit, factors: Tensor) -> Tensor:
-    """Returns the entries an axis will have, times a factor each; fresh ones are anything."""
-    new = _lengthened(old, axis) if _only_appends(old, axis) else _selected(old, axis)
-    if bool((factors != 1).any()):  # most are left as they are
-        new.mul_(_column(factors.to(old.dtype), new, axis.dim))
-    return new
-
-
 def _only_appends(old: Tensor, axis: AxisEdit) -> bool:
     size = old.shape[axis.dim]
     kept, added = axis.take[:size], axis.take[size:]
     return bool((added < 0).all()) and torch.equal(kept, torch.arange(size))
 
 
-def _lengthened(old: Tensor, axis: AxisEdit) -> Tensor:
-    shape = list(old.shape)
-    shape[axis.dim] = len(axis.take)
-    new = old.new_empty(shape)
-    size = old.shape[axis.dim]
-    new.narrow(axis.dim, 0, size).copy_(old)
-    new.narrow(axis.dim, size, len(axis.take) - size).zero_()
+def _lengthened(old: Tensor, axis: AxisEdit, whole: Tensor) -> Tensor:
+    """Returns the part of ``whole`` that an axis grows into; what was there is copied once."""
+    new = whole
+    for dim, size in enumerate(old.shape):
+        new = new.narrow(dim, 0, len(axis.take) if dim == axis.dim else size)
+    if old.data_ptr() != whole.data_ptr():
+        new.narrow(axis.dim, 0, old.shape[axis.dim]).copy_(old)
+    added = len(axis.take) - old.shape[axis.dim]
+    new.narrow(axis.dim, old.shape[axis.dim], added).zero_()
     return new
+
+
+def _put(new: Tensor, axis: AxisEdit, fresh: Tensor, filling: Tensor, *, appended: bool) -> None:
+    if appended:
+        new.narrow(axis.dim, int(fresh[0]), len(fresh)).copy_(filling)
+    else:
+        new.index_copy_(axis.dim, fresh.to(new.device), filling.contiguous())
 
 
 def _selected(old: Tensor, axis: AxisEdit) -> Tensor:

@@ -48,9 +48,12 @@ def last_of(model: nn.Module, path: str) -> str:
 
 
 def new_name(model: nn.Module, holder: str, kind: str) -> str:
-    """Returns a name for a part, ``block_0``, ``edge_1``, that is not taken."""
-    held = container_of(model, holder)
-    taken = held.names() if held is not None else []
+    """Returns a name for a part, ``block_0``, ``edge_1``, that is not taken anywhere in a model.
+
+    Hooks go by it: two connections from one module must not share theirs.
+    """
+    container_of(model, holder)
+    taken = {name for each in model.modules() if isinstance(each, Grown) for name in each.names()}
     return next(f"{kind}_{k}" for k in range(len(taken) + 1) if f"{kind}_{k}" not in taken)
 
 

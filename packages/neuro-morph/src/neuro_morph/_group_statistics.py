@@ -6,6 +6,9 @@ from torch import Tensor
 
 from neuro_morph._unit_layers import UnitLayer
 
+GAINS, GRADIENTS = "gains", "gradients"
+PARTS = (GAINS, GRADIENTS)  # of statistics that not every use of them needs
+
 
 @dataclass
 class ReaderStatistics:
@@ -17,12 +20,12 @@ class ReaderStatistics:
 
     Attributes:
         layer: the layer.
-        h_h: ``E[h h']``, ``[F, F]``; None where ``F`` is too large.
-        h_g: ``E[h G']``, ``[F, O]``; None with ``h_h``.
+        h_h: ``E[h h']``, ``[F, F]``; None with ``x_h``, beside which alone it is of use.
+        h_g: ``E[h G']``, ``[F, O]``; None with ``x_h``.
         g_g: ``E[G G']``, ``[O, O]``.
         x_g: ``E[x G']`` at every place of a unit, ``[X, O, places]``; None where a unit is not
             made by one layer.
-        x_h: ``E[x h']``, ``[X, places, F]``; None with ``x_g`` or ``h_h``.
+        x_h: ``E[x h']``, ``[X, places, F]``; None with ``x_g``, or where its sides are too large.
     """
 
     layer: UnitLayer
@@ -87,12 +90,14 @@ class Statistics:
         skipped: the others that can grow, with the reason.
         examples: how many examples were seen.
         loss: their mean loss.
+        parts: what was measured beside the units themselves (see :func:`collect_statistics`).
     """
 
     groups: dict[str, GroupStatistics]
     skipped: dict[str, str] = field(default_factory=dict)
     examples: int = 0
     loss: float = 0.0
+    parts: frozenset[str] = frozenset(PARTS)
 
     def __getitem__(self, group_id: str) -> GroupStatistics:
         if group_id in self.groups:

@@ -2,6 +2,7 @@
 
 import time
 from collections.abc import Iterable, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -11,6 +12,7 @@ from torch.optim import Optimizer
 from torch.utils.flop_counter import FlopCounterMode
 
 from neuro_morph._added import enroll
+from neuro_morph._averages import check_averages, grow_average
 from neuro_morph._checking import OutputChange, change_between, outputs_of, tolerance_of
 from neuro_morph._edit import Edit, Performed, Site
 from neuro_morph._errors import GrowthRefusedError
@@ -18,7 +20,7 @@ from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph, chosen_outputs, evaluating
 from neuro_morph._inputs import ExampleInputs
-from neuro_morph._optimizer_state import migrate
+from neuro_morph._optimizer_state import check_optimizers, migrate
 from neuro_morph._ramp import Ramp, new_entries
 from neuro_morph._slots import SlotTable
 from neuro_morph._snapshot import Snapshot
@@ -50,6 +52,8 @@ class Morpher:
             model is called with when it is looked at and checked.
         others: anything with ``state_dict`` and ``load_state_dict`` that belongs to the run
             (schedulers, scalers): snapshots hold it.
+        averages: copies of the model that hold means of its parameters, or wrappers of them with a
+            ``module`` (``torch.optim.swa_utils.AveragedModel``): they grow with it.
         outputs: the entries of what the model returns that have to stay as they are; None for all.
         capture: see :meth:`GrowthGraph.capture`.
         tolerance: the largest relative change of an output that is accepted; None for 1e-12 in
@@ -72,6 +76,7 @@ class Morpher:
         *,
         example_inputs: Any,
         others: Iterable[Any] = (),
+        averages: Iterable[nn.Module] = (),
         outputs: Sequence[str] | None = None,
         capture: str = "auto",
         tolerance: float | None = None,
@@ -83,7 +88,7 @@ class Morpher:
         self.model = unwrap(model)
         one = isinstance(optimizer, Optimizer)
         self.optimizers: list[Optimizer] = [optimizer] if one else list(optimizer or ())  # type: ignore[list-item,arg-type]
-        self.others = list(others)
+        self.others, self.averages = list(others), list(averages)
         self.inputs = ExampleInputs.of(example_inputs)
         self.outputs, self._capture = outputs, capture
         self.tolerance = tolerance_of(self.model) if tolerance is None else tolerance
@@ -157,7 +162,7 @@ class Morpher:
 
     def snapshot(self) -> Snapshot:
         """Returns the whole run's state; ``restore`` on it undoes edits and training alike."""
-        return Snapshot(self.model, self.optimizers, [*self.others, self.slots])
+        return Snapshot(self.model, self.optimizers, [*self.others, *self.averages, self.slots])
 
     def release(self) -> None:
         """Lets the optimizers see all parameters as they are: copies train on their own."""
@@ -180,13 +185,17 @@ class _Work:
         self.change: OutputChange | None = None
         self.performed = Performed()
         self.seconds: dict[str, float] = {}
-        self.before = sizes_of_model(morpher.model, morpher.inputs)
+        self.flops: list[int] = []  # of the runs that it is checked by
+        self.parameters = _count(morpher.model)
         self.shape = Fingerprint(morpher.model)
         self.step: Step | None = None
 
     def carry_out(self) -> MorphogenesisEvent:
         self._check_gradients()
-        wanted = self._timed("probe", self.morpher.probe)
+        exact = self.morpher.dynamics == "exact"
+        check_optimizers(self.morpher.optimizers, exact=exact)
+        check_averages(self.morpher.averages, self.morpher.model)
+        wanted = self._timed("probe", self._probe)
         if not all(value.isfinite().all() for value in wanted.values()):
             raise GrowthRefusedError("the model's outputs on the example inputs are not finite")
         site = self._timed("capture", self.morpher.site)
@@ -201,6 +210,8 @@ class _Work:
                 detail = {**self.edit.detail(), **self.performed.built()}
                 now = Fingerprint(self.morpher.model)
                 self.step = self.shape.step_to(now, self.edit.op, detail)
+                for average in self.morpher.averages:
+                    grow_average(average, self.morpher.model, self.step, self.performed, log)
                 return self.event("committed", None)
             log.undo()
             failures.append(failure)
@@ -211,7 +222,7 @@ class _Work:
         try:
             self.performed = self._timed("edit", lambda: variant(log))
             self._timed("migrate", lambda: self._migrate(log))
-            found = self._timed("check", self.morpher.probe)
+            found = self._timed("check", self._probe)
         except GrowthRefusedError:
             log.undo()
             raise
@@ -222,8 +233,30 @@ class _Work:
             raise
         self.change = change_between(wanted, found)
         if self.change.within(self.morpher.tolerance):
+            self._drop_unneeded(log, wanted)
             return None
         return f"the output changes by {self.change.relative:.2g}"
+
+    def _probe(self) -> dict[str, Tensor]:
+        with FlopCounterMode(display=False) as counter:
+            found = self.morpher.probe()
+        self.flops.append(int(counter.get_total_flops()))
+        return found
+
+    def _drop_unneeded(self, log: UndoLog, wanted: dict[str, Tensor]) -> None:
+        """Gives numbers their old values that only happened to be those of a size that grew."""
+        model, kept = self.morpher.model, self.performed.attributes
+        for edit in list(kept) if len(kept) > 1 else ():
+            log.set_attributes(model, [replace(edit, new=edit.old)])
+            try:
+                change = change_between(wanted, self.morpher.probe())
+                needed = not change.within(self.morpher.tolerance)
+            except Exception:  # a model may fail in any way when its sizes are wrong
+                needed = True
+            if needed:
+                log.set_attributes(model, [edit])
+            else:
+                kept.remove(edit)
 
     def _touched(self) -> list[Tensor]:
         held = tensors_of(self.morpher.model)
@@ -233,6 +266,8 @@ class _Work:
     def _migrate(self, log: UndoLog) -> None:
         held = tensors_of(self.morpher.model)
         exact = self.morpher.dynamics == "exact"
+        if exact and self.performed.inexact is not None:
+            raise GrowthRefusedError(self.performed.inexact)
         for edit in self.performed.tensors:
             tensor = held[edit.name]
             for optimizer in self.morpher.optimizers:
@@ -261,7 +296,8 @@ class _Work:
             self.seconds[part] = self.seconds.get(part, 0.0) + spent
 
     def event(self, decision: str, why_not: str | None) -> MorphogenesisEvent:
-        after = sizes_of_model(self.morpher.model, self.morpher.inputs)
+        if not self.flops:  # it was refused before the model ran
+            self.flops.append(sizes_of_model(self.morpher.model, self.morpher.inputs)[1])
         edits = self.performed.attributes if decision == "committed" else []
         return MorphogenesisEvent(
             id=len(self.morpher.events),
@@ -272,10 +308,10 @@ class _Work:
             reason=self.reason,
             decision=decision,
             why_not=why_not,
-            parameters_before=self.before[0],
-            parameters_after=after[0],
-            flops_before=self.before[1],
-            flops_after=after[1],
+            parameters_before=self.parameters,
+            parameters_after=_count(self.morpher.model),
+            flops_before=self.flops[0],
+            flops_after=self.flops[-1 if decision == "committed" else 0],
             absolute_change=self.change.absolute if self.change else None,
             relative_change=self.change.relative if self.change else None,
             attributes=tuple((e.path, e.name, e.old, e.new) for e in edits),
@@ -287,4 +323,8 @@ def sizes_of_model(model: nn.Module, inputs: ExampleInputs) -> tuple[int, int]:
     """Returns the parameters of a model and the FLOPs of a run, both counted."""
     with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
         model(*inputs.args, **inputs.kwargs)
-    return sum(p.numel() for p in model.parameters()), int(counter.get_total_flops())
+    return _count(model), int(counter.get_total_flops())
+
+
+def _count(model: nn.Module) -> int:
+    return sum(p.numel() for p in model.parameters())

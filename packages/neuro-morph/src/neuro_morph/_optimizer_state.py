@@ -1,11 +1,14 @@
 """What an optimizer holds for a parameter, grown with it."""
 
+from collections.abc import Iterable
+
 import torch
 from torch import Tensor
 from torch.optim import Optimizer
 
 from neuro_morph._edits import TensorEdit
 from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._factored_state import factors_grown
 from neuro_morph._undo import UndoLog
 
 # the power of a factor of the gradient that each kind of state takes
@@ -14,6 +17,7 @@ STATE_POWERS: dict[str, float] = {
     "exp_avg_sq": 2,
     "max_exp_avg_sq": 2,
     "exp_inf": 1,
+    "variance": 2,
     "momentum_buffer": 1,
     "grad_avg": 1,
     "square_avg": 2,
@@ -24,6 +28,16 @@ STATE_POWERS: dict[str, float] = {
     "ax": 0,
     "d": 1,
 }
+
+
+# optimizers that see more than one entry at a time, and what that is
+_WHOLE = {
+    "Adafactor": "it scales steps by norms of whole tensors",
+    "Muon": "it makes the steps of a whole matrix orthogonal",
+    "SparseAdam": "it is given gradients of some rows only",
+}
+_SAMPLE = 1 << 16  # of numbers that a median is taken of
+_FLAT = ("LBFGS",)  # hold all parameters in one vector
 
 
 def register_optimizer_state(name: str, power: float) -> None:
@@ -48,6 +62,28 @@ def register_optimizer_state(name: str, power: float) -> None:
     STATE_POWERS[name] = float(power)
 
 
+def check_optimizers(optimizers: Iterable[Optimizer], *, exact: bool) -> None:
+    """Raises GrowthRefusedError for optimizers that cannot go on after growth.
+
+    Args:
+        optimizers: the optimizers.
+        exact: whether they are to see copies as what they are copies of.
+    """
+    for optimizer in optimizers:
+        kinds = [kind.__name__ for kind in type(optimizer).__mro__]
+        name = kinds[0]
+        if any(kind in _FLAT for kind in kinds):
+            raise GrowthRefusedError(
+                f"{name} holds past steps of all parameters in one vector, which do not grow: "
+                "train on with another optimizer, or grow before it is made"
+            )
+        whole = next((why for kind, why in _WHOLE.items() if exact and kind in kinds), None)
+        if whole is not None:
+            raise GrowthRefusedError(
+                f"{name} cannot go on with dynamics='exact': {whole}; dynamics='plain' can"
+            )
+
+
 def migrate(
     optimizer: Optimizer, parameter: Tensor, edit: TensorEdit, log: UndoLog, *, exact: bool = False
 ) -> None:
@@ -69,8 +105,11 @@ def migrate(
         GrowthRefusedError: if it holds something of which it is not known how it grows.
     """
     state = optimizer.state.get(parameter, {})
+    factors = factors_grown(state, parameter, edit)
+    for key, grown in factors.items():
+        log.set_item(state, key, grown)
     for key, held in list(state.items()):
-        if isinstance(held, Tensor) and held.dim() > 0:
+        if isinstance(held, Tensor) and held.dim() > 0 and key not in factors:
             log.set_item(state, key, _carried(optimizer, key, held, parameter, edit, exact))
 
 
@@ -90,5 +129,11 @@ def _carried(
             f"(known are {known}): see register_optimizer_state"
         )
     power = STATE_POWERS[key]
-    fresh = float(held.median()) if power == 2 and held.numel() else 0.0
+    fresh = typical(held) if power == 2 else 0.0
     return edit.carry(held, 0.0 if exact else power, fresh)
+
+
+def typical(held: Tensor) -> float:
+    """Returns the median of a tensor's numbers, or of every k-th of very many; 0 of none."""
+    numbers = held.flatten()
+    return float(numbers[:: numbers.numel() // _SAMPLE + 1].median()) if numbers.numel() else 0.0

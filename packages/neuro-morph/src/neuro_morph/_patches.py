@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
+from torch.nn import functional as F, grad
 
 
 class UnalignedError(Exception):
@@ -85,10 +85,35 @@ def flattened_grid(grid: tuple[int, ...], cells: int) -> tuple[int, ...]:
     raise UnalignedError(f"positions {grid} are read as {cells} numbers of each unit")
 
 
-def _windows(layer: Any, x: Tensor, at: Tensor | None) -> Tensor:
+def summed_patches(layer: Any, x: Tensor, g: Tensor) -> Tensor:
+    """Returns the sum of ``patch g'`` over examples and positions: ``[channels, O, offsets]``.
+
+    It is what the gradient of a convolution's weight is made of, and found as that is, without the
+    patches themselves.
+
+    Args:
+        layer: a convolution without groups.
+        x: what it would be given, with any number of channels.
+        g: ``[examples, positions, O]`` at all positions of its output.
+    """
+    held = _padded(layer, x)
+    sizes = zip(held.shape[2:], layer.kernel_size, layer.stride, layer.dilation, strict=True)
+    grid = [(side - d * (k - 1) - 1) // s + 1 for side, k, s, d in sizes]
+    maps = g.mT.reshape(len(g), -1, *grid)
+    find: Any = (grad.conv1d_weight, grad.conv2d_weight, grad.conv3d_weight)[len(grid) - 1]
+    size = maps.shape[1], x.shape[1], *layer.kernel_size
+    found: Tensor = find(held, size, maps, stride=layer.stride, dilation=layer.dilation)
+    return found.flatten(2).transpose(0, 1)
+
+
+def _padded(layer: Any, x: Tensor) -> Tensor:
     mode = "constant" if layer.padding_mode == "zeros" else layer.padding_mode
     pads: list[int] = list(layer._reversed_padding_repeated_twice)
-    held = F.pad(x, pads, mode=mode)
+    return F.pad(x, pads, mode=mode)
+
+
+def _windows(layer: Any, x: Tensor, at: Tensor | None) -> Tensor:
+    held = _padded(layer, x)
     kernel: tuple[int, ...] = layer.kernel_size
     sizes = zip(kernel, layer.stride, layer.dilation, strict=True)
     for dim, (size, stride, dilation) in enumerate(sizes, start=2):

@@ -7,6 +7,7 @@ from torch import Tensor
 
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._group_statistics import GroupStatistics, ReaderStatistics
+from neuro_morph._leading import leading_svd
 
 TARGETS = ("gradient", "residual")
 METRICS = ("euclidean", "pre", "both")
@@ -68,24 +69,25 @@ def propose_units(
     _check("target", target, TARGETS)
     _check("metric", metric, METRICS)
     _check("constraint", constraint, CONSTRAINTS)
-    whole, left, roots, shaped = _shaped(statistics, target, metric)
-    u, s, v = torch.linalg.svd(left @ whole, full_matrices=False)
-    if not 1 <= by <= len(s):
-        raise ValueError(f"by must be in 1..{len(s)}, the rank of what can be gained; got {by!r}")
-    amplitude = s[:by].sqrt()[:, None]
-    fan_in = amplitude * (u[:, :by].T @ left)
-    fan_out = _cut(amplitude * v[:by], roots, shaped)
+    whole, lower, roots, shaped = _shaped(statistics, target, metric)
+    most = min(whole.shape)
+    if not 1 <= by <= most:
+        raise ValueError(f"by must be in 1..{most}, the rank of what can be gained; got {by!r}")
+    u, s, v = leading_svd(whole, by)
+    amplitude = s.sqrt()[:, None]
+    fan_in = amplitude * torch.linalg.solve_triangular(lower.mT, u, upper=True).T
+    fan_out = _cut(amplitude * v, roots, shaped)
     if constraint == "zero_fan_in":
         fan_in = torch.zeros_like(fan_in)
     if constraint == "zero_fan_out":
         fan_out = tuple(torch.zeros_like(part) for part in fan_out)
-    return Proposal(statistics.id, fan_in, fan_out, s[:by].square())
+    return Proposal(statistics.id, fan_in, fan_out, s.square())
 
 
-def gains_of(statistics: GroupStatistics, target: str, metric: str) -> Tensor:
-    """Returns the gains of all units there could be, the largest first (see ``Proposal``)."""
-    whole, left, _, _ = _shaped(statistics, target, metric)
-    return torch.linalg.svdvals(left @ whole).square()
+def gains_of(statistics: GroupStatistics, target: str, metric: str, units: int) -> Tensor:
+    """Returns the gains of the best ``units`` there could be (see ``Proposal``)."""
+    whole = _shaped(statistics, target, metric)[0]
+    return leading_svd(whole, min(units, *whole.shape))[1].square()
 
 
 def residual(reader: ReaderStatistics) -> Tensor:
@@ -98,14 +100,29 @@ def residual(reader: ReaderStatistics) -> Tensor:
         raise GrowthRefusedError(
             f"{reader.layer.path!r} reads too many numbers for the residual: ask for the gradient"
         )
-    best = inverse_power(reader.h_h, 1.0) @ reader.h_g
+    best = torch.cholesky_solve(reader.h_g, _lower(reader.h_h))
     return reader.x_g - torch.einsum("fke,eo->fok", reader.x_h, best)
+
+
+def _lower(matrix: Tensor) -> Tensor:
+    """Returns the Cholesky factor of a positive semi-definite matrix.
+
+    What is added to the diagonal is what rounding may have left there: directions in which nothing
+    varies stay without weight, as what is multiplied with them has nothing there either.
+    """
+    floor = float(matrix.diagonal().max()) * _floor(matrix) or 1.0
+    return torch.linalg.cholesky(matrix + floor * torch.eye(len(matrix)).to(matrix))
+
+
+def _floor(matrix: Tensor) -> float:
+    """Returns the part of the largest eigenvalue below which the others may be rounding."""
+    return 64 * len(matrix) * torch.finfo(matrix.dtype).eps
 
 
 def inverse_power(matrix: Tensor, power: float) -> Tensor:
     """Returns ``matrix ** -power`` of a positive semi-definite matrix, over its range."""
     values, vectors = torch.linalg.eigh(matrix)
-    floor = values.clamp(min=0).max() * len(values) * torch.finfo(matrix.dtype).eps * 64
+    floor = values.clamp(min=0).max() * _floor(matrix)
     kept = values > floor
     scale = torch.where(kept, values.clamp(min=1e-300) ** -power, torch.zeros_like(values))
     return (vectors * scale) @ vectors.T
@@ -129,18 +146,21 @@ def aims(statistics: GroupStatistics, target: str) -> list[Tensor]:
 def _shaped(
     statistics: GroupStatistics, target: str, metric: str
 ) -> tuple[Tensor, Tensor, list[Tensor], list[Tensor]]:
-    """Returns what is decomposed, the root it is multiplied with, and both for every reader."""
+    """Returns what is decomposed, ``L`` of ``S = L L'``, and for every reader its root and part.
+
+    Any root of ``S^-1`` will do: ``L^-1`` gives the same units as ``S^-1/2``.
+    """
     wanted, roots = aims(statistics, target), _roots(statistics, metric)
-    shaped = [torch.einsum("op,fpk->fok", r, t) for r, t in zip(roots, wanted, strict=True)]
+    shaped = [
+        t if metric != "both" else torch.einsum("op,fpk->fok", r, t)
+        for r, t in zip(roots, wanted, strict=True)
+    ]
     whole = torch.cat([t.flatten(1) for t in shaped], 1)
-    return whole, _left_root(statistics, metric), roots, shaped
-
-
-def _left_root(statistics: GroupStatistics, metric: str) -> Tensor:
     assert statistics.x_x is not None
     if metric == "euclidean":
-        return torch.eye(len(statistics.x_x)).to(statistics.x_x)
-    return inverse_power(statistics.x_x, 0.5)
+        return whole, torch.eye(len(whole)).to(whole), roots, shaped
+    lower = _lower(statistics.x_x)
+    return torch.linalg.solve_triangular(lower, whole, upper=False), lower, roots, shaped
 
 
 def _roots(statistics: GroupStatistics, metric: str) -> list[Tensor]:

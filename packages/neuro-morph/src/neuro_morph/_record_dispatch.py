@@ -10,6 +10,7 @@ from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tr
 
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._program import Call, Program, Ref, op_name
+from neuro_morph._record_recurrent import recording
 from neuro_morph._sizes import SizesMode
 
 
@@ -25,6 +26,7 @@ def record_by_dispatch(model: nn.Module, inputs: ExampleInputs) -> Program:
             stack.callback(module.register_forward_pre_hook(recorder.enter(path)).remove)
             hook = module.register_forward_hook(recorder.leave, always_call=True)
             stack.callback(hook.remove)
+            stack.enter_context(recording(recorder, module))
         with recorder, sizes:
             result = model(*inputs.args, **inputs.kwargs)
     recorder.program.ties = sizes.ties
@@ -41,6 +43,7 @@ class _Recorder(TorchDispatchMode):
         self.seen: dict[int, Ref] = {}
         self.alive: list[Tensor] = []  # so that no two tensors share an id
         self.path: list[str] = []
+        self.quiet = False  # inside an operation that is recorded as a whole
         self.sizes = SizesMode(self.ref)
         for names, tensors in (
             (self.program.parameters, model.named_parameters()),
@@ -63,14 +66,25 @@ class _Recorder(TorchDispatchMode):
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
-        given = tree_map(lambda x: self.ref(x) if isinstance(x, Tensor) else x, (args, kwargs))
+        if self.quiet:
+            return func(*args, **kwargs)
+        given = self._given(args, kwargs)
         result = func(*args, **kwargs)
+        self._add(op_name(func._schema.name), given, result)
+        return result
+
+    def note(self, op: str, args: tuple[Any, ...], kwargs: dict[str, Any], result: Any) -> None:
+        """Adds an operation that was done elsewhere."""
+        self._add(op, self._given(args, kwargs), result)
+
+    def _given(self, args: Any, kwargs: Any) -> Any:
+        return tree_map(lambda x: self.ref(x) if isinstance(x, Tensor) else x, (args, kwargs))
+
+    def _add(self, op: str, given: Any, result: Any) -> None:
         leaves = [result] if isinstance(result, Tensor) else tree_flatten(result)[0]
         outputs = tuple(self._new(x) if isinstance(x, Tensor) else None for x in leaves)
-        name = op_name(func._schema.name)
-        call = Call(name, tuple(given[0]), given[1], outputs, tuple(self.path), self.sizes.given)
+        call = Call(op, tuple(given[0]), given[1], outputs, tuple(self.path), self.sizes.given)
         self.program.calls.append(call)
-        return result
 
     def _new(self, tensor: Tensor) -> Ref:
         """Returns a number of its own also for a tensor changed in place."""

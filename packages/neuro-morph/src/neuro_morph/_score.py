@@ -22,18 +22,28 @@ def scores_of(
         weights: how much each metric counts, by name (see ``METRICS``).
 
     Raises:
-        ValueError: for an unknown metric, or a weight that is no finite number.
+        ValueError: for an unknown metric, a weight that is no finite number, or statistics that
+            were collected without what a metric needs.
     """
     for name, weight in weights.items():
         if name not in METRICS:
             raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {name!r}")
         if not isfinite(weight):
             raise ValueError(f"the weight of {name!r} must be finite, got {weight!r}")
+    missing = parts_of(weights) - statistics.parts
+    if missing:
+        raise ValueError(f"the statistics have no {', '.join(sorted(missing))}: see their parts")
     total = dict.fromkeys(statistics.groups, 0.0)
     for name, weight in weights.items():
         for group, value in _scaled(metric_values(statistics, name)).items() if weight else ():
             total[group] += weight * value
     return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def parts_of(weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> frozenset[str]:
+    """Returns the parts of the statistics that a score needs (see :func:`collect_statistics`)."""
+    counted = (METRICS[name].part for name, weight in weights.items() if weight)
+    return frozenset(part for part in counted if part is not None)
 
 
 def metric_values(statistics: Statistics, name: str) -> dict[str, float]:

@@ -31,7 +31,8 @@ class Snapshot:
     Args:
         model: the model.
         optimizers: optimizers of it.
-        others: anything with ``state_dict`` and ``load_state_dict``: schedulers, scalers.
+        others: anything with ``state_dict`` and ``load_state_dict``: schedulers, scalers; modules
+            (averages of the model) are taken as the model is.
     """
 
     def __init__(
@@ -40,8 +41,10 @@ class Snapshot:
         optimizers: Iterable[Optimizer] = (),
         others: Iterable[Any] = (),
     ) -> None:
-        self._modules = [(m, dict(vars(m)), _tables_of(m)) for m in model.modules()]
-        self._configs = [(c, dict(vars(c))) for c in _configs_of(model)]
+        others = list(others)
+        whole = nn.ModuleList([model, *(o for o in others if isinstance(o, nn.Module))])
+        self._modules = [(m, dict(vars(m)), _tables_of(m)) for m in list(whole.modules())[1:]]
+        self._configs = [(c, dict(vars(c))) for c in _configs_of(whole)]
         tensors: dict[int, Tensor] = {
             id(t): t
             for m, _, _ in self._modules
@@ -53,7 +56,8 @@ class Snapshot:
             for t in tensors.values()
         ]
         self._optimizers = [(o, _state_of(o)) for o in optimizers]
-        self._others = [(o, copy.deepcopy(o.state_dict())) for o in others]
+        rest = [other for other in others if not isinstance(other, nn.Module)]
+        self._others = [(o, copy.deepcopy(o.state_dict())) for o in rest]
         self._random = _random_state()
 
     def restore(self) -> None:

@@ -8,9 +8,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuro_morph._accumulators import features_of
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._groups import GrowthGroup
+from neuro_morph._layer_rows import features_of
 from neuro_morph._patches import output_rows
 from neuro_morph._tapping import LossFn, batch_size, left_as_it_was
 from neuro_morph._unit_layers import NoLayerError, UnitLayer, makers_of, readers_of
@@ -99,7 +99,7 @@ def _matrices(
     model: nn.Module, maker: UnitLayer, readers: list[UnitLayer], batch: Any, loss_fn: LossFn
 ) -> Tensor:
     x, bend = _curvature(model, maker, readers, batch, loss_fn)
-    rows = features_of(maker, x)
+    rows = features_of(maker, x.double())
     c = output_rows(maker.module, bend)[..., maker.places[:, 0]].double()
     return torch.einsum("npc,npf,npe->cfe", c, rows, rows)
 

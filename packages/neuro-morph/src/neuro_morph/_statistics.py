@@ -1,6 +1,6 @@
 """One pass over batches that measures everything scores and proposals are made from."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Collection, Iterable
 from typing import Any
 
 import torch
@@ -9,7 +9,7 @@ from torch.nn import functional as F
 
 from neuro_morph._accumulators import GroupSums, Limits
 from neuro_morph._graph import GrowthGraph
-from neuro_morph._group_statistics import Statistics
+from neuro_morph._group_statistics import GAINS, PARTS, Statistics
 from neuro_morph._groups import GrowthGroup
 from neuro_morph._patches import UnalignedError
 from neuro_morph._tapping import LossFn, Tap, batch_size, taps_of
@@ -26,13 +26,16 @@ def collect_statistics(
     *,
     targets: TargetsFn | None = None,
     limits: Limits = Limits(),  # noqa: B008 - frozen
+    parts: Collection[str] = PARTS,
 ) -> Statistics:
     """Returns what was measured of every group whose units plain layers read.
 
     The model is run in evaluation mode, once forwards and once backwards for each batch; it is
-    left as it was bit for bit, gradients and random state included. Sums are in float64 and do
-    not depend on how the examples are split into batches. Of the positions of a layer every k-th
-    is looked at, so that at most ``limits.positions`` of each example stay.
+    left as it was bit for bit, gradients and random state included. Sums are in float64, and so
+    are the products of which an inverse is taken; the others are in the model's precision, up to
+    the rounding of which nothing depends on how the examples are split into batches. Of the
+    positions of a layer every k-th is looked at, so that at most ``limits.positions`` of each
+    example stay.
 
     Args:
         model: the model.
@@ -42,9 +45,11 @@ def collect_statistics(
         targets: gives the targets of a batch, class numbers or numbers to be predicted; None takes
             the second entry of batches that are pairs.
         limits: how much of the examples is looked at.
+        parts: what is measured beside the units: ``"gains"``, what new units could gain (most of
+            the cost), and ``"gradients"``, how examples' gradients vary (the rest of it).
 
     Raises:
-        ValueError: if there are no batches, or a loss is not finite.
+        ValueError: if there are no batches, a loss is not finite, or a part is not known.
 
     Example:
         >>> import torch
@@ -60,7 +65,10 @@ def collect_statistics(
         >>> statistics.examples, statistics["0"].x_x.shape
         (32, torch.Size([4, 4]))
     """
-    chosen, skipped = _chosen(model, graph, limits)
+    unknown = set(parts) - set(PARTS)
+    if unknown:
+        raise ValueError(f"parts must be among {', '.join(PARTS)}; got {sorted(unknown)}")
+    chosen, skipped = _chosen(model, graph, limits, frozenset(parts))
     paths = dict.fromkeys(path for sums in chosen for path in sums.paths)
     examples, loss, held = 0, 0.0, []
     for batch in batches:
@@ -74,11 +82,11 @@ def collect_statistics(
     known = [t for t in held if t is not None]
     wanted = _encoded(torch.cat(known)[: limits.samples]) if len(known) == len(held) else None
     groups = {sums.group.id: sums.done(examples, wanted) for sums in chosen}
-    return Statistics(groups, skipped, examples, loss / examples)
+    return Statistics(groups, skipped, examples, loss / examples, frozenset(parts))
 
 
 def _chosen(
-    model: nn.Module, graph: GrowthGraph, limits: Limits
+    model: nn.Module, graph: GrowthGraph, limits: Limits, parts: frozenset[str]
 ) -> tuple[list[GroupSums], dict[str, str]]:
     chosen, skipped = [], {}
     for group in graph:
@@ -91,7 +99,7 @@ def _chosen(
             continue
         if readers:
             maker, reason = _maker(model, group, limits)
-            chosen.append(GroupSums(group, maker, readers, limits, reason))
+            chosen.append(GroupSums(group, maker, readers, limits, reason, parts))
         else:
             skipped[group.id] = "no layer reads its units"
     return chosen, skipped
@@ -124,7 +132,8 @@ def _added(
         skipped[sums.group.id] = f"{often!r} was called {calls[often]} times in one run"
         return False
     mine = {path: taps[path][0] for path in sums.paths}
-    if sums.maker is not None and (why := _unaligned(sums, mine)):
+    gains = GAINS in sums.parts and sums.maker is not None
+    if gains and (why := _unaligned(sums, mine)):
         sums.maker, sums.why = None, why
     sums.add(mine, count)
     return True

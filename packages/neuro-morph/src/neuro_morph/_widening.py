@@ -67,10 +67,15 @@ def _weigh(
         old, scale = held[edit.name].detach(), held[factor].detach()
         if len(edit.axes) != 1 or edit.axes[0].dim != 0 or scale.shape != old.shape[:1]:
             raise CannotGrowError(f"{factor!r} and {edit.name!r} do not stand unit by unit")
-        column = scale.double().reshape(-1, *[1] * (old.dim() - 1))
-        mean = (old.double() * column).mean(0, keepdim=True)
-        count = int((edit.axes[0].take < 0).sum())
-        edit.axes[0].given = mean.expand(count, *old.shape[1:])
+        edit.weighed_by = factor
+        edit.axes[0].given = weighed_rows(old, scale, int((edit.axes[0].take < 0).sum()))
+
+
+def weighed_rows(old: Tensor, scale: Tensor, count: int) -> Tensor:
+    """Returns the mean of rows that are multiplied by ``scale``, as so many rows."""
+    column = scale.double().reshape(-1, *[1] * (old.dim() - 1))
+    mean = (old.double() * column).mean(0, keepdim=True)
+    return mean.expand(count, *old.shape[1:])
 
 
 def attempts(

@@ -1,7 +1,7 @@
 """What new units would gain at first order, the best few of them."""
 
 from neuro_morph._errors import GrowthRefusedError
-from neuro_morph._group_statistics import GroupStatistics
+from neuro_morph._group_statistics import GAINS, GroupStatistics
 from neuro_morph._metrics._metric import add_metric
 from neuro_morph._proposals import gains_of
 
@@ -37,12 +37,12 @@ def gradmax_score(statistics: GroupStatistics, *, units: int = _UNITS) -> float:
 def _gain(statistics: GroupStatistics, target: str, metric: str, units: int) -> float:
     for each in (target, "gradient"):
         try:
-            return float(gains_of(statistics, each, metric)[:units].sum())
+            return float(gains_of(statistics, each, metric, units).sum())
         except GrowthRefusedError:
             continue
     return float("nan")
 
 
-add_metric("tiny_gain", tiny_gain, "first-order gain of new units in the residual")
-add_metric("senn", senn_score, "natural gain of new units in the residual")
-add_metric("gradmax", gradmax_score, "largest gradient of new units")
+add_metric("tiny_gain", tiny_gain, "first-order gain of new units in the residual", GAINS)
+add_metric("senn", senn_score, "natural gain of new units in the residual", GAINS)
+add_metric("gradmax", gradmax_score, "largest gradient of new units", GAINS)

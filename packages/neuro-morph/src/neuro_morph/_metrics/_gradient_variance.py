@@ -2,7 +2,7 @@
 
 from torch import Tensor
 
-from neuro_morph._group_statistics import GroupStatistics
+from neuro_morph._group_statistics import GRADIENTS, GroupStatistics
 from neuro_morph._metrics._metric import add_metric
 
 
@@ -36,5 +36,12 @@ def _spread(statistics: GroupStatistics) -> Tensor | None:
     return (second - mean.square()).clamp(min=0) * (n / (n - 1))
 
 
-add_metric("gradient_variance", gradient_noise_scale, "noise of the rows' gradient over its square")
-add_metric("parameter_gradient_variance", gradient_variance, "variance of the rows' gradient")
+add_metric(
+    "gradient_variance",
+    gradient_noise_scale,
+    "noise of the rows' gradient over its square",
+    GRADIENTS,
+)
+add_metric(
+    "parameter_gradient_variance", gradient_variance, "variance of the rows' gradient", GRADIENTS
+)

@@ -15,16 +15,21 @@ class Metric:
         value: gives its value for a group, the larger the more the group needs to grow; not a
             number where it cannot be found.
         says: what it measures.
+        part: the part of the statistics that it needs beside the units themselves (see
+            :func:`collect_statistics`), None if it needs none.
     """
 
     name: str
     value: Callable[[GroupStatistics], float]
     says: str
+    part: str | None = None
 
 
 METRICS: dict[str, Metric] = {}
 
 
-def add_metric(name: str, value: Callable[[GroupStatistics], float], says: str) -> None:
+def add_metric(
+    name: str, value: Callable[[GroupStatistics], float], says: str, part: str | None = None
+) -> None:
     """Adds a metric to the table."""
-    METRICS[name] = Metric(name, value, says)
+    METRICS[name] = Metric(name, value, says, part)
