@@ -30,6 +30,8 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
         packed: The bits, as `spike_ops.pack_bits` writes them: [ceil(n / 8)] of uint8.
         shape: The shape that they stand for; n is its product.
         dtype: The floating-point type that operations see.
+        transposed: The bits are those of the transposed matrix.
+        index: Positions found before, of the same bits.
 
     Raises:
         ValueError: `packed` does not have the bytes of the shape, has bits set behind its end, or
@@ -70,8 +72,16 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
         self._index = SpikeIndex(packed, math.prod(shape)) if index is None else index
         return self
 
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        del args, kwargs  # all is done in __new__
+    def __init__(
+        self,
+        packed: Tensor,
+        shape: Sequence[int],
+        dtype: torch.dtype = torch.float32,
+        *,
+        transposed: bool = False,
+        index: SpikeIndex | None = None,
+    ) -> None:
+        del packed, shape, dtype, transposed, index  # all is done in __new__
 
     @classmethod
     def from_dense(cls, dense: Tensor, dtype: torch.dtype | None = None) -> "SpikeTensor":

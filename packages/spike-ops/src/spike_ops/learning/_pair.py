@@ -153,7 +153,7 @@ class PairSTDP(SynapticRule):
     def pairs_reference(
         self, pre: Tensor, post: Tensor, weight: Tensor, state: State
     ) -> tuple[list[Tensor], State]:
-        """Return ζ[t] [B, N_out, N_in] of every step, f included, and the state."""
+        """Return ζ, `[B, N_out, N_in]`, of every step, f included, and the state."""
         (p, q), changes = state, []
         plus, minus = self.factors(weight)
         late = self.order == "use_then_update"

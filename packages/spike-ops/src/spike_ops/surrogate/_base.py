@@ -14,11 +14,9 @@ class Surrogate(ABC):
     """Return spikes Θ(u) whose gradient is that of a smooth primitive instead.
 
     A surrogate is a value: two with the same settings are equal. `derivative` and `primitive`
-    belong together: the first is the derivative of the second.
-
-    Args:
-        spike_out: Return a `SpikeTensor` instead of dense zeros and ones.
-        spiking: Return spikes; otherwise the primitive itself (for gradient checks).
+    belong together: the first is the derivative of the second. Every surrogate takes `spike_out`
+    (return a `SpikeTensor` instead of dense zeros and ones) and `spiking` (if not, return the
+    primitive itself, for gradient checks).
     """
 
     @property
