@@ -1,4 +1,6 @@
 import copy
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -231,19 +233,33 @@ def test_deep_copies_are_their_own():
         copy.deepcopy(SpikeTensor.from_dense(leaf))
 
 
-def _rates(spikes, queue):
+ACROSS = """
+import torch
+from spike_ops import SpikeTensor
+
+def tell(spikes, queue):
     queue.put((type(spikes).__name__, spikes.t().count, spikes.to_dense().sum(1).tolist()))
 
-
-def test_spikes_cross_processes():
+if __name__ == "__main__":
     context = torch.multiprocessing.get_context("spawn")
-    dense = zeros_and_ones(4, 9)
+    dense = torch.eye(4, 9)
+    dense[2] = 1
     queue = context.SimpleQueue()
-    worker = context.Process(target=_rates, args=(SpikeTensor.from_dense(dense), queue))
+    worker = context.Process(target=tell, args=(SpikeTensor.from_dense(dense), queue))
     worker.start()
-    got = queue.get()
     worker.join()
-    assert got == ("SpikeTensor", int(dense.sum()), dense.sum(1).tolist())
+    print(worker.exitcode, queue.get())
+"""
+
+
+def test_spikes_cross_processes(tmp_path):
+    # a child begins from a file of its own: it cannot import this one
+    script = tmp_path / "across.py"
+    script.write_text(ACROSS)
+    done = subprocess.run(
+        [sys.executable, str(script)], capture_output=True, text=True, timeout=120, check=False
+    )
+    assert done.stdout == "0 ('SpikeTensor', 12, [1.0, 1.0, 9.0, 1.0])\n", done.stderr
 
 
 @given(
