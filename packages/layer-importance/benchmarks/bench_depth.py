@@ -140,7 +140,7 @@ def rows_of(seed: int, options: argparse.Namespace, train: Images, test: Images)
     whole = accuracy(net, test)
     of = {"net": options.net, "seed": seed}
     rows = [{**of, **_row(BLOCKS, "whole", whole, whole, net, 0.0)}]
-    for units in (9, 6, 3):
+    for units in options.blocks or (9, 6, 3):
         start = time.perf_counter()
         found = plan(net, batches, units=units, seed=seed)
         took = time.perf_counter() - start
@@ -208,6 +208,7 @@ def main() -> None:
     parser.add_argument("--data", required=True, type=Path, help="folder of Fashion-MNIST")
     parser.add_argument("--net", choices=list(NETS), default="transformer")
     parser.add_argument("--seed", type=int, action="append")
+    parser.add_argument("--blocks", type=int, action="append", help="how many to keep: 9, 6 and 3")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150, help="of distillation, of 100 images")
     parser.add_argument("--cache", help="a folder for trained nets, so that each is trained once")
