@@ -69,13 +69,26 @@ def skip_unless_named(session: nox.Session, package: str) -> None:
 
 
 def pytest(session: nox.Session, *places: str, **env: str) -> None:
-    """Run pytest on the places, or on those after `--`; choosing nothing there is no failure."""
+    """Run pytest on the places, or on those after `--`; choosing nothing there is no failure.
+
+    Several tests run at a time, each worker from its own stretch of them; `-n 0` after `--` runs
+    one after the other.
+    """
     chosen = named(session)[1]
     if any((ROOT / arg.partition("::")[0]).exists() for arg in chosen):
         places = tuple(place for place in places if place.startswith("--"))
-    # small tensors: a second thread costs more than it brings
-    env = {"OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"), **env}
-    session.run("pytest", *places, *chosen, env=env, success_codes=[0, 5] if chosen else [0])
+    env = {
+        # small tensors: a second thread costs more than it brings
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "1"),
+        # many tests start Python anew: it should not compile all of torch each time
+        "PYTHONDONTWRITEBYTECODE": "",
+        "PYTHONPYCACHEPREFIX": str(ROOT / ".nox" / "pycache"),
+        **env,
+    }
+    # worksteal is the fastest, loadfile (named after it) keeps the tests of a file together
+    workers = (f"--numprocesses={min(4, os.cpu_count() or 1)}", "--dist=worksteal")
+    codes = [0, 5] if chosen else [0]
+    session.run("pytest", *workers, *places, *chosen, env=env, success_codes=codes)
 
 
 @nox.session(venv_backend="none")
@@ -143,7 +156,8 @@ def unit(session: nox.Session, package: str) -> None:
 def integration(session: nox.Session) -> None:
     """Test what only the packages together can show."""
     install(session, *requirements(PACKAGES, "integration", "test"))
-    pytest(session, "integration_tests")
+    # what the tests of a file share takes a minute to make
+    pytest(session, "--dist=loadfile", "integration_tests")
 
 
 @nox.session
@@ -156,7 +170,7 @@ def snippets(session: nox.Session) -> None:
     ]
     if names == list(PACKAGES):
         places += [*(page.name for page in sorted(ROOT.glob("README*.md"))), "docs"]
-    pytest(session, "--snippets", *places)
+    pytest(session, "--snippets", "--dist=loadfile", *places)
 
 
 @nox.session
@@ -218,9 +232,16 @@ def kernels(session: nox.Session) -> None:
     if not names:
         session.skip("no Triton kernels")
     install(session, *requirements(names, "kernels", "test", extra="triton"))
-    pytest(session, *suites, TRITON_INTERPRET="1")
+    pytest(session, "--numprocesses=0", *suites, TRITON_INTERPRET="1")
     for script in sorted(ROOT.glob("packages/*/benchmarks/aot_resources.py")):
         session.run("python", str(script))
+
+
+@nox.session
+def timm(session: nox.Session) -> None:
+    """Wrap architectures of timm, which brings a torchvision made for one build of torch."""
+    install(session, *requirements(["adlrns"], "test", extra="timm"))
+    pytest(session, "integration_tests/test_timm.py")
 
 
 @nox.session

@@ -514,7 +514,21 @@ def test_a_layer_that_is_never_reached_stays_dense_and_says_so():
     elastic = make_elastic(model, [torch.randn(32, 20)])
     assert set(elastic.profiles) == {"used"}
     assert type(elastic.network.unused) is nn.Linear
-    assert "unused" in elastic.info["skipped"]
+    assert "it was not called, or its weight was read" in elastic.info["skipped"]["unused"]
+
+
+class Reader(Branches):
+    def forward(self, x):
+        return self.used(nn.functional.linear(x, self.unused.weight))
+
+
+def test_a_layer_whose_weight_is_read_stays_dense_and_is_told_from_one_with_bad_inputs():
+    model, x = Reader(), torch.randn(32, 20)
+    elastic = make_elastic(model, [x])
+    assert "its weight was read" in elastic.info["skipped"]["unused"]
+    torch.testing.assert_close(elastic(x), model(x))
+    with pytest.raises(ValueError, match="'used': 'no finite input reached it"):
+        make_elastic(model, [torch.full((4, 20), torch.nan)])
 
 
 def test_convolutions_can_be_left_alone():

@@ -80,6 +80,29 @@ def test_analyses_plans_and_writes_one_folder(adlrns, deep: Path) -> None:
     assert "attention_analysis did not run: needs attention" in result.stderr
 
 
+def test_all_of_it_can_be_had_as_one_json_document(adlrns, deep: Path) -> None:
+    result = adlrns(
+        *("analyze", "deep:net", "--data", "deep:labelled", "--json", "--target", "1.15"),
+        *("--methods", "skip_attribution,layer_ablation", "--curve", "2", "--out", "found"),
+    )
+    told = json.loads(result.stdout)
+    assert told["format"] == "adlrns analyze"
+    assert told["schema"] == 1
+    assert told["report"] == json.loads(Path("found/report.json").read_text())
+    assert told["plan"] == json.loads(Path("found/plan.json").read_text())
+    assert Report.from_dict(told["report"])["layer_ablation"]["2"].value == 0.0
+    assert CompressionPlan.from_dict(told["plan"]).removals == ["2"]
+    assert [point["removed"] for point in told["curve"]] == [0, 1, 2]
+    assert (told["model"], told["data"], told["folder"]) == ("deep:net", "deep:labelled", "found")
+
+
+def test_without_a_plan_and_a_curve_they_are_null(adlrns, deep: Path) -> None:
+    command = ("analyze", "deep:net", "--data", "deep:inputs", "--methods", "block_influence")
+    told = json.loads(adlrns(*command, "--json").stdout)
+    assert told["plan"] is None
+    assert told["curve"] is None
+
+
 def test_measured_damage_comes_first(adlrns, deep: Path) -> None:
     methods = "block_influence,skip_attribution,gradient_based,layer_ablation"
     result = adlrns("analyze", "deep:net", "--data", "deep:labelled", "--methods", methods)
@@ -145,6 +168,7 @@ def test_an_earlier_analysis_is_replaced_and_nothing_else(adlrns, deep: Path) ->
         ({"MODEL": "deep:missing"}, "MODEL deep:missing: deep has no 'missing'"),
         ({"--data": "deep:missing"}, "--data deep:missing: deep has no 'missing'"),
         ({"--methods": "magic"}, "--methods must be of auto, block_influence"),
+        ({"--methods": "shaply"}, "got 'shaply': did you mean 'shapley'?"),
         ({"--task": "poetry"}, "task must be a Task or one of"),
         ({"--modality": "smell"}, "modality must be"),
         ({"--seconds": "0"}, "--seconds must be above 0, got 0.0"),

@@ -154,7 +154,10 @@ def test_one_sample_is_enough_to_fit_and_too_little_to_compare(adlrns, place) ->
     "args, message",
     [
         (["mine:make"], "--data is needed unless MODEL is a folder written by adlrns compress"),
-        (["mine", "--data", "data.npy"], "MODEL must be module:factory, hf:PATH or a folder"),
+        (
+            ["mine", "--data", "data.npy"],
+            "MODEL must be module:factory, hf:PATH, timm:NAME or a folder",
+        ),
         (["nowhere:x", "--data", "data.npy"], "MODEL nowhere:x: no module named nowhere"),
         (["mine:gone", "--data", "data.npy"], "MODEL mine:gone: mine has no 'gone'"),
         (["mine:number", "--data", "data.npy"], "must give a torch.nn.Module, got int"),

@@ -1,7 +1,8 @@
 """How much accuracy a classifier of twelve blocks keeps with nine, six and three of them.
 
 `python bench_depth.py --data FOLDER --csv rows.csv` trains small transformers on Fashion-MNIST
-(`FOLDER` holds the four official `.gz` files) and shortens them: by a plan, with bridges in closed
+(`FOLDER` holds the four official `.gz` files), or with `--net convolutional` small residual nets,
+and shortens them: by a plan, with bridges in closed
 form, with some steps of distillation, and by dropping blocks from the end. The plan sees 2,000
 training images that the net was not trained on; accuracy is that of the 10,000 test images. `kept`
 is the share of the whole net's accuracy. `--seed 0` runs one net alone; rows are appended.
@@ -21,7 +22,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from layer_importance import carry_out, distill, plan
+from layer_importance import carry_out, distill, plan, reestimate_norms
 
 Row = dict[str, Any]
 Images = tuple[Tensor, Tensor]
@@ -47,6 +48,40 @@ class Transformer(nn.Module):
         return self.head(self.norm(x).mean(1))
 
 
+class Residual(nn.Module):
+    """A basic block of a residual net: two convolutions with batch norms, and the input."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.second = nn.Conv2d(width, width, 3, padding=1, bias=False)
+        self.norm1, self.norm2 = nn.BatchNorm2d(width), nn.BatchNorm2d(width)
+
+    def forward(self, x: Tensor) -> Tensor:
+        y = F.relu(self.norm1(self.first(x)))
+        return F.relu(x + self.norm2(self.second(y)))
+
+
+class Convolutional(nn.Module):
+    """Twelve residual blocks on a grid of 14 by 14."""
+
+    def __init__(self, width: int = 16) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(1, width, 3, stride=2, padding=1, bias=False)
+        self.norm = nn.BatchNorm2d(width)
+        self.blocks = nn.ModuleList(Residual(width) for _ in range(BLOCKS))
+        self.head = nn.Linear(width, 10)
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = F.relu(self.norm(self.stem(x)))
+        for block in self.blocks:
+            x = block(x)
+        return self.head(x.mean((2, 3)))
+
+
+NETS = {"transformer": Transformer, "convolutional": Convolutional}
+
+
 def images(folder: Path, part: str) -> Images:
     """Pictures, centred, and labels of one of the two parts."""
     x = _bytes(folder / f"{part}-images-idx3-ubyte.gz", 16).reshape(-1, 1, 28, 28)
@@ -58,11 +93,11 @@ def _bytes(path: Path, head: int) -> Tensor:
         return torch.frombuffer(bytearray(file.read()[head:]), dtype=torch.uint8).long()
 
 
-def trained(seed: int, train: Images, epochs: int, cache: str | None) -> nn.Module:
+def trained(kind: str, seed: int, train: Images, epochs: int, cache: str | None) -> nn.Module:
     """A net trained on all but the images that are held back."""
     torch.manual_seed(seed)
-    net = Transformer()
-    kept = None if cache is None else Path(cache) / f"transformer-{seed}-{epochs}.safetensors"
+    net: nn.Module = NETS[kind]()
+    kept = None if cache is None else Path(cache) / f"{kind}-{seed}-{epochs}.safetensors"
     if kept is not None and kept.exists():
         net.load_state_dict(load_file(kept))
         return net.eval()
@@ -99,12 +134,13 @@ def _parts(pair: Images, size: int) -> tuple[tuple[Tensor, ...], tuple[Tensor, .
 
 def rows_of(seed: int, options: argparse.Namespace, train: Images, test: Images) -> list[Row]:
     """Every way to shorten one net."""
-    net = trained(seed, train, options.epochs, options.cache)
+    net = trained(options.net, seed, train, options.epochs, options.cache)
     batches = list(zip(*_parts((train[0][-HELD_BACK:], train[1][-HELD_BACK:]), 100), strict=True))
     lessons = list(train[0][:-HELD_BACK].split(100))
     whole = accuracy(net, test)
-    rows = [{"seed": seed, **_row(BLOCKS, "whole", whole, whole, net, 0.0)}]
-    for units in (9, 6, 3):
+    of = {"net": options.net, "seed": seed}
+    rows = [{**of, **_row(BLOCKS, "whole", whole, whole, net, 0.0)}]
+    for units in options.blocks or (9, 6, 3):
         start = time.perf_counter()
         found = plan(net, batches, units=units, seed=seed)
         took = time.perf_counter() - start
@@ -118,15 +154,24 @@ def rows_of(seed: int, options: argparse.Namespace, train: Images, test: Images)
             small = carry_out(net, removals, example=batches[0], bridges=bridges).model
             spent = time.perf_counter() - start + (0.0 if way == "from the end" else took)
             rows.append(
-                {"seed": seed, **_row(units, way, accuracy(small, test), whole, small, spent)}
+                {
+                    "net": options.net,
+                    "seed": seed,
+                    **_row(units, way, accuracy(small, test), whole, small, spent),
+                }
             )
             start = time.perf_counter()
             judged = [x for x, _ in batches]
+            reestimate_norms(small, judged)  # none in a transformer
             distill(small, net, lessons, held_out=judged, steps=options.steps, seed=seed)
             spent += time.perf_counter() - start
             right = accuracy(small.eval(), test)
             rows.append(
-                {"seed": seed, **_row(units, f"{way}, healing", right, whole, small, spent)}
+                {
+                    "net": options.net,
+                    "seed": seed,
+                    **_row(units, f"{way}, healing", right, whole, small, spent),
+                }
             )
             print(*rows[-2:], sep="\n", flush=True)
     return rows
@@ -161,7 +206,9 @@ def main() -> None:
     """Trains, shortens, prints and writes."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--data", required=True, type=Path, help="folder of Fashion-MNIST")
+    parser.add_argument("--net", choices=list(NETS), default="transformer")
     parser.add_argument("--seed", type=int, action="append")
+    parser.add_argument("--blocks", type=int, action="append", help="how many to keep: 9, 6 and 3")
     parser.add_argument("--epochs", type=int, default=3)
     parser.add_argument("--steps", type=int, default=150, help="of distillation, of 100 images")
     parser.add_argument("--cache", help="a folder for trained nets, so that each is trained once")

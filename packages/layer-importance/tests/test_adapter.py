@@ -9,6 +9,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, TensorDataset
 
+from layer_importance import plan
 from layer_importance._adapter import UniversalLayerwiseAdapter, create_analyzer
 from layer_importance._adapter_config import AnalysisConfig, Limited, ModalityType, TaskType
 from layer_importance._analyzers import ImportanceAnalyzer, UniversalModel
@@ -294,6 +295,10 @@ def test_steps_out_of_order_say_what_is_missing() -> None:
         ({"max_samples": 0}, "max_samples must be at least 1, got 0"),
         ({"analysis_methods": "gradient_based"}, "analysis_methods must be a list"),
         ({"analysis_methods": []}, "analysis_methods must be a list"),
+        (
+            {"analysis_methods": ["gradient_based", "fisher_informtion"]},
+            "analysis_methods must be of .*'fisher_informtion': did you mean 'fisher_information'?",
+        ),
         ({"compression_targets": [0.5]}, "compression_targets must be ratios of at least 1"),
     ],
 )
@@ -344,3 +349,36 @@ def test_batches_are_cut_but_where_they_have_no_parts() -> None:
     assert [len(batch) for batch in first] == [5]
     once = Limited(iter(batches), batch_size=9, max_samples=6)
     assert [len(b) for b in once] == [len(b) for b in once]
+
+
+def test_a_method_that_nobody_added_is_refused_before_the_analysis(
+    data_loader: DataLoader[Any],
+) -> None:
+    adapter = create_analyzer("mine", modality_type="tabular", analysis_methods=["norms"])
+    adapter.load_model(_net())
+    with pytest.raises(ValueError, match=r"must be of .*, got 'norms'.*is added first"):
+        adapter.analyze_importance(data_loader)
+    with pytest.raises(ValueError, match="got 'taylor'$"):
+        adapter.registry.get("taylor")
+    with pytest.raises(ValueError, match=r"got 'fisher': did you mean 'fisher_information'\?"):
+        adapter.registry.get("fisher")
+
+
+@pytest.mark.parametrize("of", ["layers", "parameters"])
+def test_a_ratio_says_what_it_is_of_and_means_the_same_in_both_faces(
+    data_loader: DataLoader[Any], of: str
+) -> None:
+    net, batches = _net(), list(data_loader)
+    adapter = create_analyzer("mine", modality_type="tabular", max_samples=10**6, batch_size=64)
+    adapter.load_model(net)
+    adapter.analyze_importance(batches)
+    named = adapter.generate_compression_plan(1.5, ratio_of=of)
+    direct = plan(net, batches, report=adapter.report, target_ratio=1.5, ratio_of=of)
+    assert named["removed_layers"] == direct.removals
+    assert named["ratio_of"] == direct.asked["ratio_of"] == of
+    reached = {"layers": named["achieved_ratio"], "parameters": named["parameter_ratio"]}
+    assert reached[of] >= 1.5
+    assert adapter.generate_compression_plan(1.5)["ratio_of"] == "layers"
+    unsaid = plan(net, batches, report=adapter.report, target_ratio=1.5, evaluations=0)
+    assert unsaid.asked["ratio_of"] == "parameters"
+    assert adapter.generate_compression_plan(units=4)["ratio_of"] is None

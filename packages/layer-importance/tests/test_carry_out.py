@@ -276,10 +276,7 @@ def test_what_would_change_the_answer_is_never_called_done(monkeypatch: pytest.M
     def wrong(model: nn.Module, cut: Any) -> None:
         del model[int(cut.units[0].path) + 1]  # type: ignore[operator]
 
-    ways = {"compact": (wrong,), "bypass": surgery.EXECUTORS["bypass"]}
-    monkeypatch.setattr("layer_importance._execute.carry_out.EXECUTORS", ways)
-    monkeypatch.setattr("layer_importance._execute.job.EXECUTORS", ways)
-    monkeypatch.setattr("layer_importance._execute.files.EXECUTORS", ways)
+    monkeypatch.setitem(surgery.EXECUTORS, "compact", (wrong,))
 
     done = carry_out(plain(), ["1"], example=torch.randn(3, 4))
 
@@ -290,7 +287,7 @@ def test_what_would_change_the_answer_is_never_called_done(monkeypatch: pytest.M
 def test_weights_that_do_not_come_back_from_the_file_are_noticed(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr("layer_importance._execute.files.fill", lambda *_: None)
+    monkeypatch.setattr("layer_importance._execute.files.fill", lambda *_, **__: None)
 
     with pytest.raises(ValueError, match="mask: reload differs by"):
         carry_out(plain(), ["1"], example=torch.randn(3, 4))
@@ -683,3 +680,35 @@ def test_buffers_that_do_not_come_back_are_noticed(monkeypatch: pytest.MonkeyPat
 
     with pytest.raises(ValueError, match="mask: reload differs by"):
         carry_out(Projected(), ["blocks.1"], example=torch.randn(3, 8))
+
+
+class Lazy(Block):
+    """Makes a buffer of its state when it is first called."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        if not hasattr(self, "scale"):
+            self.register_buffer("scale", torch.full((8,), 0.5))
+        out: Tensor = super().forward(x) * self.scale
+        return out
+
+
+@pytest.mark.parametrize("way", ["compact", "bypass", "mask"])
+@pytest.mark.parametrize("called", [False, True])
+def test_buffers_that_the_first_call_makes_are_saved_and_made_again(
+    way: str, called: bool, tmp_path: Path
+) -> None:
+    def build() -> nn.Module:
+        return nn.Sequential(*(Lazy() for _ in range(3)))
+
+    torch.manual_seed(0)
+    net, x = build(), torch.randn(4, 8)
+    if called:
+        net(x)
+        for block in net:
+            block.scale.fill_(0.25)
+    done = carry_out(net, ["1"], example=x, executor=way)
+    assert done.checks["reload"] == "passed"
+    done.save(tmp_path / "small")
+    again = load(tmp_path / "small", build)
+    assert torch.equal(answer(again, x), answer(done.model, x))
+    assert hasattr(net[0], "scale") == called  # it is left as it was

@@ -1,12 +1,16 @@
 import copy
 import itertools
+import json
+import math
+import time
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
 
-from layer_importance import discover
+from layer_importance import CompressionPlan, discover, plan
 from layer_importance._costs import Costs, measure_costs
 
 
@@ -154,3 +158,80 @@ def test_what_cannot_be_measured_is_refused(wrong: dict[str, object]) -> None:
     net, x = Net(16, 16), torch.randn(5, 8)
     with pytest.raises(ValueError, match="must be"):
         measure_costs(net, discover(net, x), x, **wrong)  # type: ignore[arg-type]
+
+
+@torch.library.custom_op("layer_importance_tests::twice", mutates_args=())
+def twice(x: torch.Tensor) -> torch.Tensor:
+    return 2 * x
+
+
+class Unusual(nn.Module):
+    """A square block whose input goes through an operation."""
+
+    def __init__(self, operation: Any) -> None:
+        super().__init__()
+        self.linear, self.operation = nn.Linear(4, 4, bias=False), operation
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out: torch.Tensor = self.linear(self.operation(x))
+        return out
+
+
+@pytest.mark.parametrize(
+    "operation, name",
+    [
+        (twice, "layer_importance_tests.twice"),
+        (lambda x: torch.fft.fft(x).real, "aten._fft_r2c"),
+        (torch.linalg.matrix_exp, "aten.linalg_matrix_exp"),
+        (lambda x: torch.cdist(x, x), "aten._cdist_forward"),
+    ],
+)
+def test_what_cannot_be_counted_is_named_and_not_taken_for_free(operation: Any, name: str) -> None:
+    x = torch.randn(4, 4)
+    net = nn.Sequential(Unusual(torch.tanh), Unusual(operation), Unusual(torch.relu))
+    costs = measure_costs(net, discover(net, x, units=["0", "1", "2"]), x, kinds=["flops"])
+    assert math.isnan(costs.totals["flops"])
+    assert math.isnan(costs.units["flops"]["1"])
+    assert costs.units["flops"]["0"] == costs.units["flops"]["2"] == 2 * 4 * 16
+    assert costs.notes == (f"flops are not known: there is no formula for {name}",)
+    again = Costs.from_dict(json.loads(json.dumps(costs.to_dict(), allow_nan=False)))
+    assert again.to_dict() == costs.to_dict()
+
+
+@pytest.mark.parametrize(
+    "operation, more",
+    [
+        (lambda x: x * torch.mv(x, x[0])[:, None], 2 * 16),
+        (lambda x: x * torch.dot(x[0], x[1]), 2 * 4),
+        (lambda x: x * torch.addmv(x[0], x, x[1])[:, None], 2 * 16),
+        (lambda x: torch.einsum("ij,kj->ik", x, x), 2 * 64),
+        (lambda x: x.softmax(1).cumsum(1).sort(1).values + x.norm(dim=1, keepdim=True), 0),
+    ],
+)
+def test_products_with_vectors_count_and_moves_of_data_are_free(operation: Any, more: int) -> None:
+    x, net = torch.randn(4, 4), nn.Sequential(Unusual(operation))
+    costs = measure_costs(net, discover(net, x, units=["0"]), x, kinds=["flops"])
+    assert costs.totals["flops"] == 2 * 4 * 16 + more
+    assert costs.notes == ()
+
+
+def test_no_plan_is_made_for_flops_that_nobody_can_count() -> None:
+    net = nn.Sequential(*(Unusual(twice) for _ in range(3)))
+    data = [(torch.randn(4, 4), torch.tensor([0, 1, 2, 3])) for _ in range(2)]
+    with pytest.raises(ValueError, match=r"flops cannot be planned for: .* no formula for layer_"):
+        plan(net, data, flops=10.0)
+
+
+def test_a_plan_for_seconds_does_without_them_and_says_so() -> None:
+    def slow(x: Tensor) -> Tensor:
+        time.sleep(0.005)
+        out: Tensor = twice(x)
+        return out
+
+    net = nn.Sequential(*(Unusual(slow) for _ in range(3)))
+    data = [(torch.randn(4, 4), torch.tensor([0, 1, 2, 3])) for _ in range(2)]
+    units = discover(net, data[0], units=["0", "1", "2"])
+    found = plan(net, data, latency_s=0.012, keep_types=False, among=units)
+    assert "flops" not in found.before
+    assert any("there is no formula for layer_importance_tests.twice" in n for n in found.notes)
+    assert CompressionPlan.from_dict(json.loads(json.dumps(found.to_dict(), allow_nan=False)))

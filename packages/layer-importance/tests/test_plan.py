@@ -117,7 +117,7 @@ def test_a_ratio_is_of_the_parameters_of_the_whole_model(planted: Planted, ratio
     assert found.before["parameters"] == whole
     assert found.achieved["parameters"] <= whole / ratio
     assert found.achieved["ratio"] == whole / found.achieved["parameters"] >= ratio
-    assert found.asked == {"kind": "target_ratio", "value": ratio}
+    assert found.asked == {"kind": "target_ratio", "value": ratio, "ratio_of": "parameters"}
 
 
 @pytest.mark.parametrize(
@@ -335,6 +335,8 @@ def test_a_file_that_is_no_plan_is_refused(
         ({}, "exactly one of target_ratio"),
         ({"units": 3, "params": 100}, "exactly one of target_ratio"),
         ({"target_ratio": 0.5}, "target_ratio must be at least 1, got 0.5"),
+        ({"target_ratio": 2, "ratio_of": "heads"}, "ratio_of must be one of parameters, layers"),
+        ({"target_ratio": 9, "ratio_of": "layers"}, "target_ratio must be at most 8, the number"),
         ({"units": 9}, "units must be in 0..8"),
         ({"units": 3, "keep": ["nobody"]}, "keep must name units, got nobody"),
         ({"units": 3, "keep_ends": (-1, 0)}, "keep_ends"),

@@ -279,3 +279,105 @@ def test_longer_sweeps_are_expected_to_take_longer() -> None:
     seconds = [sweep_seconds(here, level) for level in range(4)]
     assert seconds[1:] == sorted(seconds[1:])
     assert seconds[0] == 15.0
+
+
+class SlowNet(nn.Module):
+    """Some of its layers take time, by a clock of its own: the last block, forward and back."""
+
+    def __init__(self, first: float, later: float, back: float) -> None:
+        super().__init__()
+        self.now, self.calls = 0.0, 0
+        self.first, self.later, self.back = first, later, back
+        self.start = nn.Linear(6, 8)
+        self.blocks = nn.ModuleList(Block(scale) for scale in SCALES)
+        self.head = nn.Linear(8, 4)
+        self.blocks[-1].norm.register_forward_hook(self._takes)
+
+    def _takes(self, module: nn.Module, args: Any, output: Tensor) -> None:
+        self.calls += 1
+        self.now += self.first if self.calls < 8 else self.later
+        if output.requires_grad:
+            output.register_hook(self._back)
+
+    def _back(self, grad: Tensor) -> None:
+        self.now += self.back
+
+    def clock(self) -> float:
+        self.now += 0.001
+        return self.now
+
+    def forward(self, x: Tensor) -> Tensor:
+        x = self.start(x)
+        for block in self.blocks:
+            x = block(x)
+        out: Tensor = self.head(x)
+        return out
+
+
+@pytest.mark.parametrize("seconds", [30.0, 100.0])
+@pytest.mark.parametrize("slow", [(1.0, 1.0, 2.0), (0.3, 1.0, 1.0), (1.0, 0.1, 0.1)])
+def test_all_of_it_takes_little_more_than_the_time_given_and_half_of_it_is_the_races(
+    batches: Batches, seconds: float, slow: tuple[float, float, float]
+) -> None:
+    net = SlowNet(*slow).eval()
+    report = analyze(net, batches, methods="auto", seconds=seconds, clock=net.clock)
+    assert net.now <= 1.25 * seconds
+    assert report.bottom is not None
+    parts = dict(report.facts["seconds"])
+    asked, whole = parts.pop("asked"), parts.pop("in all")
+    assert asked == seconds
+    assert whole == pytest.approx(net.now, abs=0.1)
+    assert sum(parts.values()) == pytest.approx(whole, abs=0.1)
+    # nine passes make a batch of the race, which ends before one that would take too long
+    decided = "decided after" in report.bottom["statement"]
+    assert decided or parts["race"] + 9 * max(slow) > seconds / 2 - 5 * sum(slow)
+
+
+def slowly_scored(net: SlowNet, each: float) -> type[Any]:
+    kind: Any = next(m for m in BUILT_IN if m.name == "block_influence")
+
+    class Slow(kind):  # type: ignore[misc]
+        name = "slow"
+
+        def scores(self) -> Any:
+            found = super().scores()
+            net.now += each * len(found.scores)
+            return found
+
+    return Slow
+
+
+@pytest.mark.parametrize("each, runs", [(0.01, True), (0.5, False), (2.0, False)])
+def test_a_method_whose_scores_take_too_long_is_left_out_and_says_so(
+    batches: Batches, each: float, runs: bool
+) -> None:
+    net = SlowNet(0.1, 0.1, 0.1).eval()
+    registry = Registry()
+    registry.add_method("slow", slowly_scored(net, each))
+    report = analyze(net, batches, methods="auto", seconds=40.0, clock=net.clock, registry=registry)
+    assert net.now <= 50.0
+    assert ("slow" in report.methods) == runs
+    assert runs or "working out its scores would take about" in report.reasons["slow"]
+    assert "block_influence" in report.methods
+    assert report.bottom is not None
+
+
+def test_without_time_for_a_race_the_report_says_what_one_batch_of_it_would_take(
+    batches: Batches,
+) -> None:
+    net = SlowNet(1.0, 1.0, 1.0).eval()
+    report = analyze(net, batches, methods="auto", seconds=12.0, clock=net.clock)
+    assert report.bottom is None
+    assert "the first batch of a race would take about 4.5 s" in report.reasons["layer_ablation"]
+
+
+def test_a_race_that_ends_within_its_first_batch_keeps_the_damages_it_measured(
+    net: nn.Module, batches: Batches
+) -> None:
+    report = analyze(net, batches, methods="auto", seconds=18.0, clock=Clock(net))
+    damage, bottom = report["layer_ablation"], report.bottom
+    assert bottom is not None
+    assert "within the first batch" in bottom["statement"]
+    assert 0 < len(damage) < 8
+    assert set(damage.missing.values()) == {"time was up before it ran"}
+    assert {score.samples for score in damage.values()} == {16}

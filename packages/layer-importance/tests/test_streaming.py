@@ -7,7 +7,7 @@ import safetensors.torch
 import torch
 from torch import Tensor, nn
 
-from layer_importance import Report, analyze
+from layer_importance import ElasticDepth, Report, analyze
 from layer_importance._streaming import analyze_streamed
 
 METHODS = [
@@ -172,10 +172,19 @@ def test_what_is_not_there_is_named(saved: tuple[Net, Path], tmp_path: Path) -> 
     (tmp_path / "empty").mkdir()
     with pytest.raises(FileNotFoundError, match="holds no safetensors file"):
         analyze_streamed(Net, tmp_path / "empty", _batches())
-    with pytest.raises(ValueError, match="at least one batch, got none"):
+    with pytest.raises(ValueError, match="at least one batch with a sample, got none"):
         analyze_streamed(Net, saved[1], [])
 
 
 def test_modules_made_afterwards_have_weights(saved: tuple[Net, Path]) -> None:
     analyze_streamed(Net, saved[1], _batches())
     assert not any(p.is_meta for p in Net().parameters())
+
+
+def test_a_model_with_gates_is_refused_by_name(tmp_path: Path) -> None:
+    net = Net().eval()
+    state = {name: tensor for name, tensor in net.state_dict().items() if name != "head.weight"}
+    safetensors.torch.save_file(state, tmp_path / "model.safetensors")
+    ElasticDepth(net, ["blocks.1"], example=_batches()[0][0])
+    with pytest.raises(ValueError, match=r"gates on blocks\.1: close the ElasticDepth first"):
+        analyze_streamed(lambda: net, tmp_path / "model.safetensors", _batches())

@@ -624,6 +624,23 @@ def test_who_has_something_to_answer(kind, labels):
     assert kind.answered({"x": noise(2, 2), "labels": labels}).tolist() == [True, False]
 
 
+@pytest.mark.parametrize(
+    "labels, known",
+    [
+        ([[1, 2], [-100, -100], [-100, 1]], [True, False, True]),
+        ([[1, 2], [-1, -1], [7, 9]], [True, False, False]),  # the text has three tokens
+    ],
+)
+@pytest.mark.parametrize("mapping", [True, False])
+def test_questions_without_an_answer_in_the_text_count_nowhere(labels, known, mapping):
+    start, end = torch.tensor(labels).unbind(1)
+    batch = {"input_ids": torch.ones(3, 3).long(), "start_positions": start, "end_positions": end}
+    if not mapping:
+        batch = torch.ones(3, 3).long(), torch.tensor(labels)
+        known = known if labels[2][0] < 0 else [True, False, True]  # nobody says how long it is
+    assert QuestionAnswering().answered(batch).tolist() == known
+
+
 def test_data_without_any_label_is_refused():
     with pytest.raises(ValueError, match="something to answer, got 1 without any"):
         _studied([(noise(2, 2), torch.tensor([-100, -100]))], Classification())

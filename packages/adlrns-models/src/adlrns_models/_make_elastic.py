@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from adlrns_models._calibrate import (
     Forward,
     Objective,
+    Observed,
     OutputProbe,
     calibrate,
     default_forward,
@@ -98,11 +99,8 @@ def make_elastic(
     profiles, skipped = {}, dict(targets.skipped)
     copied = copy.deepcopy(model)
     for done, name in enumerate(targets.layers, 1):
-        if seen[name].sketch.n_samples_seen == 0:
-            skipped[name] = "no finite input reached it during calibration"
-            continue
-        if seen[name].gradient_rows == 0:
-            skipped[name] = "no gradient of the model's output reaches it (torch.no_grad?)"
+        if (reason := _reason_unseen(seen[name])) is not None:
+            skipped[name] = reason
             continue
         mine: Any = copied.get_submodule(name) if name else copied
         new[mine], profiles[name] = elastic_layer(
@@ -119,3 +117,13 @@ def make_elastic(
     }
     network = replace_modules(copied, new)
     return ElasticModel(network, profiles, multiple_of=multiple_of, info=info)
+
+
+def _reason_unseen(seen: Observed) -> str | None:
+    if seen.rows == 0:
+        return "no input reached it during calibration: it was not called, or its weight was read"
+    if seen.sketch.n_samples_seen == 0:
+        return "no finite input reached it during calibration"
+    if seen.gradient_rows == 0:
+        return "no gradient of the model's output reaches it (torch.no_grad?)"
+    return None

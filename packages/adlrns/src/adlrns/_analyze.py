@@ -1,8 +1,10 @@
 """The whole of `adlrns analyze`."""
 
+import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -10,7 +12,7 @@ from torch import nn
 
 import layer_importance as importance
 from adlrns import _batches as data
-from adlrns._console import remark, show, stage
+from adlrns._console import remark, say, show, stage
 from adlrns._early import check_data
 from adlrns._errors import UseError, from_user
 from adlrns._folder import try_folder, write_folder
@@ -21,6 +23,7 @@ from layer_importance.interventions import CurvePoint, curve_csv, largest_ratio,
 REPORT, SCORES, PAGE = "report.json", "scores.csv", "report.html"
 PLAN, CURVE = "plan.json", "curve.csv"
 MEASURED = "layer_ablation"
+SCHEMA = 1
 FILES = {REPORT, SCORES, PAGE, PLAN, CURVE}
 
 
@@ -39,6 +42,7 @@ class Request(NamedTuple):
     batches: int
     batch_size: int | None
     seed: int
+    json: bool = False
 
 
 def run(request: Request) -> None:
@@ -59,7 +63,10 @@ def run(request: Request) -> None:
     report = _report(request, model, batches)
     plan = None if request.target is None else _plan(request, model, batches, report)
     curve = None if request.curve is None else _curve(request, model, batches, report)
-    show(_table(report, plan))
+    if request.json:
+        say(json.dumps(document(request, report, plan, curve), indent=1, allow_nan=False))
+    else:
+        show(_table(report, plan))
     for name, why in report.reasons.items():
         if name not in report.methods:
             remark(f"{name} did not run: {why}")
@@ -70,6 +77,35 @@ def run(request: Request) -> None:
         lambda folder: _write(folder, report, plan, curve, request),
         check=check_out,
     )
+
+
+def document(
+    request: Request,
+    report: importance.Report,
+    plan: importance.CompressionPlan | None,
+    curve: Sequence[CurvePoint] | None,
+) -> dict[str, Any]:
+    """Returns all that was found as plain data: what `--json` prints.
+
+    Fields stay what they are as long as `schema` does; report and plan have schemas of their own.
+    """
+    return {
+        "format": "adlrns analyze",
+        "schema": SCHEMA,
+        "model": request.model,
+        "data": request.data,
+        "folder": str(request.out),
+        "report": report.to_dict(),
+        "plan": None if plan is None else plan.to_dict(),
+        "curve": None if curve is None else [_plain(point) for point in curve],
+    }
+
+
+def _plain(point: CurvePoint) -> dict[str, Any]:
+    return {
+        key: None if isinstance(value, float) and not math.isfinite(value) else value
+        for key, value in asdict(point).items()
+    }
 
 
 def check_out(out: Path) -> None:
@@ -111,7 +147,8 @@ def _report(request: Request, model: nn.Module, batches: Sequence[Any]) -> impor
     for name in named:
         if name != "auto" and name not in importance.registry.names():
             known = ", ".join(["auto", *importance.registry.names()])
-            raise UseError(f"--methods must be of {known}, got {name!r}")
+            near = importance.registry.nearest(name)
+            raise UseError(f"--methods must be of {known}, got {name!r}{near}")
     with stage("analyse") as advance, _of(request):
         return importance.analyze(
             model,

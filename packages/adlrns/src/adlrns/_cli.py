@@ -13,11 +13,12 @@ from adlrns import __version__
 from adlrns._commands import compress, demo, doctor, export
 from adlrns._commands_analyze import analyze
 from adlrns._commands_grow import grow
+from adlrns._commands_spike import spike
 from adlrns._commands_train import experiment, train
 from adlrns._errors import one_line
 
 INTERRUPTED = 130
-RESUMABLE = ("train", "experiment")
+RESUMABLE = ("train", "experiment", "spike")
 
 
 class Group(TyperGroup):
@@ -108,7 +109,7 @@ def _flowing(command: Callable[..., None]) -> str:
     return re.sub(r"(?<!\n)\n(?!\n)", " ", inspect.cleandoc(command.__doc__ or ""))
 
 
-for command in (demo, compress, analyze, export, train, grow, experiment, doctor):
+for command in (demo, compress, analyze, export, train, grow, spike, experiment, doctor):
     epilog = "[bold]--debug[/bold] anywhere shows the traceback of an error."
     app.command(help=_flowing(command), epilog=epilog)(command)
 

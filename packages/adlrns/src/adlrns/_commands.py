@@ -72,8 +72,8 @@ def compress(
     model: Annotated[
         str,
         typer.Argument(
-            help="module:factory, hf:PATH (a local transformers folder), or a folder written by "
-            "compress, to choose another budget.",
+            help="module:factory, hf:PATH (a local transformers folder), timm:NAME (of timm, or a "
+            "local folder of it), or a folder written by compress, to choose another budget.",
             metavar="MODEL",
         ),
     ],

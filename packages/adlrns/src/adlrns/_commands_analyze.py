@@ -13,8 +13,8 @@ def analyze(
     model: Annotated[
         str,
         typer.Argument(
-            help="module:factory, or hf:PATH (a local folder), opened with the head that --task "
-            "needs if it has one.",
+            help="module:factory, timm:NAME, or hf:PATH (a local folder), opened with the head "
+            "that --task needs if it has one.",
             metavar="MODEL",
         ),
     ],
@@ -56,6 +56,12 @@ def analyze(
         int | None, typer.Option(min=1, help="Samples a batch, for files.", show_default="32")
     ] = None,
     seed: Annotated[int, typer.Option(min=0, help="Of all draws.")] = 0,
+    json: Annotated[
+        bool,
+        typer.Option(
+            "--json", help="All that was found as one JSON document on stdout, not the table."
+        ),
+    ] = False,
     threads: Threads = 0,
 ) -> None:
     """Say which layers of a trained model matter, how far to trust that, and which can go.
@@ -75,4 +81,4 @@ def analyze(
 
     check_out(out)
     limits = (seconds, target, curve, out, batches, batch_size, seed)
-    run(Request(model, data, methods, task, modality, *limits))
+    run(Request(model, data, methods, task, modality, *limits, json))

@@ -11,7 +11,7 @@ from adlrns._console import say, show, stage
 from adlrns._contents import write_elastic, write_manifest, write_materialized
 from adlrns._errors import UseError
 from adlrns._folder import write_folder
-from adlrns._job import Job, Request, open_job, tokenizer_of
+from adlrns._job import Job, Request, open_job, origin_of
 from adlrns._manifest import Budget
 from adlrns._settle import counted_form, forms_of, settle, told_forms
 from adlrns._source import HF, keep_configuration
@@ -51,10 +51,10 @@ def run(request: Request) -> None:
     def build(folder: Path) -> None:
         write_elastic(job.elastic, folder, like=job.like, batch=job.batch)
         write_materialized(network, folder, like=job.like, batch=job.batch)
-        if job.source.kind == HF:
-            keep_configuration(job.like, folder)
-            if request.data and Path(request.data).suffix in data.TEXTS:
-                data.keep_tokenizer(tokenizer_of(request), folder)
+        origin = origin_of(request, job.source)
+        keep_configuration(job.source, job.like, origin, folder)
+        if job.source.kind == HF and request.data and Path(request.data).suffix in data.TEXTS:
+            data.keep_tokenizer(origin, folder)
         (folder / "table.csv").write_text(table.to_csv())
         form = counted_form(budget.form)
         story = Story(request.command, request.model, job.elastic, point, form, table)

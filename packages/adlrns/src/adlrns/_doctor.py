@@ -22,7 +22,9 @@ ENABLES = {
     "onnxruntime": "the check of an ONNX file",
     "onnxscript": "adlrns export --to onnx",
     "PIL": "adlrns train, --data of folders of pictures",
+    "timm": "MODEL timm:NAME",
     "transformers": "MODEL hf:PATH, --data of sentences",
+    "nir": "adlrns spike: network.nir",
     "triton": "the kernels of lowrank-kernels on a GPU",
 }
 _DISTRIBUTION = {"sklearn": "scikit-learn", "PIL": "pillow"}

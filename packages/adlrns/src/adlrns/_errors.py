@@ -47,7 +47,9 @@ EXTRAS = {
     "onnx": "onnx",
     "onnxruntime": "onnx",
     "onnxscript": "onnx",
+    "timm": "timm",
     "transformers": "hf",
+    "nir": "nir",
 }
 """The extra that brings each optional module."""
 

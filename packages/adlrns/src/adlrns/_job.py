@@ -54,11 +54,11 @@ def open_job(request: Request) -> Job:
     return _open_again(request) if _is_result(request) else _open(request)
 
 
-def tokenizer_of(request: Request) -> Path:
-    """Returns the folder that holds the tokenizer of a transformers model."""
+def origin_of(request: Request, source: Source) -> Path:
+    """Returns the folder with the configuration, and the tokenizer, that a model came with."""
     if _is_result(request):
-        return Path(request.model) / HF
-    return Path(request.model.partition(":")[2])
+        return Path(request.model) / source.kind
+    return Path(request.model.partition(":")[2]).expanduser()
 
 
 def _is_result(request: Request) -> bool:
@@ -72,7 +72,7 @@ def _open(request: Request) -> Job:
         model, source = open_model(request.model)
     hf = source.kind == HF
     with stage(f"open {request.data}"):
-        batches = _batches(request, tokenizer_of(request) if hf else None)
+        batches = _batches(request, origin_of(request, source) if hf else None)
     _check_fit(request, model, batches[0])
     calibration, held_out = split(batches)
     elastic = _watch(request, model, calibration)
@@ -117,7 +117,7 @@ def _open_again(request: Request) -> Job:
     batches = []
     if request.data is not None:
         hf = source.kind == HF
-        batches = _batches(request, tokenizer_of(request) if hf else None)
+        batches = _batches(request, origin_of(request, source) if hf else None)
         _check_fit(request, elastic, batches[0])
     elastic.set_budget(flops=1.0)
     dense = materialize_model(elastic, "dense")

@@ -22,8 +22,8 @@ class _Part(BaseModel):
 class Source(_Part):
     """Where the architecture comes from."""
 
-    kind: Literal["factory", "hf"]
-    spec: str  # module:factory, or the local folder the transformers model was read from
+    kind: Literal["factory", "hf", "timm"]
+    spec: str  # module:factory, the local folder the model was read from, or its name in timm
 
 
 class Input(_Part):

@@ -13,6 +13,7 @@ from torch import nn
 from adlrns._console import remark
 from adlrns._errors import RunError, UseError, from_user, need
 from adlrns._manifest import Source
+from adlrns._source_timm import TIMM, keep_timm, open_timm, open_timm_source
 
 # a transformers configuration, so that a folder can be opened without the one it came from
 HF = "hf"
@@ -44,7 +45,7 @@ class Opened(NamedTuple):
 
 
 def open_model(spec: str, *, task: str | None = None) -> Opened:
-    """Returns the model that `module:factory` or `hf:PATH` names, in eval mode.
+    """Returns the model that `module:factory`, `hf:PATH` or `timm:NAME` names, in eval mode.
 
     A transformers model is opened with the head that `task` needs, if the folder has its weights,
     else without one.
@@ -61,10 +62,13 @@ def _opened(spec: str, task: str | None) -> Opened:
     kind, colon, rest = spec.partition(":")
     if not colon or not kind or not rest:
         raise UseError(
-            f"MODEL must be module:factory, hf:PATH or a folder written by compress, got {spec!r}"
+            "MODEL must be module:factory, hf:PATH, timm:NAME or a folder written by compress, "
+            f"got {spec!r}"
         )
     if kind == HF:
         return Opened(_pretrained(rest, task), Source(kind="hf", spec=rest))
+    if kind == TIMM:
+        return Opened(open_timm(rest), Source(kind="timm", spec=rest))
     made = named("MODEL", spec)
     model = made if isinstance(made, nn.Module) else called("MODEL", spec, made)
     if not isinstance(model, nn.Module):
@@ -84,6 +88,8 @@ def open_source(folder: Path, source: Source) -> nn.Module:
         except (UseError, RunError) as error:
             text = f"{folder} needs the factory it was made from: {error}; {_REMEDY}"
             raise type(error)(text) from error
+    if source.kind == TIMM:
+        return open_timm_source(folder / TIMM, source.spec)
     transformers: Any = need("transformers")
     config = transformers.AutoConfig.from_pretrained(folder / HF, local_files_only=True)
     return transformers.AutoModel.from_config(config).eval()
@@ -155,7 +161,17 @@ def _heads(transformers: Any, folder: Path, task: str | None) -> list[Any]:
     return [kind for kind in kinds if type(config) in kind._model_mapping]
 
 
-def keep_configuration(model: nn.Module, folder: Path) -> None:
-    """Writes what :func:`open_source` needs of a transformers model into a folder."""
-    config: Any = model.config
-    config.save_pretrained(folder / HF)
+def keep_configuration(source: Source, model: nn.Module, origin: Path, folder: Path) -> None:
+    """Writes what :func:`open_source` needs of a model into a folder.
+
+    Args:
+        source: what the model was made from.
+        model: the plain model.
+        origin: the folder that its configuration was read from.
+        folder: the result.
+    """
+    if source.kind == HF:
+        config: Any = model.config
+        config.save_pretrained(folder / HF)
+    if source.kind == TIMM:
+        keep_timm(origin, folder / TIMM)

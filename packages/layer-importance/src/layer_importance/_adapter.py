@@ -68,6 +68,12 @@ class UniversalLayerwiseAdapter:
             ValueError: if no model is loaded, or as :func:`~layer_importance.analyze` does.
         """
         config, model = self.config, self._loaded("analyze_importance")
+        known = self.registry.names()
+        if strange := [name for name in config.analysis_methods if name not in known]:
+            raise ValueError(
+                f"analysis_methods must be of {', '.join(known)}, got {strange[0]!r}"
+                f"{self.registry.nearest(strange[0])}; a method of your own is added first"
+            )
         modality = find_modality(str(config.modality_type), None)
         batches = Limited(data_loader, config.batch_size, config.max_samples, modality.divisible)
         added = [name for name in self.registry.added if name not in config.analysis_methods]
@@ -89,24 +95,27 @@ class UniversalLayerwiseAdapter:
         }
 
     def generate_compression_plan(
-        self, target_ratio: float | None = None, **targets: Any
+        self, target_ratio: float | None = None, *, ratio_of: str = "layers", **targets: Any
     ) -> dict[str, Any]:
         """Returns which layers to keep, and what that does, measured on data held back.
 
         Args:
-            target_ratio: number of layers before over that after, at least, here and in
-                ``compression_targets``, whose first it is if no target is given. For a ratio of
-                parameters, as ``plan`` means it, say ``params``.
+            target_ratio: of the model before over the model afterwards, at least; the first of
+                ``compression_targets`` if no target is given.
+            ratio_of: what it is a ratio of: ``layers``, their number, here and in
+                ``compression_targets``; or ``parameters`` of the whole model, which is what
+                :func:`~layer_importance.plan` takes if it is told nothing.
             targets: another target in its place: ``params``, ``flops``, ``latency_s`` or ``units``
                 that may remain; and whatever else ``plan`` takes, such as ``keep``.
 
         Returns:
             A dictionary of ``original_layers`` and ``compressed_layers``, their numbers;
-            ``target_ratio`` and ``achieved_ratio``, of layers; ``parameter_ratio`` of the whole
-            model; ``kept_layers`` and ``removed_layers`` by name, ``bridged_layers`` among the
-            latter; ``layer_importance``, what each layer's score was taken to be; ``damage``, the
-            change of the mean loss, and ``damage_interval``; ``quality`` and ``quality_change``
-            where the task has one; ``model_name``, ``asked``, ``notes``; and ``plan``, all of it.
+            ``target_ratio``, with what it is of, ``ratio_of``; what came of it, ``achieved_ratio``
+            of layers and ``parameter_ratio`` of the whole model; ``kept_layers`` and
+            ``removed_layers`` by name, ``bridged_layers`` among the latter;
+            ``layer_importance``, what each layer's score was taken to be; ``damage``, the change of
+            the mean loss, and ``damage_interval``; ``quality`` and ``quality_change`` where the
+            task has one; ``model_name``, ``asked``, ``notes``; and ``plan``, all of it.
 
         Raises:
             ValueError: if nothing was analysed yet, or the target cannot be met.
@@ -114,19 +123,9 @@ class UniversalLayerwiseAdapter:
         model = self._loaded("generate_compression_plan")
         if self.report is None or self._batches is None:
             raise ValueError("analyze_importance must come before generate_compression_plan")
-        total = len(self.report.units)
         named = {"params", "flops", "latency_s", "units"} & targets.keys()
         if target_ratio is None and not named:
             target_ratio = self.config.compression_targets[0]
-        if target_ratio is not None:
-            if not target_ratio >= 1:
-                raise ValueError(f"target_ratio must be at least 1, got {target_ratio}")
-            if target_ratio > total:
-                raise ValueError(
-                    f"target_ratio must be at most {total}, the number of layers, "
-                    f"got {target_ratio}"
-                )
-            targets["units"] = int(total / target_ratio + 1e-9)
         self.plan = make_plan(
             model,
             self._batches,
@@ -134,9 +133,11 @@ class UniversalLayerwiseAdapter:
             task=str(self.config.task_type),
             modality=str(self.config.modality_type),
             seed=self.config.seed,
+            target_ratio=target_ratio,
+            ratio_of=ratio_of,
             **targets,
         )
-        return self._described(self.plan, target_ratio)
+        return self._described(self.plan, target_ratio, ratio_of)
 
     def generate_compression_plans(self, **options: Any) -> dict[float, dict[str, Any]]:
         """Returns a plan for each of the configuration's ``compression_targets``."""
@@ -170,7 +171,9 @@ class UniversalLayerwiseAdapter:
             raise ValueError(f"load_model must come before {what}")
         return self.model
 
-    def _described(self, plan: CompressionPlan, target_ratio: float | None) -> dict[str, Any]:
+    def _described(
+        self, plan: CompressionPlan, target_ratio: float | None, ratio_of: str
+    ) -> dict[str, Any]:
         before, after = plan.before, plan.achieved
         removed, kept = plan.removals, plan.kept
         return {
@@ -178,6 +181,7 @@ class UniversalLayerwiseAdapter:
             "original_layers": len(plan.actions),
             "compressed_layers": len(kept),
             "target_ratio": target_ratio,
+            "ratio_of": None if target_ratio is None else ratio_of,
             "achieved_ratio": len(plan.actions) / max(len(kept), 1),
             "parameter_ratio": before["parameters"] / max(after["parameters"], 1),
             "original_parameters": int(before["parameters"]),

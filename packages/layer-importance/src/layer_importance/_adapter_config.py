@@ -8,6 +8,8 @@ from typing import Any
 from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from layer_importance._batch import size, take
+from layer_importance._entry_points import ADAPTERS, TASKS, offered
+from layer_importance._registry import registry
 
 
 class TaskType(StrEnum):
@@ -51,9 +53,11 @@ class AnalysisConfig:
         batch_size: samples of a data set that go through the model at once; larger batches of a
             loader are cut.
         max_samples: at most so many samples are used.
-        compression_targets: ratios that ``generate_compression_plans`` makes plans for; the first
-            is what ``generate_compression_plan`` takes if it is told none.
-        analysis_methods: names of methods, in the order of the results.
+        compression_targets: ratios of layers that ``generate_compression_plans`` makes plans for;
+            the first is what ``generate_compression_plan`` takes if it is told none.
+        analysis_methods: names of methods, in the order of the results. One that nearly is a name
+            is refused here; one that is none, and was not added to the adapter's registry, when
+            the analysis begins.
         seed: of everything drawn at random.
 
     Raises:
@@ -74,8 +78,8 @@ class AnalysisConfig:
     seed: int = 0
 
     def __post_init__(self) -> None:
-        self.task_type = _named(TaskType, self.task_type, "task_type")
-        self.modality_type = _named(ModalityType, self.modality_type, "modality_type")
+        self.task_type = _named(TaskType, self.task_type, "task_type", TASKS)
+        self.modality_type = _named(ModalityType, self.modality_type, "modality_type", ADAPTERS)
         for name in ("batch_size", "max_samples"):
             if getattr(self, name) < 1:
                 raise ValueError(f"{name} must be at least 1, got {getattr(self, name)}")
@@ -83,13 +87,22 @@ class AnalysisConfig:
             raise ValueError(
                 f"analysis_methods must be a list of names, got {self.analysis_methods!r}"
             )
+        known = registry.names()
+        for name in self.analysis_methods:
+            # another name may be one of a method that is added later
+            if name not in known and (near := registry.nearest(name, least=0.8)):
+                raise ValueError(
+                    f"analysis_methods must be of {', '.join(known)}, got {name!r}{near}"
+                )
         if not self.compression_targets or not all(t >= 1 for t in self.compression_targets):
             raise ValueError(
                 f"compression_targets must be ratios of at least 1, got {self.compression_targets}"
             )
 
 
-def _named(kind: type[StrEnum], value: str, what: str) -> Any:
+def _named(kind: type[StrEnum], value: str, what: str, group: str) -> Any:
+    if value in offered(group):
+        return value
     try:
         return kind(value)
     except ValueError:

@@ -8,6 +8,7 @@ from typing import Any
 
 from torch import nn
 
+from layer_importance._batch import filled
 from layer_importance._checkpoint import Checkpoint
 from layer_importance._depth_gate import check_ungated
 from layer_importance._discover import discover
@@ -23,6 +24,7 @@ from layer_importance._subject import Subject
 from layer_importance._task import Task
 from layer_importance._tasks import task as find_task
 from layer_importance._units import Units
+from layer_importance._whose import of_batch
 
 
 def analyze(
@@ -51,10 +53,12 @@ def analyze(
     error. A method that cannot run here (no labels, frozen parameters) is left out, and the report
     says why.
 
-    With ``methods="auto"`` the first batch is timed and what can be had in ``seconds`` is run: the
-    sweep always, with as many methods as half of the time allows; the rest of the time goes to
-    leaving units out one by one, a race for the ``bottom`` ones of least damage that ends when they
-    are known with probability ``1 - delta``. The report says for every method why it ran or not.
+    With ``methods="auto"`` what can be had in ``seconds`` is run. The first batch is timed, and
+    half of the time is kept for leaving units out one by one: a race for the ``bottom`` ones of
+    least damage that ends when they are known with probability ``1 - delta``. The other half is for
+    the sweep and for working out scores, whose price is tried on one unit as the sweep goes on;
+    methods that are too dear are let go. The report says for every method why it ran or not, and
+    its ``facts["seconds"]`` what each part took.
 
     Args:
         model: any module.
@@ -63,8 +67,10 @@ def analyze(
         methods: methods or their names; ``"auto"`` to have them chosen.
         units: what to score; found by :func:`discover` if not given.
         modality: what kind of data it is: one or its name; ``auto`` looks at the first batch.
-        seconds: about how long it may take. Looked at between batches: the sweep ends early, though
-            never before one batch, and no method that runs the model itself is begun after it.
+        seconds: about how long it may take. Looked at between batches, in a race between units: the
+            sweep ends early, though never before one batch, and no method that runs the model
+            itself is begun after it. With methods that are named, scores are worked out whatever
+            that takes.
         bottom: how many units the race is for; a quarter of those that can be removed if not given.
         delta: probability, at most, that the race is wrong.
         max_batches: use at most so many batches.
@@ -77,8 +83,9 @@ def analyze(
         checkpoint_every: how many batches lie between two writings.
 
     Raises:
-        ValueError: if there is no batch, no unit, no such method or task, the data or the loss
-            are not finite, or ``checkpoint`` is of another analysis.
+        ValueError: if there is no batch with a sample, no unit, no such method or task, the data or
+            the loss are not finite, or ``checkpoint`` is of another analysis. Errors about data,
+            of whatever kind, name the batch and its entry.
     """
     start = clock()
     if isinstance(methods, str) and methods != "auto":
@@ -122,11 +129,11 @@ def prepared(
     check_ungated(model)
     # an iterator is read by the subject: keep what it gives
     batches = list(itertools.islice(batches, max_batches)) if iter(batches) is batches else batches
-    first = next(iter(batches), None)
+    _, first = next(filled(itertools.islice(batches, max_batches)), (0, None))
     if first is None:
-        raise ValueError("batches must give at least one batch, got none")
+        raise ValueError("batches must give at least one batch with a sample, got none")
     found, note = _modality(modality, first)
-    subject = _subject(model, batches, find_task(task), units, max_batches, seed, found)
+    subject = _subject(model, batches, first, find_task(task), units, max_batches, seed, found)
     return model, subject, note
 
 
@@ -157,6 +164,7 @@ def named_methods(methods: Sequence[str | Method], registry: Registry | None) ->
 def _subject(
     model: nn.Module,
     batches: Iterable[Any],
+    first: Any,
     task: Task,
     units: Units | Sequence[str] | None,
     max_batches: int | None,
@@ -164,8 +172,9 @@ def _subject(
     modality: Modality | None,
 ) -> Subject:
     if not isinstance(units, Units):
-        first = next(iter(batches))
-        units = discover(model, first, units=units, call=task.inputs(first))
+        with of_batch(0, first):
+            call = task.inputs(first)
+        units = discover(model, first, units=units, call=call)
     return Subject(
         model, units, task, batches, max_batches=max_batches, seed=seed, modality=modality
     )

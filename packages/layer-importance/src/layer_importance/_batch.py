@@ -2,7 +2,7 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from layer_importance._structure import mapped, tensors
+from layer_importance._whose import named, of_batch
 
 LABELS = ("labels", "label", "targets", "target", "y", "start_positions", "end_positions")
 """Keys of a mapping that hold what the model should answer; the model is called without them."""
@@ -80,6 +81,19 @@ def size(batch: Any) -> int:
         if tensor.ndim:
             return len(tensor)
     raise ValueError(f"batch must hold a tensor with a first dimension, got {batch!r:.80}")
+
+
+def filled(batches: Iterable[Any]) -> Iterator[tuple[int, Any]]:
+    """Yields the batches that hold a sample, with their numbers among all.
+
+    Raises:
+        ValueError: naming the batch, if one holds no tensor with a first dimension.
+    """
+    for index, batch in enumerate(batches):
+        with of_batch(index, batch):
+            count = size(batch)
+        if count:
+            yield index, batch
 
 
 def take(batch: Any, rows: list[int]) -> Any:
@@ -154,12 +168,15 @@ def to_device(batch: Any, device: torch.device) -> Any:
 
 
 def check_finite(batch: Any, index: int) -> None:
-    """Raises a ``ValueError`` that names the batch if a floating input is NaN or infinite."""
-    for tensor in tensors(batch):
-        values = _entries_of(tensor)
-        if tensor.is_floating_point() and not bool(values.isfinite().all()):
-            bad = int((~values.isfinite()).sum())
-            raise ValueError(f"batch {index} must be finite, got {bad} NaN or infinite values")
+    """Raises a ``ValueError`` naming batch and entry if a floating input is NaN or infinite."""
+    for name, entry in named(batch):
+        for tensor in tensors(entry):
+            values = _entries_of(tensor)
+            if tensor.is_floating_point() and not bool(values.isfinite().all()):
+                bad = int((~values.isfinite()).sum())
+                raise ValueError(
+                    f"batch {index} must be finite, got {bad} NaN or infinite values in {name}"
+                )
 
 
 def _entries_of(tensor: Tensor) -> Tensor:

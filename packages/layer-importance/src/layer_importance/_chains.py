@@ -45,7 +45,8 @@ def runs(
 def leaves(model: nn.Module) -> Run:
     """Returns all linear and convolution layers: the units of a net without blocks."""
     kinds = (nn.Linear, nn.Conv1d, nn.Conv2d, nn.Conv3d)
-    return Run("", tuple(path for path, m in model.named_modules() if isinstance(m, kinds)))
+    found = (p for p, m in model.named_modules() if isinstance(m, kinds) or is_packed(m))
+    return Run("", tuple(found))
 
 
 def weight(module: nn.Module) -> int:
@@ -162,8 +163,19 @@ def _sibling_groups(module: nn.Module) -> list[list[str]]:
 
 
 def _is_composite(module: nn.Module) -> bool:
-    owners = sum(any(True for _ in m.parameters(recurse=False)) for m in module.modules())
-    return owners >= 2
+    return owners(module) >= 2
+
+
+def owners(module: nn.Module) -> int:
+    """Returns how many modules in it hold weights of their own."""
+    return sum(
+        is_packed(m) or any(True for _ in m.parameters(recurse=False)) for m in module.modules()
+    )
+
+
+def is_packed(module: nn.Module) -> bool:
+    """Whether it is one of torch's quantised layers, whose weights are no parameters."""
+    return hasattr(module, "_packed_params") and callable(getattr(module, "weight", None))
 
 
 def _join(path: str, name: str) -> str:

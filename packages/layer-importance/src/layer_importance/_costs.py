@@ -3,15 +3,15 @@
 import math
 import statistics
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils.flop_counter import FlopCounterMode
 
 from layer_importance._batch import Call, inputs, without_cache
+from layer_importance._flops import Flops
 from layer_importance._forwards import replaced
 from layer_importance._preserve import preserved
 from layer_importance._units import Unit, Units
@@ -31,6 +31,8 @@ class Costs:
         units: the same by kind and name of the unit; NaN where a unit did not run.
         owned: number of parameters that the named units share and nothing else of the model has.
             They are freed when all of these units are gone.
+        notes: what could not be measured: an operation whose arithmetic nobody can count makes
+            ``flops`` NaN, of the model and of the units it runs in.
 
     Example:
         >>> import torch
@@ -49,6 +51,7 @@ class Costs:
     totals: Mapping[str, float]
     units: Mapping[str, Mapping[str, float]]
     owned: Mapping[frozenset[str], int] = field(default_factory=dict)
+    notes: tuple[str, ...] = ()
 
     def freed(self, kind: str, names: Iterable[str]) -> float:
         """Returns what goes when the named units go.
@@ -73,24 +76,26 @@ class Costs:
     def to_dict(self) -> dict[str, Any]:
         """Returns plain data for JSON."""
         return {
-            "totals": dict(self.totals),
+            "totals": {k: None if math.isnan(v) else v for k, v in self.totals.items()},
             "units": {
                 kind: {n: None if math.isnan(v) else v for n, v in values.items()}
                 for kind, values in self.units.items()
             },
             "owned": [[sorted(owners), count] for owners, count in self.owned.items()],
+            "notes": list(self.notes),
         }
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> "Costs":
         """Returns what :meth:`to_dict` was taken of."""
         return cls(
-            totals=fields["totals"],
+            totals={k: math.nan if v is None else v for k, v in fields["totals"].items()},
             units={
                 kind: {n: math.nan if v is None else v for n, v in values.items()}
                 for kind, values in fields["units"].items()
             },
             owned={frozenset(owners): count for owners, count in fields["owned"]},
+            notes=tuple(fields.get("notes", ())),
         )
 
 
@@ -129,14 +134,15 @@ def measure_costs(
     call = without_cache(model, inputs(example) if call is None else call)
     owned, total = parameter_owners(model, units)
     totals: dict[str, float] = {"parameters": float(total)}
+    notes: tuple[str, ...] = ()
     by_unit = {"parameters": {u.name: float(u.parameters) for u in units}}
     if "flops" in wanted:
-        totals["flops"], by_unit["flops"] = _flops(model, units, call)
+        totals["flops"], by_unit["flops"], notes = _flops(model, units, call)
     if "seconds" in wanted:
         totals["seconds"], by_unit["seconds"] = _seconds(model, units, call, repeats, clock)
     if "activations" in wanted:
         totals["activations"], by_unit["activations"] = _activations(model, units, call)
-    return Costs(totals=totals, units=by_unit, owned=owned)
+    return Costs(totals=totals, units=by_unit, owned=owned, notes=notes)
 
 
 def parameter_owners(model: nn.Module, units: Units) -> tuple[dict[frozenset[str], int], int]:
@@ -193,40 +199,21 @@ def _all(units: Units, found: Mapping[str, float]) -> dict[str, float]:
     return {unit.name: found.get(unit.name, math.nan) for unit in units}
 
 
-_Shape = Sequence[int]
-
-
-def _attention_flops(query: _Shape, key: _Shape, value: _Shape, *_: Any, **__: Any) -> int:
-    """Two products of matrices a head; half of a causal mask is counted as if it were done."""
-    return 2 * math.prod(query[:-1]) * key[-2] * (query[-1] + value[-1])
-
-
-def _onednn_flops(x: _Shape, *given: Any, **_: Any) -> int:
-    return _recurrent_flops(x, given[:4])
-
-
-def _cudnn_flops(x: _Shape, weights: Sequence[_Shape], *_: Any, **__: Any) -> int:
-    return _recurrent_flops(x, weights)
-
-
-def _recurrent_flops(x: _Shape, weights: Sequence[_Shape]) -> int:
-    """Every matrix times a vector at every step."""
-    return 2 * math.prod(x[:-1]) * sum(math.prod(w) for w in weights if len(w) == 2)
-
-
-_UNCOUNTED: dict[Any, Any] = {  # torch's counter has no formula for these, and takes them for free
-    torch.ops.aten._scaled_dot_product_flash_attention_for_cpu: _attention_flops,
-    torch.ops.aten.mkldnn_rnn_layer: _onednn_flops,
-    torch.ops.aten._cudnn_rnn: _cudnn_flops,
-}
-
-
-def _flops(model: nn.Module, units: Units, call: Call) -> tuple[float, dict[str, float]]:
+def _flops(
+    model: nn.Module, units: Units, call: Call
+) -> tuple[float, dict[str, float], tuple[str, ...]]:
+    """Of the model and each unit, NaN where something cannot be counted, and what that is."""
     found: dict[str, float] = {}
-    counting = FlopCounterMode(display=False, custom_mapping=_UNCOUNTED)
-    with preserved(model, gradients=False), counting as counter:
-        _between(model, units, call, lambda: float(counter.get_total_flops()), found)
-        return float(counter.get_total_flops()), _all(units, found)
+    with preserved(model, gradients=False), Flops() as flops:
+        _between(model, units, call, lambda: flops.total, found)
+    if not flops.unknown:
+        return flops.total, _all(units, found), ()
+    blind: dict[str, float] = {}
+    with preserved(model, gradients=False), Flops() as again:
+        _between(model, units, call, lambda: again.unknowns, blind)
+    known = {name: math.nan if blind[name] else value for name, value in found.items()}
+    note = f"flops are not known: there is no formula for {', '.join(sorted(flops.unknown))}"
+    return math.nan, _all(units, known), (note,)
 
 
 def _seconds(

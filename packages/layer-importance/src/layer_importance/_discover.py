@@ -8,7 +8,7 @@ from typing import Any
 from torch import nn
 
 from layer_importance._batch import Call
-from layer_importance._chains import Run, leaves, runs
+from layer_importance._chains import Run, leaves, owners, runs
 from layer_importance._depth_gate import check_ungated
 from layer_importance._example import called
 from layer_importance._hints import hints
@@ -17,6 +17,7 @@ from layer_importance._probe import Probe, Seen, probe
 from layer_importance._task import Task
 from layer_importance._units import Unit, Units
 from layer_importance._verdicts import at, calls_of, is_within, no_chain, tower_of, why_not
+from layer_importance._whose import of_batch
 
 
 def discover(
@@ -76,7 +77,7 @@ def discover(
         return _at_rest(model, asked, "")
     call = called(model, example, task, call)
     try:
-        with preserved(model, gradients=False):
+        with preserved(model, gradients=False), of_batch(0, example):
             seen = probe(model, call, _watched(model, asked))
     except Exception as error:  # whatever an operator without data on meta raises
         if any(not parameter.is_meta for parameter in model.parameters()):
@@ -142,8 +143,7 @@ def _repeated(model: nn.Module, seen: Probe, candidates: list[Run]) -> list[Run]
 
 
 def _is_repeated_block(model: nn.Module, path: str, calls: list[Seen]) -> bool:
-    owners = sum(any(True for _ in m.parameters(recurse=False)) for m in at(model, path).modules())
-    return owners >= 2 and all(call.keeps_shape for call in calls)
+    return owners(at(model, path)) >= 2 and all(call.keeps_shape for call in calls)
 
 
 def _units(

@@ -11,6 +11,7 @@ from torch.nn import functional as F
 from layer_importance._batch import (
     Call,
     check_finite,
+    filled,
     to_device,
     without_cache,
 )
@@ -86,10 +87,10 @@ def distill(
             answers differ in shape.
     """
     _check(steps, learning_rate, distance, temperature)
-    lessons = list(batches)
+    lessons = [batch for _, batch in filled(batches)]
     if not lessons:
-        raise ValueError("batches must give at least one batch, got none")
-    judged = lessons if held_out is None else list(held_out)
+        raise ValueError("batches must give at least one batch with a sample, got none")
+    judged = lessons if held_out is None else [batch for _, batch in filled(held_out)]
     pair = _Pair(model, teacher, inputs or inputs_of(task), distance, temperature)
     trained = _trained(model, parameters)
     old = [parameter.detach().clone() for parameter in trained]

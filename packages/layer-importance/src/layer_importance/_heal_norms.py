@@ -7,7 +7,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from layer_importance._batch import Call, check_finite, inputs as usual_inputs, to_device
+from layer_importance._batch import Call, check_finite, filled, inputs as usual_inputs, to_device
 from layer_importance._moments import Moments
 from layer_importance._preserve import preserved
 
@@ -93,11 +93,11 @@ def _observed(
             watch(name, norms[name])
             norms[name].train(together)
         count = -1
-        for count, batch in enumerate(batches):
+        for count, batch in filled(batches):
             check_finite(batch, count)
             inputs(to_device(batch, device)).of(model)
     if count < 0:
-        raise ValueError("batches must give at least one batch, got none")
+        raise ValueError("batches must give at least one batch with a sample, got none")
     for name, moments in seen.items():
         if moments.skipped or moments.count < 2:
             raise ValueError(

@@ -40,8 +40,8 @@ class Inputs:
                 x.register_hook(lambda grad: arrived(module, call, values, grad))
 
         @torch.no_grad()
-        def arrived(module: nn.Module, call: int, values: Tensor, grad: Tensor) -> None:
-            if self.now.quiet:
+        def arrived(module: nn.Module, call: int, values: Tensor, grad: Tensor | None) -> None:
+            if self.now.quiet or grad is None:
                 return
             event = InputEvent(
                 path=path,

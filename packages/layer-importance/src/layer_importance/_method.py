@@ -9,6 +9,7 @@ from torch.utils.hooks import RemovableHandle
 
 from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, UnitEvent
 from layer_importance._moments import Moments, moments_of
+from layer_importance._reach import NOWHERE
 from layer_importance._scores import Direction, MethodScores, Score, Table
 from layer_importance._subject import Subject
 from layer_importance._task import Task
@@ -17,6 +18,9 @@ from layer_importance._units import Unit
 Need = Literal[
     "data", "labels", "gradients", "parameter_gradients", "per_sample", "sampled", "exact"
 ]
+
+OF_GRADIENTS = frozenset({"gradients", "parameter_gradients", "per_sample", "sampled", "exact"})
+"""Needs that a loss without a gradient cannot meet."""
 
 
 class Method(abc.ABC):
@@ -49,6 +53,8 @@ class Method(abc.ABC):
             return f"needs a list of all answers, and task {subject.task.name} has none"
         if self.needs & {"parameter_gradients", "per_sample"} and not subject.trainable:
             return "needs parameters that require gradients, and all are frozen"
+        if self.needs & OF_GRADIENTS and not subject.reached.loss:
+            return NOWHERE
         return ""
 
     @abc.abstractmethod

@@ -206,15 +206,15 @@ class _Passage:
         self.told: str | None = None
         self._y_grad: Tensor | None = None
 
-    def hold(self, grad: Tensor) -> None:
+    def hold(self, grad: Tensor | None) -> None:
         """Keeps the gradient of the output until that of the input comes."""
-        if not self.passages.now.quiet:
+        if grad is not None and not self.passages.now.quiet:
             self._y_grad = grad.detach()
 
-    def deliver(self, grad: Tensor) -> None:
+    def deliver(self, grad: Tensor | None) -> None:
         """Tells of both, once a pass."""
         now = self.passages.now
-        if now.quiet or self.told == now.phase or self.y is None:
+        if grad is None or now.quiet or self.told == now.phase or self.y is None:
             return
         self.told = now.phase
         y_grad = torch.zeros_like(self.y) if self._y_grad is None else self._y_grad

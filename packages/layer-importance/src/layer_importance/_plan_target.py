@@ -1,11 +1,15 @@
 """What a plan is asked for, and which units it may touch."""
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from layer_importance._costs import Costs
 from layer_importance._plan_space import Space
 from layer_importance._units import Unit, Units
+
+RATIO_OF = ("parameters", "layers")
+"""What a target ratio may be a ratio of."""
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -36,6 +40,7 @@ def target(
     units: Units,
     *,
     target_ratio: float | None,
+    ratio_of: str = RATIO_OF[0],
     params: float | None,
     flops: float | None,
     latency_s: float | None,
@@ -63,13 +68,28 @@ def target(
     if name == "target_ratio":
         if not value >= 1:
             raise ValueError(f"target_ratio must be at least 1, got {value}")
-        return Target(kind="parameters", most=costs.totals["parameters"] / value, asked=asked)
+        return _ratio(value, ratio_of, costs, units)
     kind = {"params": "parameters", "latency_s": "seconds"}.get(name, name)
     found = Target(kind=kind, most=float(value), asked=asked)
     total = found.total(costs, units)
+    if math.isnan(total):
+        raise ValueError(f"{name} cannot be planned for: {'; '.join(costs.notes)}")
     if not 0 <= value <= total:
         raise ValueError(f"{name} must be in 0..{total:.6g}, what it is now, got {value}")
     return found
+
+
+def _ratio(value: float, of: str, costs: Costs, units: Units) -> Target:
+    if of not in RATIO_OF:
+        raise ValueError(f"ratio_of must be one of {', '.join(RATIO_OF)}, got {of!r}")
+    asked: dict[str, float | str] = {"kind": "target_ratio", "value": value, "ratio_of": of}
+    if of == "parameters":
+        return Target(kind=of, most=costs.totals[of] / value, asked=asked)
+    if value > len(units):
+        raise ValueError(
+            f"target_ratio must be at most {len(units)}, the number of layers, got {value}"
+        )
+    return Target(kind="units", most=float(int(len(units) / value + 1e-9)), asked=asked)
 
 
 def space(

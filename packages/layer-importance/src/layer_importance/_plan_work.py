@@ -1,5 +1,6 @@
 """Searching on one half of the data, judging on the other: a target becomes a plan."""
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,9 +11,10 @@ from layer_importance._paired import Interval, t_interval
 from layer_importance._plan import Action, CompressionPlan, Do
 from layer_importance._plan_bridges import Bridged, edits, fitted, paying
 from layer_importance._plan_damage import Judge, halves
-from layer_importance._plan_search import Found, Search, oracle as find_oracle
+from layer_importance._plan_search import Found, oracle as find_oracle
 from layer_importance._plan_space import Names, Space
 from layer_importance._plan_target import Target
+from layer_importance._planner import Planner, search
 from layer_importance._subject import Subject
 
 
@@ -49,11 +51,12 @@ class Work:
         *,
         bridges: bool,
         oracle: bool,
+        planner: Planner | None = None,
     ) -> CompressionPlan:
         """Returns the best set that was found, with the bridges that pay, as a plan."""
         searched, judged, note = halves(self.subject)
         with Judge(self.subject, searched) as judge:
-            found = Search(self.sets, self._told(judge), prior, budget).run()
+            found = search(planner, self.sets, self._told(judge), prior, budget)
             forwards = judge.forwards
             best = find_oracle(self.sets, self._told(judge)) if oracle else None
             offered = {
@@ -65,11 +68,12 @@ class Work:
         gap = None
         if best is not None and result.names in found.seen:
             gap = found.seen[result.names] - best[1]
-        notes = [note, why, f"search: {found.note}", *result.notes, _bridges_note(result.bridged)]
+        told = [*result.notes, _bridges_note(result.bridged), *self.costs.notes]
+        notes = [note, why, f"search: {found.note}", *told]
         return CompressionPlan(
             actions=self._actions(result, prior, reasons),
             asked=self.wanted.asked,
-            before={**self.costs.totals, "units": float(len(self.subject.units))},
+            before={**_known(self.costs.totals), "units": float(len(self.subject.units))},
             achieved=self._achieved(result.names, result.bridged),
             damage=result.damage,
             quality=result.quality,
@@ -149,10 +153,10 @@ class Work:
         return cost[self.wanted.kind] <= self.wanted.most * (1 + 1e-9)
 
     def _achieved(self, names: Names, bridged: Sequence[Bridged]) -> dict[str, float]:
-        found = self.costs.without(names)
+        found = _known(self.costs.without(names))
         found["parameters"] += sum(one.parameters for one in bridged)
         flops = sum(one.flops for one in bridged)
-        if "seconds" in found and self.costs.totals.get("flops"):
+        if "seconds" in found and self.costs.totals.get("flops", 0.0) > 0:
             # a matrix product is no slower, per operation, than the rest of the model
             found["seconds"] += flops * self.costs.totals["seconds"] / self.costs.totals["flops"]
         if "flops" in found:
@@ -204,3 +208,8 @@ def _bridges_note(bridged: Sequence[Bridged]) -> str:
 
 def _mean(moments: Moments) -> float:
     return float(moments.mean) if moments.count and not moments.skipped else float("inf")
+
+
+def _known(costs: Mapping[str, float]) -> dict[str, float]:
+    """Costs that could be counted."""
+    return {kind: value for kind, value in costs.items() if not math.isnan(value)}

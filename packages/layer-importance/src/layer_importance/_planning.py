@@ -20,6 +20,7 @@ from layer_importance._plan import CompressionPlan
 from layer_importance._plan_checks import check_reachable, check_report, check_words, most_freed
 from layer_importance._plan_target import Target, space, target
 from layer_importance._plan_work import Work
+from layer_importance._planner import Planner, planner_of
 from layer_importance._preserve import preserved
 from layer_importance._ranker import shipped
 from layer_importance._report import Report
@@ -35,6 +36,7 @@ def plan(
     report: Report | None = None,
     task: str | Task = "classification",
     target_ratio: float | None = None,
+    ratio_of: str = "parameters",
     params: float | None = None,
     flops: float | None = None,
     latency_s: float | None = None,
@@ -48,6 +50,7 @@ def plan(
     method: str = "auto",
     evaluations: int | None = None,
     oracle: bool = False,
+    planner: str | Planner = "auto",
     low_rank: bool = False,
     modality: str | Modality | None = "auto",
     max_batches: int | None = None,
@@ -71,8 +74,11 @@ def plan(
         batches: any iterable of batches, in the form the task reads, in random order.
         report: an analysis of the model, whose units are used.
         task: a task or its name.
-        target_ratio: parameters of the whole model before, over those afterwards, at least: with
-            2.5, at most 40 % of the parameters stay. Embeddings and heads count too, and cannot go.
+        target_ratio: of the model before over the model afterwards, at least; of what, ``ratio_of``
+            says.
+        ratio_of: ``parameters`` of the whole model: with 2.5, at most 40 % of them stay, embeddings
+            and heads counted, which cannot go. Or ``layers``, the number of units: with 2.5, 4 of
+            10 stay, as :class:`UniversalLayerwiseAdapter` means it.
         params: at most so many parameters afterwards.
         flops: at most so many floating point operations for a forward pass of the first batch.
         latency_s: at most so many seconds for it, as predicted from the units' measured seconds.
@@ -89,6 +95,8 @@ def plan(
         evaluations: how many sets to try at most; if not given, 70, or 10 more than there are units
             where these are many. 0: the scores alone decide.
         oracle: also try all sets where they are no more than 500, to know what the search missed.
+        planner: who searches: ``auto`` is the search described above; else a function, or the name
+            of one that another package offers: see :mod:`layer_importance.plugins`.
         low_rank: also say which weights that stay are almost of low rank.
         modality: what kind of data it is: one or its name; ``auto`` looks at the first batch.
         max_batches: use at most so many batches.
@@ -119,6 +127,7 @@ def plan(
         (['2'], 0.0)
     """
     check_words(units, evaluations, keep, tied)
+    chosen = planner_of(planner)
     if report is not None:
         check_report(getattr(model, "_orig_mod", model), report.units)
     among = report.units if among is None and report is not None else among
@@ -130,6 +139,7 @@ def plan(
         costs,
         subject.units,
         target_ratio=target_ratio,
+        ratio_of=ratio_of,
         params=params,
         flops=flops,
         latency_s=latency_s,
@@ -149,7 +159,9 @@ def plan(
     budget = max(70, len(sets.groups) + 10) if evaluations is None else evaluations
     work = Work(subject, costs, wanted, sets, confidence, progress or (lambda what, done: None))
     with preserved(model, gradients=False):
-        found = work.run(prior, reasons, why, budget, bridges=bridges, oracle=oracle)
+        found = work.run(
+            prior, reasons, why, budget, bridges=bridges, oracle=oracle, planner=chosen
+        )
     if not low_rank:
         return found
     return replace(found, low_rank=low_ranks(subject, found.removals))

@@ -1,15 +1,15 @@
 """Methods by name: those of the package, those registered, those of other packages."""
 
+import difflib
 import importlib.metadata
 import logging
-import os
 
+from layer_importance._entry_points import METHODS, offered
 from layer_importance._method import Method
 from layer_importance._methods import BUILT_IN
 from layer_importance._methods.learned_ranker import LearnedRanker
 
 logger = logging.getLogger(__name__)
-GROUP = "layer_importance.methods"
 
 
 class Registry:
@@ -39,7 +39,18 @@ class Registry:
 
     def names(self) -> list[str]:
         """Returns all names, built-in ones first."""
-        return list(dict.fromkeys([*self._built_in, *_entry_points(), *self._own]))
+        return list(dict.fromkeys([*self._built_in, *offered(METHODS), *self._own]))
+
+    def nearest(self, name: str, *, least: float = 0.6) -> str:
+        """Returns a question after the likeliest name, in words; empty if none is near.
+
+        >>> Registry().nearest("fisher")
+        ": did you mean 'fisher_information'?"
+        """
+        names = self.names()
+        begins = [one for one in names if name and one.startswith(name)]
+        found = begins or difflib.get_close_matches(name, names, n=1, cutoff=least)
+        return f": did you mean {found[0]!r}?" if found else ""
 
     def get(self, name: str) -> type[Method]:
         """Returns the method called ``name``.
@@ -49,12 +60,15 @@ class Registry:
         """
         if name in self._own:
             return self._own[name]
-        if (point := _entry_points().get(name)) and (loaded := self._load(name, point)):
+        if (point := offered(METHODS).get(name)) and (loaded := self._load(name, point)):
             return loaded
         if name in self._built_in:
             return self._built_in[name]
         broken = f"; its plugin is broken: {self.broken[name]}" if name in self.broken else ""
-        raise ValueError(f"method must be one of {', '.join(self.names())}, got {name!r}{broken}")
+        raise ValueError(
+            f"method must be one of {', '.join(self.names())}, "
+            f"got {name!r}{self.nearest(name)}{broken}"
+        )
 
     def _load(self, name: str, point: importlib.metadata.EntryPoint) -> type[Method] | None:
         try:
@@ -66,12 +80,6 @@ class Registry:
             logger.warning("method %s of %s is left out: %s", name, point.value, self.broken[name])
             return None
         return method
-
-
-def _entry_points() -> dict[str, importlib.metadata.EntryPoint]:
-    if os.environ.get("LAYER_IMPORTANCE_NO_PLUGINS"):
-        return {}
-    return {point.name: point for point in importlib.metadata.entry_points(group=GROUP)}
 
 
 registry = Registry()

@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from layer_importance import _csv, _html
+from layer_importance import _csv, _html, _report_text
 from layer_importance._atomic import write_atomically
 from layer_importance._consensus import Consensus
 from layer_importance._plan import CompressionPlan
@@ -17,7 +17,7 @@ from layer_importance._validity import Validity
 SCHEMA = 1
 
 
-@dataclass(frozen=True, slots=True, kw_only=True)
+@dataclass(frozen=True, slots=True, kw_only=True, repr=False)
 class Report:
     """Scores of all units by all methods that ran, and why the others did not.
 
@@ -54,6 +54,14 @@ class Report:
             why = self.reasons.get(method, "it was not asked for")
             raise KeyError(f"no scores of {method}: {why}; there are {', '.join(self.methods)}")
         return self.methods[method]
+
+    def __str__(self) -> str:
+        """Returns a table of at most 25 lines."""
+        return _report_text.text(self)
+
+    def __repr__(self) -> str:
+        methods = ", ".join(self.methods) or "none"
+        return f"Report({len(self.units)} units, {self.samples} samples, methods: {methods})"
 
     def ranking(self, method: str) -> list[str]:
         """Returns the names of the units a method scores, least important first."""

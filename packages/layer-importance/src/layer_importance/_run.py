@@ -1,18 +1,18 @@
 """One analysis under way: the sweep, methods that run the model themselves, the report."""
 
-import platform
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from importlib.metadata import version
 from typing import Any
 
-import torch
-
+from layer_importance._batch import size
+from layer_importance._budget import Budget, Finish
 from layer_importance._checkpoint import Checkpoint
 from layer_importance._consensus import Consensus, consensus
 from layer_importance._damage_race import DamageRace
 from layer_importance._halves import halved, halves
 from layer_importance._method import Method, PassMethod, SweepMethod
+from layer_importance._outcome import facts, left_out, swept, without_reach
 from layer_importance._pace import Pace
 from layer_importance._ranker import shipped
 from layer_importance._registry import Registry
@@ -23,6 +23,8 @@ from layer_importance._subject import Subject
 from layer_importance._sweep import Sweep
 from layer_importance._validity import Validity, Values, validity
 
+_MOST = 0.8
+"""Share of the time that the race is left at most, where one batch of it takes more than half."""
 Progress = Callable[[str, int], None]
 """Called with what is being done and how many batches of it are done."""
 
@@ -38,7 +40,8 @@ class Run:
         start: float,
         seconds: float | None,
     ) -> None:
-        self.subject, self.clock, self.start, self.seconds = subject, clock, start, seconds
+        self.subject, self.clock, self.seconds = subject, clock, seconds
+        self.budget = Budget(clock, start, seconds)
         self.progress = progress or (lambda what, done: None)
         self.found: dict[str, MethodScores] = {}
         self.reasons: dict[str, str] = {}
@@ -49,21 +52,22 @@ class Run:
         self.pace = Pace()
         self.checkpoint: Checkpoint | None = None
         self.chosen: dict[str, Any] = {}
+        self.dear: dict[str, str] = {}
 
     def keep(self, checkpoint: Checkpoint) -> None:
         """Goes on from a checkpoint, and writes it."""
         self.pace = self.checkpoint = checkpoint
 
-    def late(self, share: float = 1.0) -> bool:
-        """Whether ``share`` of the time is up."""
-        return self.seconds is not None and self.clock() - self.start >= share * self.seconds
+    def late(self) -> bool:
+        """Whether the time is up."""
+        return self.budget.left() <= 0
 
     def ask(self, methods: Sequence[Method]) -> None:
         """Runs what was asked for."""
         unmet = {method.name: method.unmet(self.subject) for method in methods}
         self.reasons = {name: why or "asked for" for name, why in unmet.items()}
         runs = [method for method in methods if not unmet[method.name]]
-        self._sweep([m for m in runs if isinstance(m, SweepMethod)], 1.0)
+        self._sweep([m for m in runs if isinstance(m, SweepMethod)])
         self._alone(runs)
         self.found = {m.name: self.found[m.name] for m in runs if m.name in self.found}
 
@@ -82,6 +86,7 @@ class Run:
             return known
         start = self.clock()
         scores = method.run(self.subject, self.progress)
+        scores = without_reach(method, scores, self.subject)
         scores = replace(scores, seconds=self.clock() - start)
         if self.checkpoint is not None:
             self.checkpoint.ran(scores)
@@ -89,33 +94,51 @@ class Run:
 
     def choose(self, registry: Registry, bottom: int | None, delta: float) -> None:
         """Runs what there is time for."""
-        selection = self._selection(registry)
+        self.budget.parts["discovery"] = self.budget.spent
+        with self.budget.on("first look"):
+            selection = self._selection(registry)
         self.reasons, self.chosen = dict(selection.reasons), {"selection": selection.why}
         methods = [m for m in selection.methods if isinstance(m, SweepMethod)]
-        self._sweep(methods, 0.5 if selection.race else 1.0)
-        self._alone(selection.methods)
-        if not selection.race:
-            return
-        if self.late():
-            self.reasons["layer_ablation"] = f"the {self.seconds:g} s were up before it began"
-            return
+        self._sweep(methods, self._kept_for(selection), chosen=True)
+        with self.budget.on("methods that run alone"):
+            self._alone(selection.methods)
+        if selection.race:
+            self._race(selection, bottom, delta)
+        if self.seconds is not None:
+            self.chosen["seconds"] = self.budget.to_dict()
+
+    def _kept_for(self, selection: Selection) -> float:
+        """Seconds that are the race's: half of them, or as many as its first batch takes."""
+        if self.seconds is None or not selection.race:
+            return 0.0
+        return min(max(0.5 * self.seconds, 1.25 * selection.race_s), _MOST * self.seconds)
+
+    def _race(self, selection: Selection, bottom: int | None, delta: float) -> None:
         removable = self.subject.units.removable
-        start = self.clock()
+        if self.budget.left() < selection.race_s:
+            self.reasons["layer_ablation"] = (
+                f"the first batch of a race would take about {selection.race_s:.2g} s, and "
+                f"{max(self.budget.left(), 0):.2g} of {self.seconds:g} s were left"
+            )
+            return
         race = DamageRace(
             self.subject,
             max(len(removable) // 4, 1) if bottom is None else bottom,
             delta=delta,
             prior=self._prior(),
+            turn=self.budget.turns(),
             late=self.late,
             limited=self.seconds is not None,
         )
-        scores = self._raced(race)
+        start = self.clock()
+        with self.budget.on("race"):
+            scores = self._raced(race)
         self.found[scores.method] = replace(scores, seconds=self.clock() - start)
         self.bottom = race.statement()
 
     def _selection(self, registry: Registry) -> Selection:
         here = circumstances(self.subject, self.clock)
-        return select(self.subject, here, registry, self.seconds)
+        return select(self.subject, here, registry, self.seconds, spent=self.budget.spent)
 
     def _prior(self) -> Sequence[str]:
         """Units in the order in which they are expected to go."""
@@ -125,30 +148,69 @@ class Run:
     def _raced(self, race: DamageRace) -> MethodScores:
         return race.run(self.progress)
 
-    def _sweep(self, methods: Sequence[SweepMethod], share: float) -> None:
+    def _sweep(
+        self, methods: Sequence[SweepMethod], keep: float = 0.0, *, chosen: bool = False
+    ) -> None:
         start = self.clock()
         heard = [halved(method) for method in methods]
-        self.sweep = sweep = Sweep(self.subject, heard)
+        self.sweep = Sweep(self.subject, heard)
         if not heard:
             return
-        for method in heard:
-            method.begin(self.subject)
-        self.pace.begin(sweep, heard)
-        with sweep:
+        limited = chosen and self.seconds is not None
+        with self.budget.on("sweep"):
+            for method in heard:
+                method.begin(self.subject)
+            self.pace.begin(self.sweep, heard)
+            finish = Finish(self.subject, heard if limited else (), self.budget)
+            late = self.budget.turns(lambda: keep + finish.price) if limited else self.late
+            self._listen(late, lambda: self._price(finish, keep) if limited else None)
+        with self.budget.on("scores"):
+            self._score(heard, finish, keep, start)
+
+    def _listen(self, late: Callable[[], bool], looked: Callable[[], None]) -> None:
+        """Sends batches through; ``looked`` is called after the first, second, fourth, ..."""
+        with self.sweep as sweep:
+            seen = 0
             for index, batch in enumerate(self.subject.batches()):
+                sweep.first, seen = seen, seen + size(batch)
                 if not self.pace.mine(index):
                     continue
-                if sweep.batches and self.late(share):
+                if late() and sweep.batches:
                     self.notes.append(f"the sweep ended after {sweep.batches} batches: time was up")
                     break
                 self.pace.before(index)
                 sweep.run(batch)
                 self.pace.after(index)
                 self.progress("sweep", sweep.batches)
+                if sweep.batches.bit_count() == 1:  # what scores are worked out of grows
+                    looked()
         self.pace.end()
+
+    def _price(self, finish: Finish, keep: float) -> None:
+        """Lets go of methods whose scores would take too long: half of what the race leaves."""
+        with self.budget.on("prices of scores"):
+            finish.look(self.sweep.methods)
+        most = max(finish.affordable(keep) / 2, finish.affordable(math.inf))
+        self._let_go(finish.too_dear(self.sweep.methods, most))
+
+    def _let_go(self, gone: Mapping[str, str]) -> None:
+        self.dear |= gone
+        self.reasons |= gone
+        self.sweep.drop(gone)
+
+    def _score(
+        self, heard: Sequence[SweepMethod], finish: Finish, keep: float, start: float
+    ) -> None:
+        """Works out scores; those that would not be ready in time are left out."""
         seconds = self.clock() - start
-        self.found = {m.name: _swept(m.scores(), seconds, sweep) for m in heard}
-        self.halves = halves(heard)
+        if finish.prices:
+            self._let_go(finish.too_dear(self.sweep.methods, finish.affordable(keep)))
+        scored = [method for method in heard if method.name not in self.dear]
+        self.found = {
+            m.name: without_reach(m, swept(m.scores(), seconds, self.sweep), self.subject)
+            for m in scored
+        }
+        self.halves = halves(scored)
 
     def _validity(self) -> Validity:
         return validity(self.found, self.subject.units.names, self.halves)
@@ -170,12 +232,12 @@ class Run:
             units=subject.units,
             methods=self.found,
             reasons=self.reasons,
-            notes=(*sweep.notes, *self.notes),
+            notes=(*sweep.notes, *self.notes, *left_out(subject)),
             samples=sweep.samples,
             batches=sweep.batches,
             passes=sweep.passes,
             facts={
-                **_facts(subject),
+                **facts(subject),
                 "modality": name,
                 "modality_reason": modality,
                 **self.chosen,
@@ -184,33 +246,3 @@ class Run:
             consensus=self._consensus(),
             bottom=self.bottom,
         )
-
-
-def _swept(scores: Any, seconds: float, sweep: Sweep) -> Any:
-    forwards, backwards = sweep.passes
-    missing = {
-        unit.name: sweep.missing.get(unit.name, "no sample told anything about it")
-        for unit in sweep.subject.units
-        if unit.name not in scores and unit.name not in scores.missing
-    }
-    return replace(
-        scores,
-        missing={**scores.missing, **missing},
-        seconds=seconds,
-        forwards=forwards,
-        backwards=backwards,
-        shared=True,
-    )
-
-
-def _facts(subject: Subject) -> dict[str, Any]:
-    return {
-        "model": type(subject.model).__name__,
-        "parameters": sum(p.numel() for p in subject.model.parameters()),
-        "task": subject.task.name,
-        "seed": subject.seed,
-        "device": str(subject.device),
-        "layer-importance": version("layer-importance"),
-        "torch": torch.__version__,
-        "machine": platform.machine(),
-    }

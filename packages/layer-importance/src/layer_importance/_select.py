@@ -57,12 +57,14 @@ class Selection:
         methods: in this order.
         reasons: for every method known, why it is run or not.
         race: whether leaving one out is measured, for the time that is left.
+        race_s: about how many seconds a batch of that takes.
         why: what the choice went by.
     """
 
     methods: tuple[Method, ...]
     reasons: Mapping[str, str] = field(default_factory=dict)
     race: bool = False
+    race_s: float = 0.0
     why: str = ""
 
 
@@ -118,8 +120,12 @@ def select(
     here: Circumstances,
     registry: Registry,
     seconds: float | None = None,
+    *,
+    spent: float = 0.0,
 ) -> Selection:
     """Returns what to run within ``seconds``; without a limit, all that one sweep can give.
+
+    ``spent`` of them are gone already, which is the sweep's loss.
 
     The sweep always runs. Where it may take more than half of the time, methods that need more
     than one backward pass, or gradients of parameters, sample by sample, are left out first, then
@@ -128,7 +134,7 @@ def select(
     what they estimate.
     """
     made = {name: registry.get(name)() for name in registry.names()}
-    level, why = _level(here, seconds)
+    level, why = _level(here, seconds, spent)
     reasons: dict[str, str] = {}
     chosen: list[Method] = []
     for name in sorted(made, key=_place):
@@ -137,15 +143,15 @@ def select(
         reasons[name] = reason or _because(method, level)
         if not reason:
             chosen.append(method)
-    race = here.labels and here.removable > 0
+    race, race_s = here.labels and here.removable > 0, (here.removable + 1) / 2 * here.forward_s
     if "layer_ablation" in made:
         reasons["layer_ablation"] = (
             f"it measures the damage itself: a race over {here.removable} units, "
-            f"about {(here.removable + 1) / 2 * here.forward_s:.2g} s a batch"
+            f"about {race_s:.2g} s a batch"
             if race
             else "needs labels and units that can be removed"
         )
-    return Selection(methods=tuple(chosen), reasons=reasons, race=race, why=why)
+    return Selection(methods=tuple(chosen), reasons=reasons, race=race, race_s=race_s, why=why)
 
 
 _LEVELS = (
@@ -170,12 +176,24 @@ def sweep_seconds(here: Circumstances, level: int) -> float:
     return (here.batches or 1) * (forward * here.forward_s + backward * back)
 
 
-def _level(here: Circumstances, seconds: float | None) -> tuple[int, str]:
+def setup_seconds(here: Circumstances, level: int) -> float:
+    """Returns about how long it takes before a sweep's first batch."""
+    if level < 3:
+        return 0.0
+    # gradients of samples are compared with those of a loop: about as much as ten batches
+    return 10 * (here.forward_s + here.backward_s)
+
+
+def _level(here: Circumstances, seconds: float | None, spent: float) -> tuple[int, str]:
     top = 3 if here.gradients else 0
     if seconds is None:
         return top, "no limit of time: all that one sweep gives"
-    share = _SHARE * seconds
-    level = next((n for n in range(top, 0, -1) if sweep_seconds(here, n) <= share), min(top, 1))
+    share = _SHARE * seconds - spent
+
+    def fits(level: int) -> bool:
+        return setup_seconds(here, level) + sweep_seconds(here, level) <= share
+
+    level = next((n for n in range(top, 0, -1) if fits(n)), min(top, 1))
     known = "" if here.batches else ", for one batch: nothing says how many there are"
     return level, (
         f"a {level_words(level)} takes about {sweep_seconds(here, level):.2g} of "
@@ -207,7 +225,7 @@ def _refusal(method: Method, subject: Subject, here: Circumstances, level: int) 
     if needed and not here.gradients:
         return f"{_LEVELS[needed]}, and there are none"
     if needed > level:
-        about = sweep_seconds(here, needed)
+        about = setup_seconds(here, needed) + sweep_seconds(here, needed)
         return f"{_LEVELS[needed]}: the sweep would take about {about:.2g} s, over half of the time"
     return ""
 

@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from layer_importance._analyze import named_methods
-from layer_importance._batch import to_device
+from layer_importance._batch import filled, to_device
+from layer_importance._depth_gate import check_ungated
 from layer_importance._discover import discover
 from layer_importance._forwards import replaced
 from layer_importance._layout import layouts
@@ -75,10 +76,9 @@ def analyze_streamed(
     """
     with without_weights():
         model = build()
+    check_ungated(model)
     weights = Weights(model, files)
     chosen = named_methods(methods, registry)
-    if not len(batches):
-        raise ValueError("batches must give at least one batch, got none")
     subject = _subject(model, batches, find_task(task), units, modality, seed)
     refused = {m.name: why for m in chosen if (why := _unmet(m))}
     run = Run(subject, progress, time.perf_counter, time.perf_counter(), None)
@@ -111,14 +111,17 @@ def _subject(
 ) -> Subject:
     """What is studied; what there is in it is found on a twin that computes shapes alone."""
     twin, meta = copy.deepcopy(model).to("meta"), torch.device("meta")
-    first = to_device(batches[0], meta)
+    _, given = next(filled(batches), (0, None))
+    if given is None:
+        raise ValueError("batches must give at least one batch with a sample, got none")
+    first = to_device(given, meta)
     found = discover(twin, first, units=units, call=task.inputs(first))
     if several := [unit.name for unit in found if unit.call is not None]:
         raise ValueError(f"units must be called once each, got {', '.join(several)}")
-    kind = None if modality is None else find_modality(modality, batches[0])
+    kind = None if modality is None else find_modality(modality, given)
     subject = Subject(model, found, task, batches, seed=seed, modality=kind)
     subject.device = torch.device("cpu")
-    subject.first = batches[0]
+    subject.first = given
     shapes = Subject(twin, found, task, [first], seed=seed, modality=kind)
     subject._layouts = layouts(twin, shapes.call, first, divisible=subject.divisible)
     return subject

@@ -3,6 +3,7 @@
 import copy
 import itertools
 from collections.abc import Iterable, Iterator, Sized
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,9 +12,11 @@ from torch import Tensor, nn
 from layer_importance._batch import Call, check_finite, size, take, to_device, without_cache
 from layer_importance._layout import Layout, layouts
 from layer_importance._modality import Modality
+from layer_importance._reach import Reached, reached
 from layer_importance._sharing import Share
 from layer_importance._task import Task
 from layer_importance._units import Unit, Units
+from layer_importance._whose import of_batch
 
 
 class Subject:
@@ -31,6 +34,8 @@ class Subject:
     Attributes:
         share: which batches are this process's.
         index: number of the batch at hand among all.
+        left_out: numbers of batches, among those read so far, without a sample that has something
+            to answer.
 
     Raises:
         ValueError: if there is no batch, none has a sample with something to answer, or the first
@@ -54,6 +59,8 @@ class Subject:
         once = iter(batches) is batches
         self._batches = list(itertools.islice(batches, max_batches)) if once else batches
         self.device = next((p.device for p in model.parameters()), torch.device("cpu"))
+        self.first, self._numbers = None, dict[int, int]()
+        self.left_out: set[int] = set()
         self.first = next(self.batches(), None)
         if self.first is None:
             raise ValueError(
@@ -62,6 +69,7 @@ class Subject:
             )
         self._modules = {unit.path: model.get_submodule(unit.path) for unit in units}
         self._layouts: dict[str, Layout] | None = None
+        self._reached: list[Reached] = []
 
     def shared(self, share: Share) -> "Subject":
         """Returns the same with a share of the batches."""
@@ -80,8 +88,14 @@ class Subject:
                 continue
             check_finite(batch, index)
             self.index = index
-            if (batch := self._answered(batch)) is not None:
-                yield to_device(batch, self.device)
+            with of_batch(index, batch, self.first):
+                batch = self._answered(batch)
+            if batch is None:
+                self.left_out.add(index)
+            else:
+                batch = to_device(batch, self.device)
+                self._numbers[id(batch)] = index  # whoever has it now: another one is gone
+                yield batch
 
     def _answered(self, batch: Any) -> Any:
         """The samples of a batch that have something to answer; ``None`` if there are none."""
@@ -114,7 +128,12 @@ class Subject:
 
     def forward(self, batch: Any) -> Any:
         """Returns the model's answer to a batch."""
-        return self.call(batch).of(self.model)
+        with self.telling(batch):
+            return self.call(batch).of(self.model)
+
+    def telling(self, batch: Any) -> AbstractContextManager[None]:
+        """Errors inside say which batch it was."""
+        return of_batch(self._numbers.get(id(batch), self.index), batch, self.first)
 
     def losses(self, output: Any, batch: Any, labels: Any = None, *, finite: bool = True) -> Tensor:
         """Returns the loss of each sample, ``[N]``, for the batch's labels or the given ones.
@@ -122,23 +141,22 @@ class Subject:
         Raises:
             ValueError: if the task's loss is no vector, or not finite where ``finite`` asks for it.
         """
-        labels = self.task.labels(batch) if labels is None else labels
-        losses = self.task.loss(output, labels, batch)
+        with self.telling(batch):
+            labels = self.task.labels(batch) if labels is None else labels
+            losses = self.task.loss(output, labels, batch)
+            self._check_losses(losses, self.task.count(labels, batch), finite=finite)
+        return losses
+
+    def _check_losses(self, losses: Any, samples: int, *, finite: bool) -> None:
+        what = f"the loss of task {self.task.name} must be"
         if not isinstance(losses, Tensor) or losses.ndim != 1:
             got = list(losses.shape) if isinstance(losses, Tensor) else type(losses).__name__
-            raise ValueError(
-                f"the loss of task {self.task.name} must be one number a sample, got {got}"
-            )
-        if len(losses) != (samples := self.task.count(labels, batch)):
-            raise ValueError(
-                f"the loss of task {self.task.name} must be one number for each of "
-                f"{samples} samples, got {len(losses)}"
-            )
-        if finite and not bool(losses.detach().isfinite().all()):
-            raise ValueError(
-                f"the loss of task {self.task.name} must be finite, got {losses.detach()}"
-            )
-        return losses
+            raise ValueError(f"{what} one number a sample, got {got}")
+        if len(losses) != samples:
+            raise ValueError(f"{what} one number for each of {samples} samples, got {len(losses)}")
+        bad = int((~losses.detach().isfinite()).sum()) if finite else 0
+        if bad:
+            raise ValueError(f"{what} finite, got {bad} NaN or infinite of {samples}")
 
     def mask(self, batch: Any, tokens: int, tower: str = "") -> Tensor | None:
         """Returns which tokens are real, ``[N, tokens]``, in streams with so many of them.
@@ -167,6 +185,13 @@ class Subject:
     def trainable(self) -> bool:
         """Whether any parameter of a unit requires gradients."""
         return any(p.requires_grad for m in self._modules.values() for p in m.parameters())
+
+    @property
+    def reached(self) -> Reached:
+        """Where the gradient of the first batch's loss gets to."""
+        if not self._reached:  # a list: those who share the batches share it
+            self._reached.append(reached(self))
+        return self._reached[0]
 
     @property
     def layouts(self) -> dict[str, Layout]:

@@ -1,6 +1,7 @@
 """One forward and as few backward passes a batch as possible, heard by every method at once."""
 
-from collections.abc import Callable, Iterator, Sequence
+import itertools
+from collections.abc import Callable, Container, Iterator, Sequence
 from contextlib import ExitStack
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from torch import Tensor
 
 from layer_importance._batch import size
+from layer_importance._draws import Draws
 from layer_importance._events import BatchEvent, InputEvent, ParameterEvent, Phase, UnitEvent
 from layer_importance._inputs import Inputs
 from layer_importance._method import Need, SweepMethod
@@ -39,11 +41,14 @@ class Sweep:
         batches: how many have gone through.
         samples: how many samples they held.
         notes: what a reader of the results must know.
+        first: the place of the batch's first sample among all, whoever runs the others; if it is
+            not said, they all ran here.
     """
 
     def __init__(self, subject: Subject, methods: Sequence[SweepMethod]) -> None:
         self.subject, self.methods = subject, list(methods)
         self.batches = self.samples = 0
+        self.first: int | None = None
         self.notes: tuple[str, ...] = ()
         self._phases = _phases(self.methods)
         self._by_phase = {p: [m for m in self.methods if _phase(m) == p] for p in self._phases}
@@ -54,6 +59,7 @@ class Sweep:
         self._collector: Collector | None = None
         self._required: list[tuple[Tensor, bool]] = []
         self._handles: list[Any] = []
+        self._own: dict[str, list[Any]] = {}  # those of one method alone
         self._inputs = Inputs(subject.model, self._now)
         self._backwards = len(self._phases)
 
@@ -94,10 +100,11 @@ class Sweep:
             self._require_what_is_needed()
         self._handles += self._passages.watch()
         for method in self.methods:
+            own = self._own.setdefault(method.name, [])
             for path in method.inputs(self.subject):
                 tell = _telling(self._now, method)
-                self._handles.append(self._inputs.watch(path, method.name, tell))
-            self._handles += method.hooks(self.subject)
+                own.append(self._inputs.watch(path, method.name, tell))
+            own.extend(method.hooks(self.subject))
 
     def _require_what_is_needed(self) -> None:
         needed = {id(p) for p in self._in_the_graph()}
@@ -135,9 +142,10 @@ class Sweep:
         self._opened.close()
 
     def _end(self) -> None:
-        for handle in self._handles:
+        for handle in [*self._handles, *itertools.chain(*self._own.values())]:
             handle.remove()
         self._handles.clear()
+        self._own.clear()
         self._passages.clear()
         if self._collector is not None:
             self._collector.begin_batch()
@@ -154,8 +162,9 @@ class Sweep:
         self._inputs.begin_batch()
         if self._collector is not None:
             self._collector.begin_batch()
-        for method in self.methods:
-            method.before(batch)
+        with subject.telling(batch):
+            for method in self.methods:
+                method.before(batch)
         with torch.set_grad_enabled(bool(self._phases)):
             output = subject.forward(batch)
         seen = torch.empty(0)  # what those who need no gradients learn of the losses
@@ -184,9 +193,9 @@ class Sweep:
         if phase == "data":
             yield None, None, final
         elif phase == "sampled":
-            generator = self.subject.generator()
-            generator.manual_seed((self.subject.seed * 1_000_003 + self.batches) % 2**63)
-            yield task.sample(output, batch, generator), None, final
+            first = self.samples if self.first is None else self.first
+            draws = Draws(self.subject.seed, first, size(batch), self.subject.device)
+            yield task.sample(output, batch, draws), None, final
         else:
             answers = task.enumerate(output, batch)
             for number, (labels, probability) in enumerate(answers):
@@ -221,6 +230,13 @@ class Sweep:
         # what streams are made of inside of units without a formula, for want of a better word
         inner = [p for owner in owners if owner.way != "formula" for p in owner.parameters]
         return [*self._passages.roots, *inner]
+
+    def drop(self, names: Container[str]) -> None:
+        """Tells the named methods nothing more; passes stay what they are."""
+        for told in (self.methods, self._plain, self._forward, *self._by_phase.values()):
+            told[:] = [method for method in told if method.name not in names]
+        for handle in itertools.chain(*(own for name, own in self._own.items() if name in names)):
+            handle.remove()
 
     # telling
 

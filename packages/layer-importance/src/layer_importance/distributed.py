@@ -18,6 +18,7 @@ from layer_importance._analyze import named_methods, prepared
 from layer_importance._damage_race import DamageRace
 from layer_importance._method import Method, PassMethod
 from layer_importance._modality import Modality
+from layer_importance._outcome import without_reach
 from layer_importance._pace import Pace
 from layer_importance._preserve import preserved
 from layer_importance._registry import Registry, registry as default_registry
@@ -176,7 +177,7 @@ class _Run(Run):
             if method.shares or owner == self.talk.rank:
                 start, subject = self.clock(), self.subject
                 subject = subject.shared(self.share) if method.shares else subject
-                scores = method.run(subject, self.progress)
+                scores = without_reach(method, method.run(subject, self.progress), subject)
                 if owner == self.talk.rank:
                     mine[method.name] = replace(scores, seconds=self.clock() - start).to_dict()
         for told in self.share.exchange(mine):
@@ -189,11 +190,12 @@ class _Run(Run):
             [m.name for m in found.methods],
             dict(found.reasons),
             found.race,
+            found.race_s,
             found.why,
         ]
-        (names, reasons, race, why), *_ = self.share.exchange(plain)
+        (names, reasons, race, race_s, why), *_ = self.share.exchange(plain)
         methods = tuple(registry.get(name)() for name in names)
-        return Selection(methods=methods, reasons=reasons, race=race, why=why)
+        return Selection(methods=methods, reasons=reasons, race=race, race_s=race_s, why=why)
 
     def _prior(self) -> Sequence[str]:
         """What the first process has seen of all."""

@@ -20,6 +20,7 @@ from layer_importance._methods.causal_analysis import CausalAnalysis
 from layer_importance._methods.conductance import Conductance
 from layer_importance._methods.fisher_information import (
     EmpiricalFisher,
+    ExactFisher,
     FisherInformation,
 )
 from layer_importance._methods.gradient_based import GradientBased
@@ -56,6 +57,7 @@ __all__ = [
     "CausalAnalysis",
     "Conductance",
     "EmpiricalFisher",
+    "ExactFisher",
     "FisherInformation",
     "GradientBased",
     "GradientFlow",

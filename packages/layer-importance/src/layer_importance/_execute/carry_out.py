@@ -10,12 +10,13 @@ from torch import nn
 from layer_importance._batch import Call, to_device
 from layer_importance._depth_gate import check_ungated
 from layer_importance._discover import discover
+from layer_importance._entry_points import EXECUTORS as GROUP, offered
 from layer_importance._example import called
 from layer_importance._execute import files
 from layer_importance._execute.compressed import Compressed
 from layer_importance._execute.cut import cut
 from layer_importance._execute.job import Job
-from layer_importance._execute.surgery import EXECUTORS
+from layer_importance._execute.surgery import EXECUTORS, ways_of
 from layer_importance._plan import CompressionPlan
 from layer_importance._task import Task
 from layer_importance._units import Unit, Units
@@ -54,7 +55,8 @@ def carry_out(
         bridges: modules that stand in for some of the units, by name: called with the stream that
             goes in, they answer with the one that comes out. For a span, give its first unit one.
             Not beside a plan, which has its own.
-        executor: ``auto``, or one of the three ways alone.
+        executor: ``auto``, or one of the three ways alone, or what another package offers by an
+            entry point: see :mod:`layer_importance.plugins`.
         units: the model's units, if known; found by :func:`discover` if not.
         task: the task or its name, where it calls the model in its own way, as ``translation``
             hands labels to an encoder-decoder; the usual forms if not given.
@@ -94,7 +96,7 @@ def carry_out(
     job = Job(model, example, call, cut(model, call, chosen, bridges or {}), files.origin(model))
     attempts: dict[str, str] = {}
     for name in ways:
-        for variant in range(len(EXECUTORS[name])):
+        for variant in range(len(ways_of(name))):
             found = job.attempt(name, variant)
             if isinstance(found, Compressed):
                 kept = tuple(name for name in units.names if name not in found.removed)
@@ -105,8 +107,8 @@ def carry_out(
 
 
 def _ways(executor: str) -> tuple[str, ...]:
-    if executor != "auto" and executor not in EXECUTORS:
-        known = ", ".join(EXECUTORS)
+    if executor != "auto" and not ways_of(executor):
+        known = ", ".join([*EXECUTORS, *offered(GROUP)])
         raise ValueError(f"executor must be auto or one of {known}, got {executor!r}")
     return tuple(EXECUTORS) if executor == "auto" else (executor,)
 

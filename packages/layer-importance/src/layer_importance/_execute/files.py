@@ -23,10 +23,11 @@ from layer_importance._execute.state import (
     bridge_from,
     described,
     fill,
+    saved_buffers,
     unsaved_buffers,
     weights_of,
 )
-from layer_importance._execute.surgery import EXECUTORS
+from layer_importance._execute.surgery import ways_of
 from layer_importance._units import Unit
 
 FORMAT = 1
@@ -101,6 +102,7 @@ def save(
                 "bridges": {name: described(bridge) for name, bridge in cut.bridges.items()},
                 "aliases": aliases,
                 "buffers": sorted(unsaved_buffers(model)),
+                "saved_buffers": saved_buffers(model),
                 "sha256": _hash(new / WEIGHTS),
             }
         write_atomically(new / RECORD, json.dumps(record, indent=1).encode())
@@ -141,7 +143,7 @@ def load(
             reasons={},
             calls=record["calls"],
         )
-        EXECUTORS[record["executor"]][record["variant"]](built, cut)
+        ways_of(record["executor"])[record["variant"]](built, cut)
     except (Refused, KeyError, TypeError, IndexError, AttributeError) as error:
         raise ValueError(f"{folder / RECORD}: does not fit the model: {error!r}") from error
     fill(
@@ -150,6 +152,7 @@ def load(
         record["aliases"],
         record["buffers"],
         folder / WEIGHTS,
+        own=record.get("saved_buffers", ()),
     )
     refuse_save_pretrained(built)
     return built.eval()

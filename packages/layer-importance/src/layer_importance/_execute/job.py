@@ -14,7 +14,7 @@ from layer_importance._execute.compressed import Compressed
 from layer_importance._execute.cut import Cut
 from layer_importance._execute.saving import refuse_save_pretrained
 from layer_importance._execute.stand_in import Refused, makes_more
-from layer_importance._execute.surgery import EXECUTORS
+from layer_importance._execute.surgery import ways_of
 from layer_importance._preserve import preserved
 from layer_importance._replay import Replay
 from layer_importance._structure import tensors
@@ -63,7 +63,7 @@ class Job:
         """A copy of the model without the units, and the cut with the copy's own bridges."""
         own = replace(self.cut, bridges=copy.deepcopy(dict(self.cut.bridges)))
         candidate = copy.deepcopy(self.model)
-        EXECUTORS[name][variant](candidate, own)
+        ways_of(name)[variant](candidate, own)
         return candidate, own
 
     def _checked(self, function: Any, candidate: nn.Module) -> str:

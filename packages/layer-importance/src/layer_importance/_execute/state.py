@@ -17,6 +17,12 @@ def unsaved_buffers(model: nn.Module) -> dict[str, Tensor]:
     return {name: buffer for name, buffer in found if name not in state}
 
 
+def saved_buffers(model: nn.Module) -> list[str]:
+    """Returns the names of the buffers that are in the state: some are made by the first call."""
+    state = model.state_dict()
+    return sorted(name for name, _ in model.named_buffers(remove_duplicate=False) if name in state)
+
+
 def weights_of(model: nn.Module) -> tuple[dict[str, Tensor], dict[str, str]]:
     """Returns the state and all other buffers, and the other names of what has several.
 
@@ -46,8 +52,13 @@ def fill(
     aliases: Mapping[str, str],
     buffers: Collection[str],
     path: Path,
+    *,
+    own: Collection[str] = (),
 ) -> None:
     """Puts weights into a model, in the precision they have; ``buffers`` are not in its state.
+
+    Those of ``own`` are buffers of the state: one that the model has not got, as it makes it when
+    it is first called, is made.
 
     Raises:
         ValueError: naming the file, if they do not fit.
@@ -58,6 +69,8 @@ def fill(
         if name in state and value.dtype != state[name].dtype:
             value.data = value.data.to(state[name].dtype)
     try:
+        for name in set(own) - model.state_dict().keys():
+            _set_buffer(model, name, state[name], persistent=True)
         model.load_state_dict(state)
         for name, value in beside.items():
             _set_buffer(model, name, value)
@@ -65,13 +78,13 @@ def fill(
         raise ValueError(f"{path}: does not fit the model: {error}") from error
 
 
-def _set_buffer(model: nn.Module, name: str, value: Tensor) -> None:
+def _set_buffer(model: nn.Module, name: str, value: Tensor, *, persistent: bool = False) -> None:
     path, _, leaf = name.rpartition(".")
     holder = model.get_submodule(path)
     if (old := holder._buffers.get(leaf)) is not None:
         holder._buffers[leaf] = value.to(old.device)
     else:
-        holder.register_buffer(leaf, value, persistent=False)
+        holder.register_buffer(leaf, value, persistent=persistent)
 
 
 def described(bridge: nn.Module) -> dict[str, Any]:

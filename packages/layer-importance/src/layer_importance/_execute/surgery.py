@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from layer_importance._entry_points import EXECUTORS as GROUP, loaded, no_function
 from layer_importance._execute.configure import reconfigure, repeat_less
 from layer_importance._execute.cut import Cut
 from layer_importance._execute.renumber import renumber
@@ -180,3 +181,14 @@ EXECUTORS: dict[str, Sequence[Executor]] = {
     "mask": (mask,),
 }
 """In the order in which they are tried; of those under one name, the first that holds."""
+
+
+def ways_of(name: str) -> Sequence[Executor]:
+    """Returns the executors called so, the package's own or another one's; none if nobody has one.
+
+    Another package offers one by an entry point, group ``layer_importance.executors``.
+    """
+    if name in EXECUTORS:
+        return EXECUTORS[name]
+    found: Executor | None = loaded(GROUP, name, no_function)
+    return () if found is None else (found,)

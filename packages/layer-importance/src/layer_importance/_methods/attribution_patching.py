@@ -34,7 +34,7 @@ class AttributionPatching(PassMethod):
     name = "attribution_patching"
     shares = True
     measure = "nats"
-    needs = frozenset({"data", "labels"})
+    needs = frozenset({"data", "labels", "gradients"})
 
     def __init__(self, *, corruption: Corruption | None = None) -> None:
         self.corruption = corruption

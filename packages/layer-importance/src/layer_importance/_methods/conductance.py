@@ -43,7 +43,7 @@ class Conductance(PassMethod):
     name = "conductance"
     shares = True
     measure = "nats"
-    needs = frozenset({"data", "labels"})
+    needs = frozenset({"data", "labels", "gradients"})
 
     def __init__(self, *, baseline: Baseline = "resample", points: int = 8) -> None:
         if baseline not in get_args(Baseline):

@@ -94,7 +94,10 @@ class InformationBottleneck(KeyedMethod):
         """Learns the labels of a batch."""
         super().before(batch)
         assert self._subject is not None
-        self._labels = self._subject.task.labels(batch).detach().cpu()
+        labels = self._subject.task.labels(batch)
+        if not isinstance(labels, Tensor):
+            raise TypeError(f"labels must be a tensor, got {type(labels).__name__}")
+        self._labels = labels.detach().cpu()
         # a negative class says that there is nothing to answer
         known = torch.ones(len(self._labels), dtype=torch.bool)
         self._known = known if self._labels.is_floating_point() else self._labels >= 0

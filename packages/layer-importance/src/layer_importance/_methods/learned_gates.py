@@ -35,7 +35,7 @@ class LearnedGates(PassMethod):
     """
 
     name = "learned_gates"
-    needs = frozenset({"data", "labels"})
+    needs = frozenset({"data", "labels", "gradients"})
 
     def __init__(
         self, *, steps: int = 50, penalty: float = 0.01, learning_rate: float = 0.05

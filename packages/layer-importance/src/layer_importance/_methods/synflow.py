@@ -1,12 +1,13 @@
 """How much flows through a unit's weights, without data."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container, Sequence
 
 import torch
 from torch import Tensor
 from torch.func import functional_call
 
 from layer_importance._batch import Call
+from layer_importance._chains import is_packed
 from layer_importance._curvature import unit_parameters
 from layer_importance._method import PassMethod
 from layer_importance._scores import MethodScores, Score
@@ -33,6 +34,8 @@ class SynFlow(PassMethod):
         call = subject.call(subject.first)
         if not any(t.is_floating_point() for t in tensors((call.args, call.kwargs))):
             return "needs an input of numbers, and the model reads ids"
+        if any(is_packed(module) for module in subject.model.modules()):
+            return "needs weights that are parameters, and quantised layers have none"
         if not subject.trainable:
             return "needs parameters that require gradients, and all are frozen"
         return ""
@@ -53,14 +56,26 @@ class SynFlow(PassMethod):
         output = stream(functional_call(subject.model, state, call.args, dict(call.kwargs)))
         assert output is not None
         flows = list(sizes.values())
-        grads = torch.autograd.grad(output.sum(), flows, allow_unused=True)
+        grads: Sequence[Tensor | None] = [None] * len(flows)
+        if output.requires_grad:
+            grads = torch.autograd.grad(output.sum(), flows, allow_unused=True)
         terms = [
             torch.zeros(()) if g is None else (g * p.detach()).abs().sum()
             for g, p in zip(grads, flows, strict=True)
         ]
         progress(self.name, 1)
-        scores = {n: Score(v, 0.0) for n, v in parameters.sums(terms).items()}
-        return self.result(scores, missing=parameters.missing)
+        flowing = {id(p) for p, g in zip(sizes, grads, strict=True) if g is not None}
+        missing = {n: _CUT for n in parameters.sums(terms) if not _any(subject, n, flowing)}
+        sums = parameters.sums(terms).items()
+        scores = {n: Score(v, 0.0) for n, v in sums if n not in missing}
+        return self.result(scores, missing={**parameters.missing, **missing})
+
+
+_CUT = "no gradient of the output reaches it"
+
+
+def _any(subject: Subject, name: str, parameters: Container[int]) -> bool:
+    return any(id(p) in parameters for p in subject.module(subject.units[name]).parameters())
 
 
 def _size(tensor: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from typing import Any
 
+from layer_importance._entry_points import ADAPTERS, loaded, no_subclass, offered
 from layer_importance._modalities.audio import Audio
 from layer_importance._modalities.graph import Graph
 from layer_importance._modalities.multimodal import Multimodal
@@ -18,7 +19,8 @@ BUILT_IN: tuple[type[Modality], ...] = (Graph, Multimodal, Audio, Vision, Text, 
 def find_modality(which: str | Modality, batch: Any) -> Modality:
     """Returns the modality called so, the one given, or for ``auto`` what a batch looks like.
 
-    What it went by is in the ``reason`` of what is returned.
+    What it went by is in the ``reason`` of what is returned. Those that other packages offer by
+    entry points (group ``layer_importance.adapters``) come first.
 
     Raises:
         ValueError: if there is none of that name, or a batch looks like none.
@@ -31,15 +33,16 @@ def find_modality(which: str | Modality, batch: Any) -> Modality:
     """
     if isinstance(which, Modality):
         return which
-    named = {kind.name: kind for kind in BUILT_IN}
+    others = {name: loaded(ADAPTERS, name, no_subclass(Modality)) for name in offered(ADAPTERS)}
+    named = {kind.name: kind for kind in BUILT_IN} | {n: kind for n, kind in others.items() if kind}
     if which in named:
         return named[which]()
     if which != "auto":
         raise ValueError(
             f"modality must be a Modality, auto or one of {', '.join(named)}, got {which!r}"
         )
-    for kind in BUILT_IN:
-        found = kind()
+    for kind in dict.fromkeys([*filter(None, others.values()), *BUILT_IN]):
+        found: Modality = kind()
         if reason := found.recognises(batch):
             found.reason = reason
             return found

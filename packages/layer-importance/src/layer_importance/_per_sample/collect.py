@@ -130,9 +130,9 @@ class Collector:
     # gradients
 
     @torch.no_grad()
-    def _arrived(self, call: OwnerCall, grad: Tensor) -> None:
-        if self.now.quiet or not self.listens:
-            return
+    def _arrived(self, call: OwnerCall, grad: Tensor | None) -> None:
+        if self.now.quiet or not self.listens or grad is None:
+            return  # none comes through an operation without a derivative, as of quantised layers
         if call.inputs is None:
             raise RuntimeError(f"a gradient of {call.owner.path} came twice")
         waiting = self._pending.setdefault(call.key, [])
@@ -238,13 +238,13 @@ class Collector:
         }
 
 
-def _on_gradient(y: Tensor, tell: Callable[[Tensor], None]) -> None:
+def _on_gradient(y: Tensor, tell: Callable[[Tensor | None], None]) -> None:
     """Hears of the gradient of what a module returns, also if it is written into afterwards."""
     # a linear layer's output is a view of a product; writing into a view takes its hooks off
     base, shape = y._base, y.shape
     same = base is not None and base.numel() == y.numel() and base.requires_grad
     if base is not None and same and base.is_contiguous() and y.is_contiguous():
-        base.register_hook(lambda grad: tell(grad.reshape(shape)))
+        base.register_hook(lambda grad: tell(None if grad is None else grad.reshape(shape)))
     else:
         y.register_hook(tell)
 

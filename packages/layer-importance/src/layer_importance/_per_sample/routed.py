@@ -21,6 +21,10 @@ class DataDependence(TorchDispatchMode):
         super().__init__()  # type: ignore[no-untyped-call]
         self.found = False
 
+    @classmethod
+    def _should_skip_dynamo(cls) -> bool:
+        return False  # else torch loads its compiler, for seconds, when the first operation runs
+
     def __torch_dispatch__(
         self, func: Any, types: Any, args: Any = (), kwargs: Mapping[str, Any] | None = None
     ) -> Any:

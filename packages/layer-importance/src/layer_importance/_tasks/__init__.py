@@ -1,5 +1,6 @@
 """The tasks that come with the package: one file each, one row here."""
 
+from layer_importance._entry_points import TASKS, loaded, no_subclass, offered
 from layer_importance._task import Task
 from layer_importance._tasks.classification import Classification
 from layer_importance._tasks.detection import Detection
@@ -32,6 +33,8 @@ _SPELLINGS = {"summarisation": "summarization", "question_answering": "qa"}
 def task(which: str | Task) -> Task:
     """Returns the task called so, or the one given.
 
+    Those that other packages offer by entry points (group ``layer_importance.tasks``) come first.
+
     Raises:
         ValueError: if there is none of that name.
     """
@@ -39,6 +42,9 @@ def task(which: str | Task) -> Task:
         return which
     named = {kind.name: kind for kind in BUILT_IN}
     name = _SPELLINGS.get(which, which)
-    if name not in named:
-        raise ValueError(f"task must be a Task or one of {', '.join(named)}, got {which!r}")
-    return named[name]()
+    kind = loaded(TASKS, name, no_subclass(Task)) or named.get(name)
+    if kind is None:
+        known = ", ".join(dict.fromkeys([*named, *offered(TASKS)]))
+        raise ValueError(f"task must be a Task or one of {known}, got {which!r}")
+    found: Task = kind()
+    return found

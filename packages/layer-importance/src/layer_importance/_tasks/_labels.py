@@ -6,6 +6,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from layer_importance._draws import uniform
+
 IGNORED = -100
 """The label of what has nothing to answer, as in ``torch.nn.functional.cross_entropy``."""
 
@@ -43,10 +45,16 @@ def cross_entropies(logits: Tensor, labels: Tensor, ignored: int = IGNORED) -> T
     return losses.reshape(labels.shape)
 
 
-def drawn(logits: Tensor, generator: torch.Generator) -> Tensor:
-    """Returns a class for each of ``[...]`` from the probabilities of logits ``[..., C]``."""
-    rows = logits.detach().double().softmax(-1).reshape(-1, logits.shape[-1])
-    return torch.multinomial(rows, 1, generator=generator)[:, 0].reshape(logits.shape[:-1])
+def drawn(logits: Tensor, generator: torch.Generator, where: Tensor | None = None) -> Tensor:
+    """Returns a class for each of ``[N, ...]`` from the probabilities of logits ``[N, ..., C]``.
+
+    One number of ``0..1`` each, and the class at which the sum of probabilities passes it.
+    ``where`` says which places count, see :func:`uniform`.
+    """
+    sums = logits.detach().double().softmax(-1).cumsum(-1)
+    numbers = uniform(generator, logits.shape[:-1], where=where).to(sums.device)[..., None]
+    found = torch.searchsorted(sums, numbers * sums[..., -1:], right=True)[..., 0]
+    return found.clamp_max(logits.shape[-1] - 1)
 
 
 def mean_over(values: Tensor, where: Tensor) -> Tensor:

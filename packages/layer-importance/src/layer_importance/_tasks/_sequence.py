@@ -91,4 +91,4 @@ class SequenceTask(Task):
         """Draws each token from the model's probabilities, given the data's tokens before it."""
         labels = self.labels(batch)
         scores, known = self.answers(output, labels, batch)
-        return torch.where(known == IGNORED, IGNORED, drawn(scores, generator))
+        return torch.where(known == IGNORED, IGNORED, drawn(scores, generator, known != IGNORED))

@@ -51,6 +51,16 @@ class QuestionAnswering(Task):
         (start, end), (first, last) = _spans(output), _positions(labels)
         return _nats(start, first) + _nats(end, last)
 
+    def answered(self, batch: Any) -> Tensor | None:
+        """Which texts have a start or an end within them, as far as labels and inputs tell."""
+        labels = self.labels(batch)
+        if labels is None:
+            return None
+        ids = batch.get("input_ids") if isinstance(batch, Mapping) else None
+        end = ids.shape[1] if isinstance(ids, Tensor) else torch.iinfo(torch.long).max
+        first, last = ((at >= 0) & (at < end) for at in _positions(labels))
+        return first | last
+
     def quality(self, output: Any, labels: Any, batch: Any) -> Tensor:
         """F1 or exact match of the likeliest span; NaN where the answer is not in the text."""
         del batch

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from layer_importance import _batch
+from layer_importance._draws import uniform
 from layer_importance._task import Task, logits
 
 
@@ -56,10 +57,8 @@ class Regression(Task):
         """Draws from the normal distribution around the output."""
         del batch
         found = logits(output).detach()
-        noise = torch.randn(
-            found.shape, generator=generator, dtype=found.dtype, device=found.device
-        )
-        return found + self.sigma * noise
+        numbers = uniform(generator, found.shape).clamp_min(torch.finfo(torch.float64).tiny)
+        return found + self.sigma * torch.special.ndtri(numbers).to(found)
 
 
 def _squared_errors(output: Any, labels: Any) -> Tensor:

@@ -79,7 +79,8 @@ class Segmentation(Task):
     def sample(self, output: Any, batch: Any, generator: torch.Generator) -> Tensor:
         """Draws each pixel's label from the model's probabilities."""
         scores, labels = self._pixels(output, self.labels(batch))
-        return torch.where(labels == self.ignored, self.ignored, drawn(scores, generator))
+        known = labels != self.ignored
+        return torch.where(known, drawn(scores, generator, known), self.ignored)
 
     def _pixels(self, output: Any, labels: Any) -> tuple[Tensor, Tensor]:
         """Logits ``[N, ..., C]`` and labels ``[N, ...]``."""

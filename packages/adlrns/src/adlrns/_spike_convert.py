@@ -1,0 +1,156 @@
+"""A trained network as a spiking one: the whole of `adlrns spike --convert`."""
+
+import json
+from itertools import islice
+from pathlib import Path
+from typing import NamedTuple
+
+import torch
+from safetensors.torch import save_file
+from torch import Tensor
+from torch.utils.data import DataLoader, Subset
+
+from adlrns._beside import naming
+from adlrns._console import show, stage
+from adlrns._errors import UseError, from_user
+from adlrns._grow import check_out
+from adlrns._grow_work import to_csv
+from adlrns._html import facts, page
+from adlrns._machine import libraries, machine
+from adlrns._manifest import versions
+from adlrns._nets import device_of
+from adlrns._run_folder import write_text
+from adlrns._source import open_model
+from adlrns._spike_data import Material, open_material
+from adlrns._spike_lines import Lines
+from adlrns._spike_settings import Settings
+from adlrns._spike_train import Row
+from adlrns._table import Column, Table
+from spike_ops.convert import ConversionReport, ConvertedNet, convert
+from spike_ops.energy import count_operations
+
+PAGE, TABLE, RESULT, WEIGHTS = "report.html", "table.csv", "result.json", "converted.safetensors"
+# training items that thresholds are found on, and validation items that are told apart, at most
+_SHOWN, _TOLD = 512, 1000
+
+
+class Converted(NamedTuple):
+    """A converted network, and how close it comes to the one it was."""
+
+    net: ConvertedNet
+    report: ConversionReport
+    rows: list[Row]
+    items: int
+
+
+def run(model: str, settings: Settings) -> None:
+    """Converts, prints how the error falls with time, and writes the folder."""
+    check_out(settings.out)
+    lines, device = Lines(settings), device_of(settings.device)
+    plain = open_model(model).model.to(device)
+    with stage(f"open {settings.data}"):
+        material = open_material(settings)
+    if material.kind != "images":
+        raise UseError(f"--convert is for networks of images, got {material.kind}")
+    with stage(f"convert {model}"), from_user(f"--convert {model}"):
+        made = convert(plain, _shown(settings, material, device), steps=settings.steps)
+        done = _measured(made, settings, material, device)
+    table, layers = _table(model, done), _layers(done)
+    with naming(settings.out):
+        settings.out.mkdir(parents=True, exist_ok=True)
+        _write(model, done, settings, [table, layers])
+    for row in done.rows:
+        lines.record("steps", row)
+    if not settings.json:
+        show(table)
+        show(layers)
+        print(f"report: {(settings.out / PAGE).resolve()}")  # noqa: T201
+
+
+def times(most: int) -> list[int]:
+    """Returns the numbers of steps that are tried: doubled up to the most.
+
+    >>> times(10)
+    [1, 2, 4, 8, 10]
+    """
+    doubled = [1 << k for k in range(most.bit_length()) if 1 << k < most]
+    return [*doubled, most]
+
+
+def _shown(settings: Settings, material: Material, device: torch.device) -> list[Tensor]:
+    loader = DataLoader(material.train, settings.batch_size)
+    batches = islice(loader, max(1, _SHOWN // settings.batch_size))
+    return [x.to(device) for x, _ in batches]
+
+
+def _measured(
+    made: ConvertedNet, settings: Settings, material: Material, device: torch.device
+) -> Converted:
+    count = min(_TOLD, len(material.valid))  # type: ignore[arg-type]
+    x, y = next(iter(DataLoader(Subset(material.valid, range(count)), count)))
+    x, y = x.to(device), y.to(device)
+    report = made.report(x, y, steps=times(settings.steps))
+    rows = []
+    for row in report.rows:
+        made.steps = row.steps
+        found: Row = {
+            "steps": row.steps,
+            "accuracy": row.accuracy,
+            "original_accuracy": report.accuracy,
+            "agreement": row.agreement,
+            "error": row.output_error,
+            "rate": row.rate,
+            "synops": count_operations(made, x, batch_axis=0).synops,
+        }
+        rows.append(found)
+    return Converted(made, report, rows, count)
+
+
+def _write(model: str, done: Converted, settings: Settings, tables: list[Table]) -> None:
+    out, state = settings.out, done.net.net.state_dict()
+    save_file({k: v.cpu().contiguous() for k, v in state.items()}, out / WEIGHTS, {"format": "pt"})
+    write_text(out / TABLE, to_csv(done.rows))
+    write_text(out / RESULT, json.dumps(done.rows[-1], indent=2) + "\n")
+    parts = [
+        *(table.to_html() for table in tables),
+        facts("Run", {"command": settings.command, "model": model, "data": settings.data}),
+        facts("Machine", machine()),
+        facts("Versions", versions() | libraries()),
+    ]
+    last = done.rows[-1]
+    lead = f"{last['accuracy']:.4f} after {last['steps']} steps; {done.report.accuracy:.4f} before."
+    write_text(out / PAGE, page(f"adlrns spike --convert {Path(model).name}", lead, parts))
+
+
+def _table(model: str, done: Converted) -> Table:
+    columns = (
+        Column("steps", "steps", "d"),
+        Column("accuracy", "accuracy", ".4f"),
+        Column("original_accuracy", "of the\noriginal", ".4f"),
+        Column("agreement", "same\nanswer", ".4f"),
+        Column("error", "error of\noutputs", ".4f"),
+        Column("rate", "spikes a\nneuron a step", ".4f"),
+        Column("synops", "SynOps\na sample", ",.0f"),
+    )
+    notes = [
+        f"{done.items} validation items; thresholds were found on training items, without labels",
+        "error: mean difference of outputs over their mean size",
+        "SynOps: weights that meet a value which is not zero; the first layer sees the image "
+        "itself in every step",
+    ]
+    return Table(f"{model} with spikes", columns, list(done.rows), notes)
+
+
+def _layers(done: Converted) -> Table:
+    columns = (
+        Column("layer", "activation"),
+        Column("low", "threshold,\nsmallest", ".4g"),
+        Column("high", "largest", ".4g"),
+        Column("error", "error of rates\nafter all steps", ".4f"),
+    )
+    errors = done.report.rows[-1].errors
+    rows: list[Row] = [
+        {"layer": name, "low": low, "high": high, "error": errors.get(name)}
+        for name, (low, high) in done.report.thresholds.items()
+    ]
+    return Table("Neurons", columns, list(rows))

@@ -1,0 +1,142 @@
+"""Images, sounds and events of the user's, as what goes into a spiking network."""
+
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset, Subset, TensorDataset
+
+from adlrns._datasets import open_task, shuffled
+from adlrns._datasets_find import find
+from adlrns._errors import UseError
+from adlrns._spike_settings import Settings
+from adlrns._spike_sounds import read_wav, sound_files, spectrogram
+from spike_ops.events import EventFileError, EventFolder, Events, to_frames
+
+# of a set without a split of its own, kept apart to measure on
+_HELD = 0.2
+_EVENTS = {".bin", ".dat", ".aedat", ".raw"}
+
+
+class Material(NamedTuple):
+    """Two parts of a data set, and how their items become time.
+
+    Attributes:
+        train: items `(x, label)`.
+        valid: the same, never trained on.
+        kind: `images`, `sounds` or `events`.
+        classes: their names.
+        shape: of one step of one item.
+    """
+
+    train: Dataset[Any]
+    valid: Dataset[Any]
+    kind: str
+    classes: tuple[str, ...]
+    shape: tuple[int, ...]
+
+
+def open_material(settings: Settings) -> Material:
+    """Returns what `--data` holds: event files and sounds by their names, else images.
+
+    Raises:
+        UseError: if nothing can be read there, or an item's file is damaged.
+    """
+    path = Path(settings.data)
+    if path.is_dir():
+        if found := _event_roots(path):
+            return _events(found, settings)
+        if files := sound_files(path):
+            return _sounds(files, settings)
+    return _images(settings)
+
+
+def _images(settings: Settings) -> Material:
+    found = find(settings.data)
+    options = {"size": settings.size} if found.name == "imagenet" else {}
+    task = open_task(found.name, found.path, options)
+    if "channels" not in task.model:
+        raise UseError(f"--data {settings.data} must be images, sounds or events, got {found.name}")
+    side, classes = int(task.model["image_size"]), int(task.model["classes"])
+    shape = (int(task.model["channels"]), side, side)
+    train, valid = _first(task.train, settings.limit), _first(task.valid, settings.limit)
+    return Material(train, valid, "images", tuple(map(str, range(classes))), shape)
+
+
+def _sounds(files: list[tuple[Path, str]], settings: Settings) -> Material:
+    classes = tuple(sorted({label for _, label in files}))
+    if len(classes) < 2:
+        raise UseError(f"--data {settings.data} must have at least 2 classes, got {classes[0]!r}")
+    chosen = [files[i] for i in shuffled(len(files))[: settings.limit].tolist()]
+    heard = [
+        spectrogram(*read_wav(path), steps=settings.steps, bands=settings.bands)
+        for path, _ in chosen
+    ]
+    labels = torch.tensor([classes.index(label) for _, label in chosen])
+    items = TensorDataset(torch.stack(heard), labels)
+    return Material(*_parted(items), "sounds", classes, (settings.bands,))
+
+
+def _events(roots: list[Path], settings: Settings) -> Material:
+    parts = [_folder(root, settings.steps) for root in roots]
+    classes = tuple(parts[0].classes)
+    if len(classes) < 2:
+        raise UseError(f"--data {roots[0]} must have at least 2 classes, got {classes[0]!r}")
+    if any(tuple(part.classes) != classes for part in parts):
+        raise UseError(f"--data {settings.data}: Train and Test must have the same classes")
+    items: list[Dataset[Any]] = [Named(part) for part in parts]
+    train, valid = items if len(items) == 2 else _parted(_first(items[0], settings.limit, mix=True))
+    if len(items) == 2:
+        train, valid = (_first(part, settings.limit, mix=True) for part in (train, valid))
+    return Material(train, valid, "events", classes, tuple(train[0][0].shape[1:]))
+
+
+def _event_roots(path: Path) -> list[Path]:
+    """Returns the folders of classes: of training and testing, of training alone, or this."""
+    split = [path / name for name in ("Train", "Test") if (path / name).is_dir()]
+    roots = split or [path]
+    held = any(p.suffix.lower() in _EVENTS for p in roots[0].glob("*/*"))
+    return roots if held else []
+
+
+def _folder(root: Path, steps: int) -> EventFolder:
+    def framed(events: Events) -> Tensor:
+        return (to_frames(events, steps) > 0).float()
+
+    try:
+        return EventFolder(root, transform=framed)
+    except (ValueError, OSError) as error:
+        raise UseError(f"--data: {error}") from None
+
+
+class Named(Dataset[Any]):
+    """Recordings whose damage is the user's to know."""
+
+    def __init__(self, folder: EventFolder):
+        self.folder = folder
+
+    def __len__(self) -> int:
+        return len(self.folder)
+
+    def __getitem__(self, index: int) -> tuple[Tensor, int]:
+        try:
+            return self.folder[index]
+        except EventFileError as error:
+            raise UseError(str(error)) from None
+
+
+def _parted(items: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any]]:
+    count = len(items)  # type: ignore[arg-type]
+    order, held = shuffled(count).tolist(), max(1, round(_HELD * count))
+    if held >= count:
+        raise UseError(f"--data must hold at least 2 items, got {count}")
+    return Subset(items, order[held:]), Subset(items, order[:held])
+
+
+def _first(items: Dataset[Any], most: int | None, *, mix: bool = False) -> Dataset[Any]:
+    """Returns at most so many items; of a set that is sorted by class, a fixed draw."""
+    count = len(items)  # type: ignore[arg-type]
+    if most is None or most >= count:
+        return items
+    return Subset(items, shuffled(count)[:most].tolist() if mix else range(most))

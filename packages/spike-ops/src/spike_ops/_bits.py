@@ -1,0 +1,78 @@
+"""Spikes as bits: packing, unpacking and counting, on any device.
+
+Bit i of byte j holds element 8 j + i of the flattened tensor (little-endian, as
+`numpy.packbits(..., bitorder="little")` writes them); the last byte is filled up with zeros.
+"""
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from torch import Tensor
+
+BYTES = np.arange(256, dtype=np.uint8)
+BITS_OF_BYTE = np.unpackbits(BYTES[:, None], axis=1, bitorder="little")  # [256, 8]
+HAS_BITWISE_COUNT = hasattr(np, "bitwise_count")  # numpy 2
+COUNT_OF_BYTE = BITS_OF_BYTE.sum(1, dtype=np.uint8)  # [256]
+
+
+def bytes_needed(size: int) -> int:
+    """Return how many bytes hold that many spikes."""
+    return -(-size // 8)
+
+
+def in_numpy(tensor: Tensor) -> bool:
+    """Say whether numpy can read the tensor's memory: real data on the CPU, not being traced."""
+    return (
+        tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
+    )
+
+
+def pack_bits_reference(fired: Tensor) -> Tensor:
+    """Return the bits of a boolean tensor by shifts and sums: [ceil(n / 8)] of uint8."""
+    flat = fired.reshape(-1).to(torch.uint8)
+    flat = torch.nn.functional.pad(flat, (0, -flat.numel() % 8)).reshape(-1, 8)
+    shifts = torch.arange(8, device=flat.device, dtype=torch.uint8)
+    return (flat << shifts).sum(1, dtype=torch.uint8)
+
+
+def unpack_bits_reference(packed: Tensor, shape: Sequence[int]) -> Tensor:
+    """Return the boolean tensor of a shape that `pack_bits_reference` packed."""
+    shifts = torch.arange(8, device=packed.device, dtype=torch.uint8)
+    bits = (packed[:, None] >> shifts) & 1
+    return bits.reshape(-1)[: math.prod(shape)].reshape(tuple(shape)).bool()
+
+
+def pack_bits(fired: Tensor) -> Tensor:
+    """Return the bits of a tensor, one where it is not zero: [ceil(n / 8)] of uint8."""
+    fired = fired if fired.dtype == torch.bool else fired != 0
+    if not in_numpy(fired):
+        return pack_bits_reference(fired)
+    flat = fired.detach().contiguous().reshape(-1).numpy()
+    return torch.from_numpy(np.packbits(flat, bitorder="little"))
+
+
+def unpack_bits(packed: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.bool) -> Tensor:
+    """Return the dense tensor of a shape: one (or True) where the bit is set, else zero."""
+    if not in_numpy(packed):
+        return unpack_bits_reference(packed, shape).to(dtype)
+    bits = np.unpackbits(packed.numpy(), count=math.prod(shape), bitorder="little")
+    dense = torch.from_numpy(bits).reshape(tuple(shape))
+    return dense.view(torch.bool) if dtype == torch.bool else dense.to(dtype)
+
+
+def count_bits(packed: Tensor) -> int:
+    """Return how many bits are set."""
+    if not in_numpy(packed):
+        table = torch.from_numpy(COUNT_OF_BYTE).to(packed.device)
+        return int(table[packed.int()].sum(dtype=torch.int64))
+    data = packed.numpy()
+    if not HAS_BITWISE_COUNT:
+        return int(COUNT_OF_BYTE[data].sum(dtype=np.int64))
+    rest = data.size % 8
+    if not rest:
+        return int(np.add.reduce(np.bitwise_count(data.view(np.uint64)), dtype=np.int64))
+    tail = np.add.reduce(COUNT_OF_BYTE[data[-rest:]], dtype=np.int64)
+    words = np.bitwise_count(data[:-rest].view(np.uint64))
+    return int(np.add.reduce(words, dtype=np.int64) + tail)

@@ -1,0 +1,140 @@
+"""What a product costs by additions and what it costs dense: the model that decides.
+
+The decision is a function of the shape, the number of spikes and the calibration in use, and of
+nothing else: the same call takes the same way on every run. Nothing is timed unless
+`calibrate()` is called.
+"""
+
+from typing import Literal, NamedTuple
+
+import torch
+
+from spike_ops._calibration import Calibration, Rates, calibration, use_calibration
+from spike_ops._event import BLOCK_BYTES, LARGE_BYTES, block_width
+
+__all__ = [
+    "Calibration",
+    "Rates",
+    "calibration",
+    "use_calibration",
+    "Method",
+    "METHODS",
+    "ProductPlan",
+    "expected_seconds",
+    "rates_of",
+    "gathering",
+    "plan_product",
+    "choose",
+]
+
+Method = Literal["auto", "event", "dense"]
+METHODS = ("auto", "event", "dense")
+
+
+class ProductPlan(NamedTuple):
+    """Which way a product takes, and the seconds the cost model expects of each."""
+
+    method: Literal["event", "dense"]
+    density: float
+    event_seconds: float
+    dense_seconds: float
+    reason: str
+
+
+def unmeasured(device: str, method: Method) -> ProductPlan:
+    """Return the plan on a device that has no calibration: dense, unless told otherwise."""
+    told = "as asked" if method != "auto" else f"no measured costs for {device}"
+    nan = float("nan")
+    return ProductPlan("dense" if method == "auto" else method, nan, nan, nan, told)
+
+
+def expected_seconds(
+    rows: int,
+    columns: int,
+    width: int,
+    count: int,
+    dtype: torch.dtype,
+    *,
+    transposed: bool = False,
+    turned: bool = False,
+) -> tuple[float, float]:
+    """Return the seconds the calibration expects by additions and dense."""
+    costs = calibration()
+    rate = rates_of(dtype)
+    size, outputs = rows * columns, rows * width
+    event = costs.event_call + costs.byte * size / 8 + costs.spike * count + rate.output * outputs
+    event += costs.sort * count if transposed else 0
+    event += gathering(columns, width, count, dtype, turned=turned)
+    dense = costs.dense_call + rate.unpack * size + rate.mac * size * width
+    dense += rate.read * columns * width
+    return event * 1e-9, dense * 1e-9
+
+
+def rates_of(dtype: torch.dtype) -> Rates:
+    """Return the rates of a data type."""
+    return calibration().rates[str(dtype).removeprefix("torch.")]
+
+
+def gathering(
+    rows: int, width: int, count: int, dtype: torch.dtype, *, turned: bool = False
+) -> float:
+    """Return the nanoseconds of adding up `count` rows of a table [rows, width]."""
+    costs, elements = calibration(), rows * width
+    blocked = block_width(rows, width, count, dtype.itemsize) < width
+    copied = costs.turn if turned else costs.copy if blocked else 0.0
+    return copied * elements + _per_addition(elements, dtype, blocked) * count * width
+
+
+def _per_addition(elements: int, dtype: torch.dtype, blocked: bool) -> float:
+    costs, add, size = calibration(), rates_of(dtype).add, elements * dtype.itemsize
+    if blocked or size <= BLOCK_BYTES:
+        return add
+    return add * (costs.third if size <= LARGE_BYTES else costs.memory)
+
+
+def plan_product(
+    rows: int,
+    columns: int,
+    width: int,
+    count: int,
+    *,
+    dtype: torch.dtype = torch.float32,
+    device: str = "cpu",
+    method: Method = "auto",
+    transposed: bool = False,
+    turned: bool = False,
+) -> ProductPlan:
+    """Return which way S @ W takes: S [rows, columns] with `count` spikes, W [columns, width].
+
+    Args:
+        rows: Rows of S.
+        columns: Columns of S, rows of W.
+        width: Columns of W.
+        count: Spikes in S.
+        dtype: Type of W.
+        device: Type of the device.
+        method: What was asked for; `"auto"` decides.
+        transposed: S is stored as its transpose, as for the gradient of a weight.
+        turned: W is not contiguous.
+
+    Example:
+        >>> plan_product(1024, 1024, 1024, 10_000).method
+        'event'
+        >>> plan_product(1024, 1024, 1024, 900_000).method
+        'dense'
+    """
+    density = count / max(rows * columns, 1)
+    if device != "cpu":
+        return unmeasured(device, method)._replace(density=density)
+    event, dense = expected_seconds(
+        rows, columns, width, count, dtype, transposed=transposed, turned=turned
+    )
+    return choose(method, density, event, dense)
+
+
+def choose(method: Method, density: float, event: float, dense: float) -> ProductPlan:
+    """Return the plan: what was asked for, else the cheaper."""
+    if method != "auto":
+        return ProductPlan(method, density, event, dense, "as asked")
+    chosen: Literal["event", "dense"] = "event" if event < dense else "dense"
+    return ProductPlan(chosen, density, event, dense, "the cheaper by the calibration")

@@ -1,0 +1,97 @@
+"""A network as blocks of weights and neurons."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from spike_ops.neuron import LIF
+from spike_ops.nir._errors import NirError
+from spike_ops.nir._layer_pieces import out_shape
+from spike_ops.nir._layers import Stepwise
+
+Shape = tuple[int, ...]
+
+
+@dataclass
+class Block:
+    """Weights, what pools before them, and the neurons behind: `neurons` is None in a readout.
+
+    Attributes:
+        name: Of the layer of weights.
+        layer: The layer.
+        neurons: The neurons.
+        pools: Windows (height, width) of sums and averages before the layer, and whether averages.
+        heard: Shape of a sample that the layer hears.
+        shape: Shape of a sample behind it.
+        area: Of the feature map that a flatten before a linear layer took apart; else 1 by 1.
+    """
+
+    name: str
+    layer: Any
+    neurons: LIF | None
+    pools: list[tuple[nn.AvgPool2d, bool]]
+    heard: Shape
+    shape: Shape
+    area: Shape = (1, 1)
+
+    @property
+    def size(self) -> int:
+        """Neurons of the block."""
+        return math.prod(self.shape)
+
+    @property
+    def synapses(self) -> int:
+        """Connections, those at borders counted as if there were none."""
+        weight = self.layer.weight
+        return int(weight.numel() * math.prod(self.shape[1:]))
+
+
+def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
+    """Return the blocks of a network of layers one after the other.
+
+    Raises:
+        ValueError: A layer is none that chips run, or stands where it cannot.
+    """
+    blocks: list[Block] = []
+    pools: list[tuple[nn.AvgPool2d, bool]] = []
+    shape, area = tuple(input_shape), (1, 1)
+    for name, outer in _leaves(net):
+        layer = outer.layer if isinstance(outer, Stepwise) else outer
+        if isinstance(layer, LIF):
+            if not blocks or blocks[-1].neurons is not None or pools:
+                raise ValueError(f"{name}: neurons must stand right behind weights")
+            blocks[-1].neurons = layer
+            continue
+        after = _after(name, outer, shape)
+        if isinstance(layer, nn.Flatten):
+            area = shape[1:] if len(shape) == 3 else (1, 1)
+        elif isinstance(layer, nn.AvgPool2d):
+            pools.append((layer, layer.divisor_override != 1))
+        elif isinstance(layer, nn.Linear | nn.Conv2d):
+            if blocks and blocks[-1].neurons is None:
+                raise ValueError(f"{name}: weights must not follow weights without neurons between")
+            blocks.append(Block(name, layer, None, pools, shape, after, area))
+            pools, area = [], (1, 1)
+        elif not isinstance(layer, nn.Identity | nn.Dropout):
+            can = "Linear, Conv2d, AvgPool2d, Flatten, LIF and IF"
+            raise ValueError(f"{name}: chips run {can}, got {type(layer).__name__}")
+        shape = after
+    if not blocks or pools:
+        raise ValueError("a network must have weights, and end in weights or neurons")
+    return blocks
+
+
+def _leaves(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    if not isinstance(net, nn.Sequential):
+        return [(prefix or type(net).__name__, net)]
+    inner = ((f"{prefix}.{k}".lstrip("."), each) for k, each in net.named_children())
+    return [pair for name, each in inner for pair in _leaves(each, name)]
+
+
+def _after(name: str, layer: nn.Module, shape: Shape) -> Shape:
+    try:
+        return out_shape(name, layer, shape)
+    except (NirError, IndexError, RuntimeError) as error:
+        raise ValueError(f"{name}: the layer must take samples {shape}: {error}") from error

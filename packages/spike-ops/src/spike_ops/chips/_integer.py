@@ -1,0 +1,247 @@
+"""Networks in whole numbers, as digital chips compute them."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from spike_ops._spike_tensor import SpikeTensor
+from spike_ops.chips._blocks import Block, Shape, blocks_of
+from spike_ops.chips._check import shift_of
+from spike_ops.chips._table import Chip, chip_named
+from spike_ops.neuron import LIF
+from spike_ops.nir._layers import Stepwise
+
+DECAY_BITS = 12
+
+
+@dataclass(frozen=True)
+class IntegerLayer:
+    """A layer in whole numbers.
+
+    Attributes:
+        block: What it came from.
+        weight: Whole weights, int32.
+        bias: Whole biases, int32, added at every step.
+        scale: What a unit of the membrane is worth in the network that was quantised.
+        threshold: Whole threshold; None in a readout.
+        v_reset: Whole membrane after a hard reset.
+        decay: β times 2^12.
+        shift: k where the membrane loses v >> k instead; None otherwise.
+    """
+
+    block: Block
+    weight: Tensor
+    bias: Tensor
+    scale: float
+    threshold: int | None
+    v_reset: int
+    decay: int
+    shift: int | None
+
+
+class IntegerNet(nn.Module):
+    """Return the spikes of a network computed in whole numbers: int32 [T, B, ...] in and out.
+
+    One step of a layer, all numbers whole, >> rounding down:
+
+        i = Σ w s + b
+        h = (v 2^12-scaled decay: (v d) >> 12, or v - (v >> k)) + i, saturated to the state's bits
+        s = 1 where h >= θ (h > θ of strict neurons);   v = h - θ s (soft) or v_reset where s (hard)
+
+    A readout, weights without neurons at the end, returns i.
+
+    Made by `quantize`.
+
+    Raises:
+        TypeError: Inputs are not whole.
+    """
+
+    def __init__(self, layers: list[IntegerLayer], state_bits: int) -> None:
+        super().__init__()
+        self.quantised, self.state_bits = layers, state_bits
+
+    def forward(self, spikes: Tensor) -> Tensor:
+        """Return the spikes of spikes (or counts) [T, B, ...]."""
+        values = spikes.to_dense() if isinstance(spikes, SpikeTensor) else spikes
+        whole = values.to(torch.int64)
+        if not torch.equal(whole.to(values.dtype), values):
+            raise TypeError("inputs must be whole numbers: spikes or counts")
+        for layer in self.quantised:
+            whole = self._over_time(layer, _currents(layer, whole))
+        return whole.to(torch.int32)
+
+    def _over_time(self, layer: IntegerLayer, currents: Tensor) -> Tensor:
+        if layer.threshold is None:
+            return currents
+        neurons: Any = layer.block.neurons
+        rule, top = neurons.rule, 2 ** (self.state_bits - 1)
+        v = torch.full_like(currents[0], layer.v_reset if rule.reset == "hard" else 0)
+        out = []
+        for current in currents:
+            h = _decayed(layer, v) + current
+            h = h.clamp(-top, top - 1)
+            s = (h > layer.threshold if rule.strict else h >= layer.threshold).long()
+            v = h
+            if rule.reset == "hard":
+                v = torch.where(s > 0, torch.full_like(h, layer.v_reset), h)
+            elif rule.reset == "soft":
+                v = h - layer.threshold * s
+            out.append(s)
+        return torch.stack(out)
+
+    def to_float(self) -> nn.Sequential:
+        """Return the network in float64 with these whole numbers as weights and thresholds.
+
+        It is what `spike_ops.nir.to_nir` hands to a chip's tools. Its spikes are those of the whole
+        numbers where nothing decays; with a decay it lacks the rounding down.
+        """
+        modules: list[nn.Module] = []
+        for layer in self.quantised:
+            block = layer.block
+            for pool, _ in block.pools:
+                modules.append(Stepwise(_sums(pool)))
+            if len(block.heard) == 1 and block.area != (1, 1):
+                modules.append(nn.Flatten(2))
+            modules.append(_floats(layer))
+            if layer.threshold is not None:
+                modules.append(_neurons(layer))
+        return nn.Sequential(*modules)
+
+
+def quantize(
+    net: nn.Module,
+    input_shape: Shape,
+    *,
+    chip: str | Chip | None = None,
+    bits: int = 8,
+    state_bits: int = 32,
+) -> IntegerNet:
+    """Return a network in whole numbers: weights of so many bits, one scale for each layer.
+
+    With m the largest absolute weight of a layer and n = 2^(bits - 1) - 1, a unit is worth m / n
+    (times the weight of the current, `decay_input`); weights, biases, thresholds and resets are
+    rounded to the nearest unit, ties to even. Averages before a layer become sums, and its unit so
+    much smaller. A decay is β 4096 rounded to the nearest whole number, or, for 1 - 2^-k, a shift.
+
+    Args:
+        net: As `check` takes it.
+        input_shape: Shape of one sample without time and batch.
+        chip: Takes its `weight_bits` and `state_bits` instead of these arguments.
+        bits: Bits of a weight, 2 to 16.
+        state_bits: Bits of a membrane, 8 to 32.
+
+    Raises:
+        ValueError: An argument is outside its range, the network is no such sequence, a reset is
+            delayed, or a threshold is no number of the state.
+
+    Example:
+        >>> from spike_ops.neuron import IF
+        >>> net = nn.Sequential(nn.Linear(2, 1, bias=False), IF(reset="soft"))
+        >>> _ = net[0].weight.data.copy_(torch.tensor([[0.5, -0.25]]))
+        >>> whole = quantize(net, (2,), bits=8)
+        >>> whole.quantised[0].weight.tolist(), whole.quantised[0].threshold
+        ([[127, -64]], 254)
+        >>> whole(torch.ones(8, 1, 2)).flatten().tolist()
+        [0, 0, 0, 0, 1, 0, 0, 0]
+    """
+    if chip is not None:
+        limits = chip_named(chip)
+        bits, state_bits = limits.weight_bits, limits.state_bits
+    if not 2 <= bits <= 16:
+        raise ValueError(f"bits must be in 2..16, got {bits}")
+    if not 8 <= state_bits <= 32:
+        raise ValueError(f"state_bits must be in 8..32, got {state_bits}")
+    layers = [_quantised(block, bits, state_bits) for block in blocks_of(net, input_shape)]
+    return IntegerNet(layers, state_bits)
+
+
+@torch.no_grad()
+def _quantised(block: Block, bits: int, state_bits: int) -> IntegerLayer:
+    weight = block.layer.weight.double()
+    if not weight.isfinite().all() or not weight.any():
+        raise ValueError(f"{block.name}: weights must be finite and not all zero")
+    unit = weight.abs().max().item() / (2 ** (bits - 1) - 1)
+    area = 1
+    for pool, is_mean in block.pools:
+        area *= _window(pool) if is_mean else 1
+    bias = block.layer.bias
+    offset = torch.zeros(len(weight)) if bias is None else bias
+    rule = None if block.neurons is None else block.neurons.rule
+    if rule is not None and rule.offset:
+        offset = offset + rule.offset / rule.gain
+    gain = 1.0 if rule is None else rule.gain
+    scale = unit * gain / area
+    whole_bias = (offset.double() * area / unit).round()
+    if not whole_bias.abs().max() < 2**31:
+        raise ValueError(f"{block.name}: biases must be below 2^31 units of {unit / area:g}")
+    threshold = None if rule is None else round(rule.threshold / scale)
+    if rule is not None and (rule.reset_delay or not 0 < (threshold or 0) < 2 ** (state_bits - 1)):
+        told = "the reset delayed" if rule.reset_delay else f"a threshold of {threshold}"
+        rest = f"membranes of {state_bits} bits and thresholds from 1"
+        raise ValueError(f"{block.name}: neurons must have {rest}, got {told}")
+    return IntegerLayer(
+        block, (weight / unit).round().to(torch.int32), whole_bias.to(torch.int32), scale,
+        threshold, 0 if rule is None else round(rule.v_reset / scale),
+        2**DECAY_BITS if rule is None else round(rule.beta * 2**DECAY_BITS),
+        None if rule is None else shift_of(rule.beta),
+    )  # fmt: skip
+
+
+def _window(pool: nn.AvgPool2d) -> int:
+    size = pool.kernel_size
+    return size[0] * size[1] if isinstance(size, tuple) else size * size
+
+
+def _sums(pool: nn.AvgPool2d) -> nn.AvgPool2d:
+    return nn.AvgPool2d(
+        pool.kernel_size, pool.stride, pool.padding, pool.ceil_mode, divisor_override=1
+    )
+
+
+def _decayed(layer: IntegerLayer, v: Tensor) -> Tensor:
+    if layer.shift is not None:
+        return v - (v >> layer.shift)
+    return (v * layer.decay) >> DECAY_BITS
+
+
+def _currents(layer: IntegerLayer, spikes: Tensor) -> Tensor:
+    """Return Σ w s + b: in float64, in which sums of whole numbers below 2^53 are exact."""
+    block, x = layer.block, spikes.double().flatten(0, 1)
+    for pool, _ in block.pools:
+        x = _sums(pool)(x)
+    weight, bias = layer.weight.double(), layer.bias.double()
+    if isinstance(block.layer, nn.Conv2d):
+        own = block.layer
+        x = F.conv2d(x, weight, bias, own.stride, own.padding, own.dilation, own.groups)
+    else:
+        x = F.linear(x.reshape(len(x), -1), weight, bias)
+    return x.long().unflatten(0, spikes.shape[:2])
+
+
+def _floats(layer: IntegerLayer) -> nn.Module:
+    own = layer.block.layer
+    if isinstance(own, nn.Conv2d):
+        made: Any = nn.Conv2d(
+            own.in_channels, own.out_channels, own.kernel_size, own.stride, own.padding,  # type: ignore[arg-type]
+            own.dilation, own.groups, padding_mode=own.padding_mode,  # type: ignore[arg-type]
+        )  # fmt: skip
+    else:
+        made = nn.Linear(own.in_features, own.out_features)
+    made.weight = nn.Parameter(layer.weight.double())
+    made.bias = nn.Parameter(layer.bias.double())
+    module: nn.Module = made
+    return Stepwise(module) if isinstance(own, nn.Conv2d) else module
+
+
+def _neurons(layer: IntegerLayer) -> LIF:
+    neurons: Any = layer.block.neurons
+    beta = layer.decay / 2**DECAY_BITS if layer.shift is None else 1 - 2.0**-layer.shift
+    assert layer.threshold is not None
+    return LIF(
+        1 / (1 - beta) if beta < 1 else float("inf"), threshold=float(layer.threshold),
+        v_reset=float(layer.v_reset), v_leak=0.0, reset=neurons.rule.reset,
+        strict=neurons.rule.strict, decay_input=False,
+    )  # fmt: skip

@@ -1,0 +1,12 @@
+"""Trained networks converted to spiking ones."""
+
+from spike_ops.convert._convert import convert
+from spike_ops.convert._errors import ConversionError
+from spike_ops.convert._network import ConversionReport, ConvertedNet, Row
+from spike_ops.convert._neurons import Spiking, WinnerPool
+from spike_ops.convert._qcfs import QCFS
+
+__all__ = [
+    "convert", "QCFS", "ConvertedNet", "ConversionReport", "Row", "ConversionError",
+    "Spiking", "WinnerPool",
+]  # fmt: skip

@@ -1,0 +1,110 @@
+"""Trained networks as spiking ones."""
+
+import copy
+from collections.abc import Iterable
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from spike_ops.convert._network import ConvertedNet
+from spike_ops.convert._neurons import KINDS, Kind, Spiking, WinnerPool
+from spike_ops.convert._statistics import Method, thresholds, watch
+from spike_ops.convert._trace import activations, traced
+
+Calibration = Literal["none", "current", "potential"]
+
+
+def convert(
+    model: nn.Module,
+    batches: Tensor | Iterable[Tensor],
+    *,
+    method: Method = "percentile",
+    percentile: float = 99.9,
+    channelwise: bool = False,
+    neurons: Kind = "if",
+    calibration: Calibration = "none",
+    steps: int = 32,
+) -> ConvertedNet:
+    """Return a trained network with spiking neurons in place of its activations.
+
+    The model stays as it is. Batch norms are folded into the layers before; each ReLU becomes
+    integrate-and-fire neurons whose threshold is the largest activation of the layer on the batches
+    (or the percentile), each `QCFS` neurons with its own λ; max pooling lets spikes through that
+    make the largest count of a window larger. The error of a rate falls as 1/T.
+
+    Args:
+        model: A network in ReLU or `QCFS` that torch.fx can trace.
+        batches: Inputs [B, ...] to look at, one batch or several.
+        method: `"percentile"` is robust against single large activations; `"max"` cuts off none.
+        percentile: Of all activations of a layer, how many per cent are below the threshold.
+        channelwise: A threshold for each channel instead of one for the layer. Not for `QCFS`.
+        neurons: `"if"`; `"signed"`, which may take spikes back; or `"phased"`, where a layer
+            waits for the whole answer of the one before: T steps a layer, and counts that are exact
+            for networks in `QCFS` at T = L.
+        calibration: With the batches, layer by layer: a constant current for each channel
+            (`"current"`) or where membranes begin (`"potential"`) makes the mean rate after
+            `steps` steps the mean activation.
+        steps: T to calibrate for, and that the network takes by default.
+
+    Raises:
+        ConversionError: A part of the network cannot be converted; it names the part.
+        ValueError: An argument is outside its range, or there are no batches.
+
+    Source: B. Rueckauer et al., "Conversion of Continuous-Valued Deep Networks to Efficient
+    Event-Driven Networks for Image Classification", Frontiers in Neuroscience 2017 (percentile);
+    T. Bu et al., ICLR 2022 (θ and V0 = θ/2); Y. Li et al., "A Free Lunch from ANN: Towards
+    Efficient, Accurate Spiking Neural Networks Calibration", ICML 2021 (calibration).
+
+    Example:
+        >>> from spike_ops.convert import QCFS
+        >>> model = nn.Sequential(nn.Linear(4, 8), QCFS(4), nn.Linear(8, 2))
+        >>> x = torch.rand(16, 4)
+        >>> spiking = convert(model, x, neurons="phased", steps=4)
+        >>> bool(torch.allclose(spiking(x), model(x), atol=1e-5))
+        True
+    """
+    for name, got, known in (
+        ("method", method, ("percentile", "max")),
+        ("neurons", neurons, KINDS),
+        ("calibration", calibration, ("none", "current", "potential")),
+    ):
+        if got not in known:
+            raise ValueError(f"{name} must be one of {', '.join(known)}, got {got!r}")
+    if not 0 < percentile <= 100:
+        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    shown = [batches] if isinstance(batches, Tensor) else list(batches)
+    if not shown or any(not len(each) for each in shown):
+        raise ValueError("batches must hold at least one batch of at least one input")
+    ann = traced(model)
+    net = copy.deepcopy(ann)
+    found = thresholds(ann, shown, method=method, percentile=percentile, channelwise=channelwise)
+    for name, theta in found.items():
+        net.add_submodule(name, Spiking(theta, kind=neurons))
+    for name, module in list(net.named_modules()):
+        if isinstance(module, nn.MaxPool2d):
+            net.add_submodule(name, WinnerPool(module))
+    made = ConvertedNet(net, ann, steps)
+    if calibration != "none":
+        _calibrate(made, shown, in_potential=calibration == "potential")
+    return made
+
+
+@torch.no_grad()
+def _calibrate(made: ConvertedNet, batches: list[Tensor], *, in_potential: bool) -> None:
+    """Give each layer, in order, the current or first membrane that its mean rates lack."""
+    expected = [watch(made.ann, inputs) for inputs in batches]
+    for name in activations(made.ann):
+        layer, missing, seen = made.layers()[name], torch.zeros(()), 0
+        for inputs, activation in zip(batches, expected, strict=True):
+            made.run(inputs)
+            gap = activation[name] - layer.rates()
+            missing = missing + gap.transpose(0, 1).flatten(1).mean(1) * len(inputs)
+            seen += len(inputs)
+        lacking = missing / seen / layer.thresholds
+        if in_potential:
+            layer.start = made.steps * lacking
+        else:
+            layer.offset = lacking

@@ -1,0 +1,73 @@
+"""What encoders share: checks, packing, and the time that never comes."""
+
+import math
+
+import torch
+from torch import Tensor
+
+from spike_ops._spike_tensor import SpikeTensor
+
+
+def check_steps(steps: int) -> None:
+    """Raise unless there is a step."""
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+
+
+def check_unit(x: Tensor, name: str = "x") -> None:
+    """Raise unless all values are floats in 0..1."""
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    wrong = ~((x >= 0) & (x <= 1))
+    if bool(wrong.any()):
+        where = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(f"{name} must be in 0..1, got {x[where].item():g} at {where}")
+
+
+def check_finite(x: Tensor, name: str = "x") -> None:
+    """Raise unless all values are finite floats."""
+    if not x.is_floating_point():
+        raise TypeError(f"{name} must be floating point, got {x.dtype}")
+    if bool((wrong := ~x.isfinite()).any()):
+        where = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(f"{name} must be finite, got {x[where].item():g} at {where}")
+
+
+def check_positive(**values: float) -> None:
+    """Raise unless all settings are positive and finite."""
+    for name, value in values.items():
+        if not (value > 0 and math.isfinite(value)):
+            raise ValueError(f"{name} must be positive and finite, got {value}")
+
+
+def as_spikes(fired: Tensor, dtype: torch.dtype, spike_out: bool) -> Tensor:
+    """Return booleans as dense zeros and ones, or packed."""
+    return SpikeTensor.from_dense(fired, dtype) if spike_out else fired.to(dtype)
+
+
+def steps_like(steps: int, x: Tensor) -> Tensor:
+    """Return 0..steps - 1 as int64, with an axis of one for each of x's: [T, 1, ...]."""
+    return torch.arange(steps, device=x.device).reshape(steps, *[1] * x.ndim)
+
+
+def at_times(times: Tensor, steps: int, dtype: torch.dtype, spike_out: bool) -> Tensor:
+    """Return one spike at each time in 0..steps - 1; none for other times: [T, ...]."""
+    return as_spikes(steps_like(steps, times) == times, dtype, spike_out)
+
+
+def first_times(spikes: Tensor) -> Tensor:
+    """Return the step of each first spike, T where there is none: [...] of int64."""
+    dense = dense_spikes(spikes)
+    any_fired = dense.amax(0) > 0
+    return torch.where(any_fired, dense.argmax(0), dense.shape[0])
+
+
+def dense_spikes(spikes: Tensor) -> Tensor:
+    """Return spikes [T, ...] dense.
+
+    Raises:
+        ValueError: There is no axis of time, or it has no step.
+    """
+    if spikes.ndim < 1 or spikes.shape[0] == 0:
+        raise ValueError(f"spikes must be [T, ...] with T at least 1, got {tuple(spikes.shape)}")
+    return spikes.to_dense() if isinstance(spikes, SpikeTensor) else spikes

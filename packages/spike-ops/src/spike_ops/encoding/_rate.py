@@ -1,0 +1,191 @@
+"""Rates and currents: how often a neuron fires tells the value."""
+
+import torch
+from torch import Tensor
+
+from spike_ops.encoding._base import (
+    as_spikes,
+    check_positive,
+    check_steps,
+    check_unit,
+    dense_spikes,
+)
+
+
+def rate(
+    x: Tensor,
+    steps: int,
+    *,
+    gain: float = 1.0,
+    generator: torch.Generator | None = None,
+    spike_out: bool = False,
+) -> Tensor:
+    """Return spikes that fall at each step with probability gain x: [T, ...] (Bernoulli).
+
+    The number of spikes is binomial: mean T gain x, variance T gain x (1 - gain x).
+    `decode_rate` returns x within sqrt(ln(2 / δ) / (2 T)) / gain with probability 1 - δ
+    (Hoeffding).
+
+    Args:
+        x: Values in 0..1.
+        steps: T.
+        gain: Probability of a spike at x = 1, at most 1.
+        generator: Where the randomness comes from; torch's own without one.
+        spike_out: Return a `SpikeTensor`.
+
+    Raises:
+        ValueError: A value is outside 0..1, or `gain` or `steps` out of range.
+
+    Example:
+        >>> spikes = rate(torch.tensor([0.0, 1.0]), 3)
+        >>> spikes
+        tensor([[0., 1.],
+                [0., 1.],
+                [0., 1.]])
+    """
+    check_unit(x)
+    check_steps(steps)
+    if not 0 < gain <= 1:
+        raise ValueError(f"gain must be in 0..1, above 0, got {gain}")
+    drawn = torch.rand(steps, *x.shape, generator=generator, dtype=x.dtype, device=x.device)
+    return as_spikes(drawn < gain * x, x.dtype, spike_out)
+
+
+def decode_rate(spikes: Tensor, *, gain: float = 1.0) -> Tensor:
+    """Return the share of steps with a spike, over the gain: the estimate of `rate`'s x.
+
+    Example:
+        >>> decode_rate(torch.tensor([[1.0], [0.0]]), gain=0.8)
+        tensor([0.6250])
+    """
+    check_positive(gain=gain)
+    return dense_spikes(spikes).mean(0) / gain
+
+
+def poisson(
+    rates: Tensor,
+    steps: int,
+    *,
+    dt: float = 1.0,
+    generator: torch.Generator | None = None,
+    spike_out: bool = False,
+) -> Tensor:
+    """Return the steps in which Poisson processes have an event: [T, ...].
+
+    A step of length dt has one or more with probability 1 - exp(-rate dt).
+
+    Args:
+        rates: Events per unit of time, at least 0.
+        steps: T.
+        dt: Length of a step, in the same unit.
+        generator: Where the randomness comes from; torch's own without one.
+        spike_out: Return a `SpikeTensor`.
+
+    Raises:
+        ValueError: A rate is negative or not finite, or a setting out of range.
+
+    Example:
+        >>> poisson(torch.tensor([0.0, 1e9]), 2)
+        tensor([[0., 1.],
+                [0., 1.]])
+    """
+    check_positive(dt=dt)
+    if not bool(((rates >= 0) & rates.isfinite()).all()):
+        raise ValueError(f"rates must be finite and at least 0, got {rates.min().item():g}")
+    return rate(-torch.expm1(-rates * dt), steps, generator=generator, spike_out=spike_out)
+
+
+def decode_poisson(spikes: Tensor, *, dt: float = 1.0) -> Tensor:
+    """Return the maximum-likelihood rates -ln(1 - share) / dt; inf where every step fired.
+
+    Example:
+        >>> decode_poisson(torch.tensor([[1.0], [0.0]]), dt=0.1)
+        tensor([6.9315])
+    """
+    check_positive(dt=dt)
+    return -torch.log1p(-dense_spikes(spikes).mean(0)) / dt
+
+
+def direct(x: Tensor, steps: int) -> Tensor:
+    """Return the values as a current that stays: [T, ...], a view that takes no memory.
+
+    The first layer of neurons turns it into spikes. Its mean over time is x.
+
+    Raises:
+        ValueError: `steps` is not positive.
+
+    Example:
+        >>> direct(torch.tensor([0.5, 2.0]), 2)
+        tensor([[0.5000, 2.0000],
+                [0.5000, 2.0000]])
+    """
+    check_steps(steps)
+    return x.expand(steps, *x.shape)
+
+
+def burst(
+    x: Tensor,
+    steps: int,
+    *,
+    most: int = 5,
+    shortest: int = 1,
+    longest: int = 3,
+    spike_out: bool = False,
+) -> Tensor:
+    """Return bursts from step 0 on: larger values fire more often and faster: [T, ...].
+
+    n = ceil(most x) spikes, ceil(longest - (longest - shortest) x) steps apart.
+    `decode_burst` returns x from above, within 1 / most.
+
+    Args:
+        x: Values in 0..1.
+        steps: T, long enough for every burst.
+        most: Spikes at x = 1.
+        shortest: Steps between spikes at x = 1.
+        longest: Steps between spikes at x = 0.
+        spike_out: Return a `SpikeTensor`.
+
+    Raises:
+        ValueError: A value is outside 0..1, a setting out of range, or a burst longer than T.
+
+    Source: W. Guo et al., "Neural coding in spiking neural networks: a comparative study for
+    robust neuromorphic systems", Frontiers in Neuroscience 2021, equations 5-6.
+
+    Example:
+        >>> burst(torch.tensor([0.0, 0.5, 1.0]), 7, most=4, longest=2).T
+        tensor([[0., 0., 0., 0., 0., 0., 0.],
+                [1., 0., 1., 0., 0., 0., 0.],
+                [1., 1., 1., 1., 0., 0., 0.]])
+    """
+    check_unit(x)
+    check_steps(steps)
+    if most < 1 or not 1 <= shortest <= longest:
+        got = f"{most}, {shortest}, {longest}"
+        raise ValueError(f"most, shortest <= longest must be at least 1, got {got}")
+    if steps < (needed := _longest_burst(most, shortest, longest)):
+        raise ValueError(f"steps must be at least {needed} for these bursts, got {steps}")
+    number = torch.ceil(most * x.double()).long()
+    apart = torch.ceil(longest - (longest - shortest) * x.double()).long()
+    step = torch.arange(steps, device=x.device).reshape(steps, *[1] * x.ndim)
+    fired = (step % apart == 0) & (step // apart < number)
+    return as_spikes(fired, x.dtype, spike_out)
+
+
+def decode_burst(spikes: Tensor, *, most: int = 5) -> Tensor:
+    """Return the number of spikes over the largest number.
+
+    Example:
+        >>> decode_burst(torch.tensor([[1.0], [1.0], [0.0]]), most=4)
+        tensor([0.5000])
+    """
+    check_positive(most=most)
+    return dense_spikes(spikes).sum(0) / most
+
+
+def _longest_burst(most: int, shortest: int, longest: int) -> int:
+    # n spikes begin above x = (n - 1) / most, where their distance is the largest
+    spans = [
+        (number - 1) * -(-(longest * most - (longest - shortest) * (number - 1)) // most)
+        for number in range(1, most + 1)
+    ]
+    return 1 + max(spans)

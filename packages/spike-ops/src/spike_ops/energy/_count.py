@@ -1,0 +1,166 @@
+"""Running a network and counting what it does."""
+
+from collections import defaultdict
+from collections.abc import Iterable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from spike_ops._spike_tensor import SpikeTensor
+from spike_ops.energy._connections import connection_of
+from spike_ops.energy._counts import LayerCounter, LayerOperations, OperationCounts
+from spike_ops.monitor._begun import States, beginning
+from spike_ops.neuron import Neuron
+
+ACTIVATIONS = (Neuron, nn.ReLU, nn.Sigmoid)
+
+
+def count_operations(
+    net: nn.Module,
+    batches: Tensor | Iterable[Tensor],
+    *,
+    batch_axis: int = 1,
+    membranes: bool = False,
+) -> OperationCounts:
+    """Return the operations that a network does on some inputs, per layer and per sample.
+
+    The definitions are NeuroBench's. A connection layer (linear or convolution) does one operation
+    for each value of its input that is not zero and each weight that is not zero and meets it,
+    exactly at the borders of a convolution. It is an accumulate (AC) if the input of the call holds
+    nothing but -1, 0 and 1, else a multiply-accumulate (MAC). Biases are left out. `dense` is the
+    number with every weight and value taken as not zero. Here all are exact integers.
+
+    The network runs in evaluation mode and without gradients; its modes come back. Products
+    outside of connection layers (attention, `spikes @ weight`) are not seen; modules with
+    parameters that were not counted are listed in `uncounted`.
+
+    Args:
+        net: The network.
+        batches: One input, or several; each goes through `net(batch)`.
+        batch_axis: The axis of the inputs that counts samples: 1 in [T, B, ...].
+        membranes: Count changes of membranes as well, which steps all neurons once more.
+
+    Raises:
+        ValueError: There are no samples, or an input does not have that axis.
+
+    Source: J. Yik et al., "The NeuroBench framework for benchmarking neuromorphic computing
+    algorithms and systems", Nature Communications 2025.
+
+    Example:
+        >>> net = nn.Linear(3, 2)
+        >>> spikes = torch.tensor([[[1.0, 0.0, 1.0]], [[0.0, 0.0, 0.0]]])  # two steps, one sample
+        >>> counts = count_operations(net, spikes)
+        >>> counts.effective_acs, counts.effective_macs, counts.dense
+        (4.0, 0.0, 12.0)
+    """
+    counter = _Counter(net, membranes)
+    modes = {module: module.training for module in net.modules()}
+    samples = 0
+    try:
+        net.eval()
+        with torch.no_grad():
+            for batch in [batches] if isinstance(batches, Tensor) else batches:
+                samples += _samples(batch, batch_axis)
+                net(batch)
+    finally:
+        counter.close()
+        for module, mode in modes.items():
+            module.training = mode
+    if not samples:
+        raise ValueError("batches must hold at least one sample, got none")
+    return counter.result(samples)
+
+
+def count_membrane_updates(neuron: Neuron, currents: Tensor, state: States | None = None) -> int:
+    """Return how often a membrane changes: each in the first step, then those that differ.
+
+    NeuroBench's definition: the first step counts every neuron, a later one those whose potential
+    after it is not what it was before.
+
+    Args:
+        neuron: The neurons.
+        currents: [T, B, ...].
+        state: Where they begin; the initial state without one.
+
+    Raises:
+        ValueError: The currents have no step.
+
+    Example:
+        >>> from spike_ops.neuron import IF
+        >>> currents = torch.tensor([0.0, 0.0, 0.5]).reshape(3, 1, 1)
+        >>> count_membrane_updates(IF(), currents)
+        2
+    """
+    if currents.ndim < 2 or not len(currents):
+        raise ValueError(f"currents must be [T, B, ...], got {tuple(currents.shape)}")
+    with torch.no_grad():
+        at = neuron.initial(currents[0]) if state is None else state
+        changed = at[0].numel()
+        for step, current in enumerate(currents):
+            _, after = neuron.step(current, at)
+            changed += int((after[0] != at[0]).sum()) if step else 0
+            at = after
+    return changed
+
+
+class _Counter:
+    def __init__(self, net: nn.Module, membranes: bool) -> None:
+        self.net = net
+        self.layers: dict[str, LayerOperations] = {}
+        self.zeros: dict[str, int] = defaultdict(int)
+        self.outputs: dict[str, int] = defaultdict(int)
+        self.updates: dict[str, int] = defaultdict(int)
+        self.hooks: list[Any] = []
+        for name, module in net.named_modules():
+            if connection_of(module) is not None:
+                hook = partial(self._connection, name, LayerCounter(module))
+                self.hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
+            if isinstance(module, ACTIVATIONS):
+                self.hooks.append(module.register_forward_hook(partial(self._activation, name)))
+            if membranes and isinstance(module, Neuron):
+                before = partial(self._membranes, name)
+                self.hooks.append(module.register_forward_pre_hook(before, with_kwargs=True))
+
+    def close(self) -> None:
+        for hook in self.hooks:
+            hook.remove()
+
+    def result(self, samples: int) -> OperationCounts:
+        with_parameters = [
+            name for name, module in self.net.named_modules()
+            if name not in self.layers and any(True for _ in module.parameters(recurse=False))
+        ]  # fmt: skip
+        return OperationCounts(
+            self.layers, samples, dict(self.zeros), dict(self.outputs), dict(self.updates),
+            tuple(with_parameters),
+        )  # fmt: skip
+
+    def _connection(
+        self, name: str, counter: LayerCounter, module: nn.Module, args: Any, kwargs: Any
+    ) -> None:
+        del module
+        x = args[0] if args else kwargs["input"]
+        done = self.layers.get(name, LayerOperations())
+        self.layers[name] = done.plus(counter.count(x))
+
+    def _activation(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
+        del module, args
+        if isinstance(output, SpikeTensor):
+            fired = output.count
+        else:
+            fired = int(torch.count_nonzero(output))
+        self.zeros[name] += output.numel() - fired
+        self.outputs[name] += output.numel()
+
+    def _membranes(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
+        assert isinstance(module, Neuron)
+        self.updates[name] += count_membrane_updates(module, *beginning(module, args, kwargs))
+
+
+def _samples(batch: Tensor, batch_axis: int) -> int:
+    if not -batch.ndim <= batch_axis < batch.ndim:
+        got = f"shape {tuple(batch.shape)} and axis {batch_axis}"
+        raise ValueError(f"batches must have the axis that counts samples, got {got}")
+    return batch.shape[batch_axis]

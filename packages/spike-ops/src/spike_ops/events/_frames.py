@@ -1,0 +1,143 @@
+"""Events counted in frames: bins of time, bins of equal count, windows of one duration."""
+
+from typing import Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from spike_ops.events._events import Column, Events
+
+LARGEST = 2**31  # elements of one result
+
+
+class Span(NamedTuple):
+    """Times from the first that counts to the first that does not, in microseconds."""
+
+    start: int
+    stop: int
+
+
+def to_frames(
+    events: Events,
+    bins: int | None = None,
+    *,
+    by: Literal["time", "count"] = "time",
+    duration: int | None = None,
+    overlap: int = 0,
+    start: int | None = None,
+    stop: int | None = None,
+) -> Tensor:
+    """Return how many events each pixel had in each frame: [T, 2, H, W] of float32, off then on.
+
+    Either `bins` or `duration` is given. Without overlap every event from `start` to `stop` counts
+    in exactly one frame, so that the frames sum to the number of events of each polarity.
+
+    Args:
+        events: The events.
+        bins: T, the number of frames.
+        by: With bins: of equal times, or of equal numbers of events (within one).
+        duration: Microseconds of a frame; T follows, and the last frame may be filled in part.
+        overlap: Microseconds by which a frame of a duration begins before the last one ends.
+        start: First time that counts; that of the first event without one.
+        stop: First time that does not count any more; just after the last event without one.
+
+    Raises:
+        ValueError: A number is out of range, or the frames would have more than 2^31 elements.
+
+    Example:
+        >>> events = Events([0, 1, 1], [0, 0, 0], [0, 5, 9], [1, 0, 0], width=2, height=1)
+        >>> to_frames(events, 2).flatten(1)
+        tensor([[0., 0., 1., 0.],
+                [0., 2., 0., 0.]])
+    """
+    span = span_of(events, start, stop)
+    first, last = _borders(events, span, bins, by, duration, overlap)
+    check_size(len(first), 2, events.height, events.width)
+    each = last - first
+    rows = np.repeat(first - np.cumsum(each) + each, each) + np.arange(each.sum())
+    frame = np.repeat(np.arange(len(first)), each)
+    place = pixel_of(events)[rows] + frame * (2 * events.height * events.width)
+    return _counted(place, (len(first), 2, events.height, events.width))
+
+
+def span_of(events: Events, start: int | None, stop: int | None) -> Span:
+    """Return the times that count.
+
+    Raises:
+        ValueError: They are none.
+    """
+    begin = start if start is not None else int(events.t[0]) if len(events) else 0
+    end = stop if stop is not None else int(events.t[-1]) + 1 if len(events) else begin + 1
+    if end <= begin:
+        raise ValueError(f"stop must be after start, got {end} and {begin}")
+    return Span(begin, end)
+
+
+def time_edges(events: Events, span: Span, bins: int) -> Column:
+    """Return the rows where bins of equal times begin, and where the last one ends."""
+    length = span.stop - span.start
+    edges = [span.start + step * length // bins for step in range(bins + 1)]
+    return np.searchsorted(events.t, edges)
+
+
+def pixel_of(events: Events) -> Column:
+    """Return for each event its place in a flattened frame [2, H, W]."""
+    row = events.p.astype(np.int64) * events.height + events.y
+    return row * events.width + events.x
+
+
+def check_size(*shape: int) -> None:
+    """Raise if a result of this shape would be unreasonably large."""
+    if np.prod([float(size) for size in shape]) > LARGEST:
+        raise ValueError(f"the result must have at most 2^31 elements, got shape {shape}")
+
+
+def check_bins(bins: int) -> None:
+    """Raise if this is no number of bins."""
+    if not 1 <= bins <= LARGEST:
+        raise ValueError(f"bins must be at least 1, got {bins}")
+
+
+def _borders(
+    events: Events,
+    span: Span,
+    bins: int | None,
+    by: str,
+    duration: int | None,
+    overlap: int,
+) -> tuple[Column, Column]:
+    if (bins is None) == (duration is None):
+        raise ValueError(f"one of bins and duration must be given, got {bins} and {duration}")
+    if bins is None:
+        assert duration is not None
+        return _windows(events, span, duration, overlap)
+    check_bins(bins)
+    if overlap:
+        raise ValueError(f"overlap needs frames of a duration, got {overlap} with {bins} bins")
+    if by not in {"time", "count"}:
+        raise ValueError(f"by must be time or count, got {by!r}")
+    check_size(bins, 2, events.height, events.width)
+    if by == "time":
+        edges = time_edges(events, span, bins)
+    else:
+        begin, end = np.searchsorted(events.t, span)
+        edges = begin + np.arange(bins + 1) * (end - begin) // bins
+    return edges[:-1], edges[1:]
+
+
+def _windows(events: Events, span: Span, duration: int, overlap: int) -> tuple[Column, Column]:
+    if not 0 <= overlap < duration:
+        got = f"{overlap} of {duration}"
+        raise ValueError(f"overlap must be in 0..duration - 1, got {got}")
+    step, length = duration - overlap, span.stop - span.start
+    number = max(1, -(-(length - overlap) // step))
+    check_size(number, 2, events.height, events.width)
+    starts = span.start + step * np.arange(number, dtype=np.int64)
+    stops = np.minimum(starts + duration, span.stop)
+    return np.searchsorted(events.t, starts), np.searchsorted(events.t, stops)
+
+
+def _counted(place: Column, shape: tuple[int, ...]) -> Tensor:
+    counts = np.bincount(place, minlength=int(np.prod(shape)))
+    return torch.from_numpy(counts.astype(np.float32)).reshape(shape)

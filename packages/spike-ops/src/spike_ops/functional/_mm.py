@@ -1,0 +1,125 @@
+"""Products of spikes with weights."""
+
+from typing import cast
+
+import torch
+from torch import Tensor
+
+from spike_ops._batched import batched_product
+from spike_ops._cost import METHODS, Method, ProductPlan
+from spike_ops._mm import plan_mm
+from spike_ops._product import spike_product
+from spike_ops._spike_tensor import SpikeTensor
+
+
+def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
+    """Return S @ W, by additions where that is cheaper: spikes [..., K], weight [K, N].
+
+    The event path adds for each row of spikes the rows of the weight whose spike is there, in the
+    order of k; its result is the same on every run, for any number of threads and whatever other
+    rows are in the batch. The dense path unpacks the spikes and multiplies. The weight's gradient
+    Sᵀ @ G goes the same two ways; that of the spikes, G @ Wᵀ, is dense.
+
+    Args:
+        spikes: A `SpikeTensor`, or zeros and ones (packed on entry) [..., K].
+        weight: [K, N], or [..., K, N] with the leading sizes of the spikes: one weight for each
+            matrix of spikes.
+        method: `"event"`, `"dense"`, or `"auto"` for the cheaper by the calibration in use.
+
+    Returns:
+        [..., N] in the type of the weight.
+
+    Raises:
+        ValueError: The shapes do not fit, the method is unknown, or spikes are not zeros and ones.
+        TypeError: Spikes and weight have not one type.
+
+    Example:
+        >>> spikes = torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 0.0]])
+        >>> spike_mm(spikes, torch.tensor([[1.0, 2.0], [10.0, 20.0], [100.0, 200.0]]))
+        tensor([[110., 220.],
+                [  0.,   0.]])
+    """
+    packed = as_spikes(spikes, weight.dtype)
+    check_method(method)
+    if weight.ndim > 2:
+        return batched_product(packed, weight, method)
+    if spikes.ndim == 2:
+        return spike_product(packed, weight, method)
+    columns = spikes.shape[-1] if spikes.ndim else 0
+    flat = packed.reshape(spikes.numel() // max(columns, 1), columns)
+    result = spike_product(cast(SpikeTensor, flat), weight, method)
+    return result.reshape(*spikes.shape[:-1], weight.shape[-1])
+
+
+def linear(
+    spikes: Tensor, weight: Tensor, bias: Tensor | None = None, method: Method = "auto"
+) -> Tensor:
+    """Return S @ Wᵀ + b: spikes [..., in], weight [out, in] and bias [out] as torch has them.
+
+    A weight whose transpose is contiguous (as `spike_ops.nn.Linear` keeps it) spares the event
+    path a copy.
+
+    Args:
+        spikes: A `SpikeTensor`, or zeros and ones [..., in].
+        weight: [out, in].
+        bias: [out], or None.
+        method: `"event"`, `"dense"` or `"auto"`, as of `spike_mm`.
+
+    Returns:
+        [..., out].
+
+    Raises:
+        ValueError: The shapes do not fit, the method is unknown, or spikes are not zeros and ones.
+        TypeError: Spikes and weight have not one type.
+
+    Example:
+        >>> weight = torch.tensor([[1.0, 10.0, 100.0]])
+        >>> linear(torch.tensor([[1.0, 0.0, 1.0]]), weight, torch.tensor([0.5]))
+        tensor([[101.5000]])
+    """
+    if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
+        got = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)}"
+        raise ValueError(f"weight and bias must be [out, in] and [out], got {got}")
+    result = spike_mm(spikes, weight.t(), method)
+    return result if bias is None else result + bias
+
+
+def explain(spikes: Tensor, weight: Tensor, method: Method = "auto") -> ProductPlan:
+    """Return which way `spike_mm(spikes, weight, method)` takes, and what each is expected to cost.
+
+    Args:
+        spikes: A `SpikeTensor`, or zeros and ones [..., K].
+        weight: [K, N].
+        method: As of `spike_mm`.
+
+    Returns:
+        The method, the density of the spikes, the seconds expected of each way, the reason.
+
+    Raises:
+        ValueError: The shapes do not fit, the method is unknown, or spikes are not zeros and ones.
+
+    Example:
+        >>> plan = explain(torch.eye(512), torch.ones(512, 512))
+        >>> plan.method, plan.reason
+        ('event', 'the cheaper by the calibration')
+    """
+    spikes = as_spikes(spikes, weight.dtype)
+    check_method(method)
+    if not spikes.ndim or weight.ndim != 2 or spikes.shape[-1] != weight.shape[0]:
+        shapes = f"{tuple(spikes.shape)} and {tuple(weight.shape)}"
+        raise ValueError(f"spikes [..., K] need a weight [K, N], got {shapes}")
+    rows = spikes.numel() // max(weight.shape[0], 1)
+    return plan_mm(spikes.index, rows, weight, method)
+
+
+def as_spikes(spikes: Tensor, dtype: torch.dtype) -> SpikeTensor:
+    """Return spikes as they are, zeros and ones packed."""
+    if isinstance(spikes, SpikeTensor):
+        return spikes
+    return SpikeTensor.from_dense(spikes, None if spikes.is_floating_point() else dtype)
+
+
+def check_method(method: str) -> None:
+    """Raise unless the method is one of those there are."""
+    if method not in METHODS:
+        raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")

@@ -1,0 +1,129 @@
+"""Training over long times in parts: checkpointed, or with gradients cut between the parts."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.checkpoint import checkpoint
+
+from spike_ops.memory._carry import neurons_of, run_with
+from spike_ops.neuron import Neuron
+from spike_ops.neuron._base import State
+
+NORMS = (nn.modules.batchnorm._BatchNorm,)
+
+
+class CheckpointedTime(nn.Module):
+    """Return what a network returns, at the memory of a part of the time instead of all of it.
+
+    Runs the network over `steps` steps at a time. Kept for the backward pass are the input and the
+    states of the neurons at the borders; each part is run a second time when its gradients are
+    computed. Output and gradients are those of the whole run.
+
+    Args:
+        module: The network, [T, B, ...] to [T, B, ...]; everything but the neurons must treat
+            every step alike. Batch norm in training takes statistics over all steps and is refused.
+        steps: Steps of a part.
+
+    Raises:
+        ValueError: `steps` is below 1, or the network normalises over batches while it trains.
+
+    Example:
+        >>> from spike_ops.neuron import LIF
+        >>> net = CheckpointedTime(nn.Sequential(nn.Linear(8, 16), LIF()), steps=4)
+        >>> net(torch.randn(10, 2, 8)).shape
+        torch.Size([10, 2, 16])
+    """
+
+    def __init__(self, module: nn.Module, *, steps: int) -> None:
+        super().__init__()
+        if steps < 1:
+            raise ValueError(f"steps must be at least 1, got {steps}")
+        self.module, self.steps = module, steps
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Return the output [T, B, ...] of an input [T, B, ...]."""
+        norm = next((each for each in self.module.modules() if isinstance(each, NORMS)), None)
+        if norm is not None and norm.training:
+            kind = type(norm).__name__
+            raise ValueError(f"{kind} in training needs all steps at once: move it out or eval()")
+        neurons = neurons_of(self.module)
+        states: list[State | None] = [None] * len(neurons)
+        outs = []
+        for part in x.split(self.steps):
+            out, states = self._part(neurons, part, states)
+            outs.append(out)
+        return torch.cat(outs)
+
+    def _part(
+        self, neurons: list[Neuron], part: Tensor, states: Sequence[State | None]
+    ) -> tuple[Tensor, Any]:
+        sizes = [0 if state is None else len(state) for state in states]
+        flat = [each for state in states if state is not None for each in state]
+        counts: list[int] = []
+
+        def run(part: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
+            taken = iter(flat)
+            given = [tuple(next(taken) for _ in range(size)) or None for size in sizes]
+            out, after = run_with(self.module, neurons, part, given)
+            counts[:] = [len(state) for state in after]
+            return out, *(each for state in after for each in state)
+
+        out, *rest = checkpoint(run, part, *flat, use_reentrant=False)
+        taken = iter(rest)
+        return out, [tuple(next(taken) for _ in range(size)) for size in counts]
+
+
+def backward_in_parts(
+    module: nn.Module,
+    x: Tensor,
+    loss: Callable[[Tensor, slice], Tensor],
+    *,
+    steps: int = 1,
+    keep: Sequence[bool] | None = None,
+) -> float:
+    """Add gradients part after part, none across the parts; return the sum of the losses.
+
+    The states of the neurons go from part to part as constants, and the graph of a part is freed
+    before the next one runs: memory does not grow with T. With `steps=1` this is spatial learning
+    through time; `keep` names the parts that get gradients (SLTT-K keeps K of T), the others only
+    move the states on.
+
+    Source: Q. Meng et al., "Towards Memory- and Time-Efficient Backpropagation for Training Spiking
+    Neural Networks", ICCV 2023, equation 8 and section 4.3.
+
+    Args:
+        module: The network, [T, B, ...] to [T, B, ...].
+        x: Inputs [T, B, ...].
+        loss: From the output of a part and its span of time to a number; they are summed.
+        steps: Steps of a part.
+        keep: Whether each part gets gradients; None is all.
+
+    Raises:
+        ValueError: `steps` is below 1, or `keep` has not one entry for each part.
+
+    Example:
+        >>> from spike_ops.neuron import LIF
+        >>> net = nn.Sequential(nn.Linear(8, 16), LIF())
+        >>> total = backward_in_parts(net, torch.rand(10, 2, 8), lambda out, span: out.mean())
+        >>> net[0].weight.grad.shape
+        torch.Size([16, 8])
+    """
+    if steps < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    spans = [slice(t, min(t + steps, len(x))) for t in range(0, len(x), steps)]
+    if keep is not None and len(keep) != len(spans):
+        raise ValueError(f"keep must have {len(spans)} entries, got {len(keep)}")
+    neurons, total = neurons_of(module), 0.0
+    states: list[State | None] = [None] * len(neurons)
+    for place, span in enumerate(spans):
+        learned = keep is None or bool(keep[place])
+        with torch.set_grad_enabled(learned):
+            out, after = run_with(module, neurons, x[span], states)
+            told = loss(out, span)
+        if learned:
+            told.backward()  # type: ignore[no-untyped-call,unused-ignore]
+        total += float(told.detach())
+        states = [tuple(each.detach() for each in state) for state in after]
+    return total

@@ -1,0 +1,84 @@
+"""A neuron over all steps by its kernels, as one function of autograd."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from spike_ops._ops import packed_bits
+from spike_ops._spike_tensor import SpikeTensor
+from spike_ops.neuron._kernel import Kernels, named
+
+
+def fused(
+    kernels: Kernels,
+    x: Tensor,
+    states: tuple[Tensor, ...],
+    constants: tuple[Tensor, ...],
+    *,
+    spike_out: bool,
+) -> tuple[Tensor, tuple[Tensor, ...]]:
+    """Return the spikes of currents x [T, ...] from states [...], and the states after them.
+
+    Kept for the backward pass are the currents, the first states and the constants.
+    """
+    spikes, *after = _Fused.apply(kernels, spike_out, x, *states, *constants)  # type: ignore[no-untyped-call,unused-ignore]
+    return spikes, tuple(after)
+
+
+class _Fused(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, kernels: Kernels, spike_out: bool, x: Tensor, *rest: Tensor
+    ) -> tuple[Tensor, ...]:
+        ctx.kernels = kernels
+        ctx.save_for_backward(x, *rest)
+        steps, shape = x.shape[0], x.shape[1:]
+        data = _inputs(kernels, x, rest)
+        after = [torch.empty_like(x[0].contiguous()) for _ in range(kernels.states)]
+        data |= {f"v{k}_last": each for k, each in enumerate(after)}
+        kind = torch.bool if spike_out else x.dtype
+        data["s"] = torch.empty(x.shape, dtype=kind)
+        run = kernels.fired if spike_out else kernels.dense
+        run(steps, shape.numel(), data)
+        spikes = data["s"]
+        if spike_out:
+            spikes = SpikeTensor(packed_bits(spikes), x.shape, x.dtype)
+        return spikes, *after
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
+        kernels: Kernels = ctx.kernels
+        x, *rest = ctx.saved_tensors
+        data = _inputs(kernels, x, rest)
+        size = x.shape[1:].numel()
+        data |= {
+            name: x.new_empty(size)
+            for name in named("v", kernels.states)
+            for name in (f"{name}_last",)
+        }
+        data["gs"] = gradients[0].contiguous()
+        for k, each in enumerate(gradients[1:]):
+            data |= {
+                f"g{k}_first": each.contiguous(),
+                f"g{k}_last": torch.empty(each.shape, dtype=x.dtype),
+            }
+        data |= {f"d{k}_sum": x.new_empty(x.shape[1:]) for k in range(kernels.constants)}
+        data["gx"] = torch.empty(x.shape, dtype=x.dtype)
+        kernels.backward(x.shape[0], size, data)
+        by_state = [data[f"g{k}_last"] for k in range(kernels.states)]
+        by_constant = [
+            data[f"d{k}_sum"].sum_to_size(each.shape)
+            for k, each in enumerate(rest[kernels.states :])
+        ]
+        return None, None, data["gx"], *by_state, *by_constant
+
+
+def _inputs(kernels: Kernels, x: Tensor, rest: Any) -> dict[str, Tensor]:
+    """Return the arrays that both kernels read, by name, each contiguous."""
+    data = {"x": x.detach().contiguous()}
+    for k, state in enumerate(rest[: kernels.states]):
+        data[f"v{k}_first"] = state.detach().contiguous()
+    for k, constant in enumerate(rest[kernels.states :]):
+        data[f"p{k}"] = constant.detach().expand(x.shape[1:]).contiguous()
+    return data

@@ -1,0 +1,209 @@
+"""Leaky and perfect integrate-and-fire neurons."""
+
+import importlib
+import math
+import os
+from collections.abc import Callable
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from spike_ops.neuron._base import Choice, Neuron, Reset, State
+from spike_ops.neuron._lif_fused import Saving, kept_for, lif
+from spike_ops.neuron._lif_kernel import is_built, lif_kernels
+from spike_ops.neuron._lif_rule import LifRule
+from spike_ops.surrogate import Surrogate
+
+Discretization = Literal["euler", "exponential"]
+
+
+class LIF(Neuron):
+    r"""Return the spikes of leaky integrate-and-fire neurons.
+
+    One step, with β = 1 - 1/τ ("euler") or e^(-1/τ) ("exponential"):
+
+        h = β v + (1 - β) (x + v_leak)      decay_input
+        h = β v + x + (1 - β) v_leak        otherwise
+        s = Θ(h - θ)
+        v = h (1 - s) + v_reset s  "hard";   v = h - θ s  "soft";   v = h  "none"
+
+    Args:
+        tau: Time constant τ in steps, at least 1 (Euler).
+        threshold: θ > 0.
+        v_reset: Membrane after a hard reset, and where it begins.
+        reset: `"hard"`, `"soft"` or `"none"`.
+        decay_input: Whether the current is weighted by 1 - β.
+        v_leak: Where the membrane leaks to; `v_reset` with a hard reset, else 0.
+        detach_reset: Take the spike in the reset as a constant in the backward pass.
+        strict: Fire for h > θ only; otherwise for h >= θ.
+        reset_delay: Reset one step later, as snnTorch does by default: the state is h, and where
+            it reached θ the next step subtracts θ after the leak ("soft") or begins at v_reset.
+        discretization: How β follows from τ.
+        saving: What the fused backward pass keeps: `"exact"`, which is two bits for the
+            rectangular surrogate (detached or soft reset) and the membrane otherwise, or `"8bit"`,
+            which rounds any surrogate's derivative to a byte.
+        options: `surrogate`, `steps`, `stateful`, `spike_out`, `backend` of `Neuron`.
+
+    Raises:
+        ValueError: An argument is outside its range.
+
+    Example:
+        >>> neurons = LIF(tau=2.0, reset="soft")
+        >>> neurons(torch.full((4, 1, 1), 1.5)).flatten()
+        tensor([0., 1., 0., 1.])
+    """
+
+    def __init__(
+        self,
+        tau: float = 2.0,
+        *,
+        threshold: float = 1.0,
+        v_reset: float = 0.0,
+        reset: Reset = "hard",
+        decay_input: bool = True,
+        v_leak: float | None = None,
+        detach_reset: bool = False,
+        strict: bool = False,
+        reset_delay: bool = False,
+        discretization: Discretization = "euler",
+        saving: Saving = "exact",
+        **options: Any,
+    ) -> None:
+        super().__init__(**options)
+        beta = decay(tau, discretization)
+        _check(
+            threshold=threshold, v_reset=v_reset, reset=reset, saving=saving,
+            surrogate=self.surrogate,
+        )  # fmt: skip
+        leak = v_leak if v_leak is not None else v_reset if reset == "hard" else 0.0
+        gain = 1 - beta if decay_input else 1.0
+        self.tau, self.saving = tau, saving
+        self.rule = LifRule(
+            beta, gain, (1 - beta) * leak, threshold, v_reset, reset,
+            detach_reset, strict, self.surrogate, reset_delay,
+        )  # fmt: skip
+
+    def initial(self, current: Tensor) -> State:
+        """Return v = v_reset (hard reset) or 0."""
+        start = self.rule.v_reset if self.rule.reset == "hard" else 0.0
+        return (torch.full_like(current, start, requires_grad=False),)
+
+    def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
+        """Return the spikes of one step and (v,) after it."""
+        s, v = self.rule.step(current, state[0])
+        return s, (v,)
+
+    def explain(self, currents: Tensor) -> Choice:
+        """Return which backend runs these currents, and why.
+
+        Raises:
+            ValueError: The backend asked for cannot run them.
+        """
+        if self.backend == "triton":
+            if not self._is_fused:
+                raise ValueError("backend 'triton' has no kernel for a delayed or soft spike")
+            if currents.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
+                raise ValueError("backend 'triton' needs currents on a CUDA device")
+            return Choice("triton", "as asked")
+        if not self._is_fused:
+            return super().explain(currents)
+        if self.backend == "eager":
+            return Choice("eager", "as asked")
+        choice = super().explain(currents)
+        compiling = torch.compiler.is_compiling()
+        if self.backend == "auto" and choice.backend == "reference" and not compiling:
+            return Choice("eager", choice.reason)
+        return choice
+
+    @property
+    def _is_fused(self) -> bool:
+        """Whether the rule has functions of its own over all steps; else only its step."""
+        return not self.rule.reset_delay and getattr(self.surrogate, "spiking", True)
+
+    def _is_built(self, dtype: torch.dtype) -> bool:
+        if not self._is_fused:
+            return super()._is_built(dtype)
+        return is_built(self.rule, kept_for(self.rule, self.saving), dtype)
+
+    def _build(self, dtype: torch.dtype) -> Any:
+        if not self._is_fused:
+            return super()._build(dtype)
+        return lif_kernels(self.rule, kept_for(self.rule, self.saving), dtype)
+
+    def _over_time(self, currents: Tensor, state: State) -> tuple[Tensor, State]:
+        backend = self.explain(currents).backend
+        if backend == "reference" or not self._is_fused:
+            return super()._over_time(currents, state)
+        if backend == "triton":
+            kept = kept_for(self.rule, self.saving)
+            run = triton_lif()
+            spikes, v = run(currents, state[0], self.rule, kept=kept, spike_out=self.spike_out)
+            return spikes, (v,)
+        spikes, v = lif(
+            currents, state[0], self.rule,
+            saving=self.saving, compiled=backend == "compiled", spike_out=self.spike_out,
+        )  # fmt: skip
+        return spikes, (v,)
+
+    def extra_repr(self) -> str:
+        """Return what the module's line shows."""
+        rule = self.rule
+        return f"tau={self.tau}, threshold={rule.threshold}, {rule.reset} reset, " + (
+            super().extra_repr()
+        )
+
+
+def triton_lif() -> Callable[..., tuple[Tensor, Tensor]]:
+    """Return the kernel over all steps.
+
+    Raises:
+        ModuleNotFoundError: Triton is not installed.
+    """
+    try:
+        return importlib.import_module("spike_ops._triton._lif").lif
+    except ModuleNotFoundError as error:
+        text = "backend 'triton' needs the extra: pip install 'spike-ops[triton]'"
+        raise ModuleNotFoundError(text) from error
+
+
+class IF(LIF):
+    """Return the spikes of perfect integrators: h = v + x, fired and reset as in `LIF`.
+
+    Args:
+        options: Those of `LIF` but `tau`, `decay_input`, `v_leak` and `discretization`.
+
+    Example:
+        >>> IF(reset="soft")(torch.full((4, 1, 1), 0.75)).flatten()
+        tensor([0., 1., 1., 1.])
+    """
+
+    def __init__(self, **options: Any) -> None:
+        if fixed := options.keys() & {"tau", "decay_input", "v_leak", "discretization"}:
+            raise TypeError(f"IF has no leak, so it takes no {', '.join(sorted(fixed))}")
+        super().__init__(tau=math.inf, decay_input=False, **options)
+
+
+def decay(tau: float, discretization: Discretization) -> float:
+    """Return β: 1 - 1/τ ("euler") or e^(-1/τ) ("exponential")."""
+    if discretization not in {"euler", "exponential"}:
+        raise ValueError(f"discretization must be euler or exponential, got {discretization!r}")
+    least = 1.0 if discretization == "euler" else 0.0
+    if not (tau >= least and tau > 0):
+        raise ValueError(f"tau must be at least {least:g} steps ({discretization}), got {tau}")
+    return 1 - 1 / tau if discretization == "euler" else math.exp(-1 / tau)
+
+
+def _check(
+    *, threshold: float, v_reset: float, reset: str, saving: str, surrogate: Surrogate
+) -> None:
+    if not (threshold > 0 and math.isfinite(threshold)):
+        raise ValueError(f"threshold must be positive and finite, got {threshold}")
+    if reset not in {"hard", "soft", "none"}:
+        raise ValueError(f"reset must be hard, soft or none, got {reset!r}")
+    if not v_reset < threshold:
+        raise ValueError(f"v_reset must be below the threshold {threshold}, got {v_reset}")
+    if saving == "8bit" and surrogate.signed:
+        raise ValueError(f"saving='8bit' needs a derivative of one sign, got {surrogate}")
+    if saving not in {"exact", "8bit"}:
+        raise ValueError(f"saving must be exact or 8bit, got {saving!r}")

@@ -1,0 +1,300 @@
+"""Networks on chips: what fits where, and what whole numbers compute."""
+
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings, strategies as st
+from torch import Tensor, nn
+
+from spike_ops.chips import CHIPS, Chip, check, quantize
+from spike_ops.neuron import ALIF, IF, LIF
+from spike_ops.nir import Stepwise
+
+
+def spikes(*shape: int, rate: float = 0.4, seed: int = 0) -> Tensor:
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(*shape, generator=generator) < rate).float()
+
+
+def conv(into: int, out: int, size: int, **options: Any) -> nn.Module:
+    return Stepwise(nn.Conv2d(into, out, size, **options))
+
+
+def soft(**options: Any) -> LIF:
+    return IF(reset="soft", **options)
+
+
+def dvs_net() -> tuple[nn.Module, tuple[int, ...]]:
+    torch.manual_seed(0)
+    net = nn.Sequential(
+        conv(2, 8, 3, padding=1, bias=False), soft(), Stepwise(nn.AvgPool2d(2)),
+        conv(8, 16, 3, padding=1), soft(), Stepwise(nn.AvgPool2d(2)), nn.Flatten(2),
+        nn.Linear(16 * 16, 10), soft(),
+    )  # fmt: skip
+    return net, (2, 16, 16)
+
+
+@pytest.mark.parametrize("channels, cores", [(8, {0, 1, 2, 3, 4}), (16, {0, 1, 2}), (17, set())])
+def test_neuron_memory_is_that_of_the_next_powers_of_two(channels: int, cores: set[int]) -> None:
+    # 34 x 34 neurons take 64 x 64 entries of each channel: 32, 64 and 68 Ki
+    net = nn.Sequential(conv(2, channels, 3, padding=1), soft())
+    report = check(net, "speck", (2, 34, 34))
+    assert report.fits == bool(cores)
+    assert {core for each in report.placements for core in each.cores} <= cores
+
+
+def by_hand(into: int, out: int, size: int, side: int) -> list[int]:
+    """Return the cores that hold a square convolution without padding, from the formula."""
+    table = [(16, 64)] * 3 + [(32, 32)] * 2 + [(64, 16)] * 2 + [(16, 16)] * 2
+    after = side - size + 1
+    kernel = into * 2 ** (math.ceil(math.log2(size * size)) + math.ceil(math.log2(out)))
+    neurons = out * 2 ** (2 * math.ceil(math.log2(after)))
+    return [k for k, (w, n) in enumerate(table) if kernel <= w * 1024 and neurons <= n * 1024]
+
+
+@given(st.integers(1, 64), st.integers(1, 64), st.integers(1, 5), st.integers(8, 64))
+@settings(max_examples=30)
+def test_a_convolution_goes_to_a_core_whose_memories_hold_it(
+    into: int, out: int, size: int, side: int
+) -> None:
+    with torch.device("cpu"):
+        net = nn.Sequential(conv(into, out, size), soft())
+    report = check(net, "speck", (into, side, side))
+    cores = by_hand(into, out, size, side)
+    assert report.fits == bool(cores)
+    if cores:
+        assert report.placements[0].cores[0] in cores
+    else:
+        assert "no core has that" in report.problems[0]
+
+
+def test_layers_move_to_make_room_and_no_core_is_taken_twice() -> None:
+    def layers(count: int) -> list[nn.Module]:
+        return [each for _ in range(count) for each in (conv(4, 4, 1), soft())]
+
+    # at 32 x 32 a layer fits every core, at 128 x 128 the first three: they come last
+    small = [conv(4, 4, 1), soft(), conv(4, 4, 1), soft()]
+    wide = nn.Sequential(conv(4, 1, 1, stride=8), soft(), conv(1, 4, 1), soft())
+    three = check(nn.Sequential(*layers(3), *wide), "speck", (4, 128, 128))
+    assert three.fits
+    cores = [each.cores[0] for each in three.placements]
+    assert set(cores[:3]) == {0, 1, 2}
+    assert len(set(cores)) == 5
+    turned = check(nn.Sequential(conv(4, 4, 1, padding=48), *small[1:]), "speck", (4, 32, 32))
+    assert turned.fits
+    four = check(nn.Sequential(*layers(4)), "speck", (4, 128, 128))
+    assert "not enough such cores" in four.problems[0]
+    assert not four.placements
+
+
+def test_nine_layers_fit_and_ten_do_not() -> None:
+    def deep(count: int) -> nn.Module:
+        return nn.Sequential(*[each for _ in range(count) for each in (nn.Linear(4, 4), soft())])
+
+    nine = check(deep(9), "speck", (4,))
+    assert nine.fits
+    assert sorted(each.cores[0] for each in nine.placements) == list(range(9))
+    assert "the chip has 9 cores, the network needs 10" in check(deep(10), "speck", (4,)).problems
+
+
+@pytest.mark.parametrize(
+    "net, chip, shape, rule",
+    [
+        (nn.Sequential(nn.Linear(4, 4), LIF(2.0, reset="soft")), "speck", (4,), "must not decay"),
+        (nn.Sequential(nn.Linear(4, 4), IF(reset="hard")), "speck", (4,), "reset must be soft"),
+        (nn.Sequential(nn.Linear(4, 4), LIF(3.0, reset="soft")), "xylo", (4,), "1 - 2"),
+        (nn.Sequential(conv(1, 2, 3), soft()), "xylo", (1, 8, 8), "no convolutions"),
+        (nn.Sequential(nn.Linear(4, 1001), LIF(2.0, reset="soft")), "xylo", (4,), "1000 neurons"),
+        (nn.Sequential(nn.Linear(300, 930), LIF(2.0, reset="soft")), "xylo", (300,), "278000 syn"),
+        (nn.Sequential(nn.Linear(17, 4), LIF(2.0, reset="soft")), "xylo", (17,), "16 inputs"),
+        (nn.Sequential(nn.Linear(16, 9), LIF(2.0, reset="soft")), "xylo", (16,), "8 outputs"),
+        (nn.Sequential(nn.Linear(4, 4)), "loihi2", (4,), "readout is for the host"),
+        (nn.Sequential(conv(1, 2, 17), soft()), "speck", (1, 32, 32), "16 by 16"),
+        (nn.Sequential(conv(1, 2, 3, stride=3), soft()), "speck", (1, 32, 32), "strides"),
+        (nn.Sequential(conv(2, 2, 3, groups=2), soft()), "speck", (2, 32, 32), "groups"),
+    ],
+)
+def test_what_does_not_fit_is_said(net: nn.Module, chip: str, shape: Any, rule: str) -> None:
+    report = check(net, chip, shape)
+    assert not report.fits
+    assert any(rule in problem for problem in report.problems)
+    assert rule in str(report)
+
+
+def test_a_network_is_spread_over_as_many_cores_as_it_needs() -> None:
+    net = nn.Sequential(conv(1, 16, 3, padding=1), LIF(4.0))
+    report = check(net, "loihi2", (1, 64, 64))
+    assert report.fits
+    assert report.placements[0].cores == tuple(range(16 * 64 * 64 // 8192))
+    assert report.placements[0].synapses == 9 * 16 * 64 * 64
+    assert len(check(net, "spinnaker2", (1, 64, 64)).placements[0].cores) == 66
+    assert "128 cores" in check(net, "loihi2", (1, 260, 260)).problems[0]
+
+
+def test_a_small_network_of_shifts_fits_xylo() -> None:
+    net = nn.Sequential(
+        nn.Linear(16, 60), LIF(4.0, reset="soft"), nn.Linear(60, 8), LIF(16.0, reset="soft")
+    )
+    assert check(net, "xylo", (16,)).fits
+    assert [layer.shift for layer in quantize(net, (16,), chip="xylo").quantised] == [2, 4]
+
+
+def test_every_chip_is_of_the_table_and_has_a_source() -> None:
+    for name, chip in CHIPS.items():
+        assert isinstance(chip, Chip)
+        assert chip.name == name
+        assert chip.source
+    with pytest.raises(ValueError, match="chip must be one of"):
+        check(nn.Linear(2, 2), "abacus", (2,))
+
+
+def in_python(net: Any, x: Tensor, bits: int) -> list[Any]:
+    """Return the spikes of a quantised sequence of linear layers, one number after the other."""
+    rows = [[[int(s) for s in sample] for sample in step] for step in x]
+    top = 2 ** (bits - 1)
+    for layer in net.quantised:
+        rule = layer.block.neurons.rule
+        weight, bias = layer.weight.tolist(), layer.bias.tolist()
+        start = layer.v_reset if rule.reset == "hard" else 0
+        v = [[start] * len(weight) for _ in rows[0]]
+        out = []
+        for step in rows:
+            fired = []
+            for b, sample in enumerate(step):
+                row = []
+                for n, own in enumerate(weight):
+                    total = bias[n]
+                    for w, s in zip(own, sample, strict=True):
+                        total += w * s
+                    if layer.shift is not None:
+                        h = v[b][n] - v[b][n] // 2**layer.shift
+                    else:
+                        h = v[b][n] * layer.decay // 4096
+                    h = max(-top, min(top - 1, h + total))
+                    s = int(h > layer.threshold if rule.strict else h >= layer.threshold)
+                    if rule.reset == "hard":
+                        h = layer.v_reset if s else h
+                    elif rule.reset == "soft":
+                        h -= layer.threshold * s
+                    v[b][n] = h
+                    row.append(s)
+                fired.append(row)
+            out.append(fired)
+        rows = out
+    return rows
+
+
+@pytest.mark.parametrize("reset", ["hard", "soft", "none"])
+@pytest.mark.parametrize("tau", [math.inf, 2.0, 3.3])
+@pytest.mark.parametrize("bits, state_bits", [(8, 32), (8, 12), (4, 16), (16, 32)])
+def test_whole_numbers_are_those_of_a_loop_in_python(
+    reset: Any, tau: float, bits: int, state_bits: int
+) -> None:
+    first = LIF(tau, reset=reset, decay_input=False)
+    last = LIF(4.0, reset=reset, strict=True, v_reset=-0.2 if reset == "hard" else 0.0)
+    net = nn.Sequential(nn.Linear(6, 5), first, nn.Linear(5, 3), last)
+    generator = torch.Generator().manual_seed(1)
+    with torch.no_grad():
+        for each in net.parameters():
+            each.copy_(torch.randn(each.shape, generator=generator) + 0.3)
+    whole = quantize(net, (6,), bits=bits, state_bits=state_bits)
+    x = spikes(30, 2, 6)
+    got = whole(x)
+    assert got.dtype == torch.int32
+    assert got.tolist() == in_python(whole, x, state_bits)
+    assert 0 < got.float().mean() < 1
+
+
+@pytest.mark.parametrize("bits", [4, 8, 16])
+def test_weights_are_within_half_a_unit(bits: int) -> None:
+    net, shape = dvs_net()
+    for layer in quantize(net, shape, bits=bits).quantised:
+        area = 4 if layer.block.pools else 1
+        unit = layer.scale * area
+        weight = layer.block.layer.weight.detach().double()
+        assert (layer.weight.double() * unit - weight).abs().max() <= unit / 2 * (1 + 1e-6)
+        assert layer.weight.abs().max() == 2 ** (bits - 1) - 1
+        assert layer.threshold is not None
+        assert abs(layer.threshold * layer.scale - 1) <= layer.scale / 2
+
+
+def test_sixteen_bits_give_almost_the_spikes_of_the_network() -> None:
+    net, shape = dvs_net()
+    x = spikes(20, 4, *shape)
+    expected = net(x)
+    flips = [(quantize(net, shape, bits=bits)(x) != expected).float().mean() for bits in (4, 16)]
+    assert expected.any()
+    assert flips[1] < 0.01
+    assert flips[1] < flips[0]
+
+
+def test_whole_weights_are_computed_without_any_difference() -> None:
+    generator = torch.Generator().manual_seed(0)
+    net: Any = nn.Sequential(
+        nn.Linear(8, 6), soft(threshold=64.0), nn.Linear(6, 4), soft(threshold=50)
+    )
+    with torch.no_grad():
+        for each in net.parameters():
+            each.copy_(torch.randint(-127, 128, each.shape, generator=generator))
+        net[0].weight[0, 0] = net[2].weight[0, 0] = 127.0
+    x = spikes(40, 3, 8)
+    whole = quantize(net, (8,))
+    assert [layer.scale for layer in whole.quantised] == [1.0, 1.0]
+    assert torch.equal(whole(x).float(), net(x))
+
+
+def test_the_network_in_floats_has_the_spikes_of_the_whole_numbers_and_goes_to_nir() -> None:
+    nir = pytest.importorskip("spike_ops.nir")
+    pytest.importorskip("nir")
+    net, shape = dvs_net()
+    x = spikes(20, 2, *shape)
+    whole = quantize(net, shape, chip="loihi2")
+    floats = whole.to_float()
+    assert torch.equal(floats(x.double()), whole(x).double())
+    graph = nir.to_nir(floats, shape, dt=1e-3)
+    back = nir.from_nir(graph, dt=1e-3, dtype=torch.float64)
+    assert torch.equal(back(x.double()), whole(x).double())
+    assert floats(x.double()).any()
+
+
+def test_a_chip_gives_its_bits() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), soft())
+    whole = quantize(net, (4,), chip="speck")
+    assert whole.state_bits == 16
+    assert whole.quantised[0].weight.abs().max() == 127
+
+
+def test_a_readout_gives_currents() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), soft(), nn.Linear(4, 2))
+    whole = quantize(net, (4,))
+    x = spikes(10, 2, 4)
+    out = whole(x) * whole.quantised[-1].scale
+    hidden = quantize(net[:2], (4,))(x).float()
+    np.testing.assert_allclose(out, net[2](hidden).detach(), atol=5 * whole.quantised[-1].scale)
+
+
+def test_what_cannot_be_quantised_is_refused() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), soft())
+    wrong: list[tuple[dict[str, Any], str]] = [
+        ({"bits": 1}, "bits must be"), ({"bits": 17}, "bits must be"),
+        ({"state_bits": 4}, "state_bits must be"), ({"chip": "abacus"}, "chip must be one of"),
+    ]  # fmt: skip
+    for options, rule in wrong:
+        with pytest.raises(ValueError, match=rule):
+            quantize(net, (4,), **options)
+    delayed = nn.Sequential(nn.Linear(4, 4), IF(reset="soft", reset_delay=True))
+    for bad, rule in (
+        (nn.Sequential(nn.Linear(4, 4), ALIF()), "chips run"),
+        (nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4)), "must not follow weights"),
+        (nn.Sequential(soft(), nn.Linear(4, 4)), "right behind weights"),
+        (nn.Sequential(nn.Linear(3, 4), soft()), "must take samples"),
+        (nn.Sequential(nn.Linear(4, 4), soft(threshold=1e9)), "thresholds"),
+        (delayed, "reset delayed"),
+    ):
+        with pytest.raises(ValueError, match=rule):
+            quantize(bad, (4,))
+    with pytest.raises(TypeError, match="whole"):
+        quantize(net, (4,))(torch.full((2, 1, 4), 0.5))

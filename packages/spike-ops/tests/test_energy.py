@@ -1,0 +1,327 @@
+import itertools
+
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from torch import nn
+
+from spike_ops import SpikeTensor, energy
+from spike_ops.energy import LayerOperations, OperationCounts, count_operations
+from spike_ops.neuron import IF, LIF
+
+
+def sparse(seed, *shape, share=0.5):
+    generator = torch.Generator().manual_seed(seed)
+    kept = torch.rand(*shape, generator=generator) < share
+    return torch.randn(*shape, generator=generator) * kept
+
+
+def with_sparse_weights(layer, seed=0):
+    with torch.no_grad():
+        layer.weight.copy_(sparse(seed, *layer.weight.shape, share=0.7))
+        layer.bias.fill_(0.5)
+    return layer
+
+
+def products_by_hand(layer, x):
+    """Count each multiplication of a convolution, one by one: effective and dense."""
+    effective = dense = 0
+    rank = x.ndim - 2
+    c_out, per_group = layer.weight.shape[:2]
+    padding = layer.padding if isinstance(layer.padding, tuple) else (layer.padding,) * rank
+    sizes = [
+        (x.shape[2 + d] + 2 * padding[d] - layer.dilation[d] * (layer.kernel_size[d] - 1) - 1)
+        // layer.stride[d] + 1
+        for d in range(rank)
+    ]  # fmt: skip
+    for sample, o in itertools.product(range(len(x)), range(c_out)):
+        first = o // (c_out // layer.groups) * per_group
+        for place in itertools.product(*(range(size) for size in sizes)):
+            for c, tap in itertools.product(
+                range(per_group), itertools.product(*(range(k) for k in layer.kernel_size))
+            ):
+                at = [
+                    place[d] * layer.stride[d] - padding[d] + tap[d] * layer.dilation[d]
+                    for d in range(rank)
+                ]
+                if any(not 0 <= at[d] < x.shape[2 + d] for d in range(rank)):
+                    continue
+                dense += 1
+                value = x[(sample, first + c, *at)]
+                effective += bool(value != 0 and layer.weight[(o, c, *tap)] != 0)
+    return effective, dense
+
+
+CONVOLUTIONS = [
+    (nn.Conv1d, {"kernel_size": 3}, (2, 4, 9)),
+    (nn.Conv1d, {"kernel_size": 4, "stride": 3, "padding": 2}, (1, 4, 10)),
+    (nn.Conv2d, {"kernel_size": 3}, (2, 4, 5, 6)),
+    (nn.Conv2d, {"kernel_size": 3, "padding": 1}, (1, 4, 5, 6)),
+    (nn.Conv2d, {"kernel_size": (2, 3), "stride": (2, 1), "padding": (0, 2)}, (1, 4, 6, 5)),
+    (nn.Conv2d, {"kernel_size": 3, "stride": 2, "padding": 1, "groups": 2}, (2, 4, 7, 5)),
+    (nn.Conv2d, {"kernel_size": 3, "padding": 2, "dilation": 2, "groups": 4}, (1, 4, 6, 6)),
+    (nn.Conv3d, {"kernel_size": 2, "stride": (1, 2, 1), "padding": 1}, (1, 4, 3, 4, 3)),
+]
+
+
+@pytest.mark.parametrize("kind, settings, shape", CONVOLUTIONS)
+@pytest.mark.parametrize("spiking", [False, True])
+def test_operations_of_convolutions_are_counted_one_by_one(kind, settings, shape, spiking):
+    layer = with_sparse_weights(kind(4, 8, **settings))
+    x = sparse(1, *shape)
+    x = (x != 0).float() if spiking else x
+    effective, dense = products_by_hand(layer, x)
+    counts = count_operations(layer, x, batch_axis=0)
+    assert 0 < effective < dense
+    macs, acs = (0, effective) if spiking else (effective, 0)
+    assert counts.layers == {"": LayerOperations(macs, acs, dense)}
+    assert counts.effective_macs == macs / len(x)
+    assert counts.effective_acs == acs / len(x)
+    assert counts.dense == dense / len(x)
+    assert counts.synops == effective / len(x)
+
+
+@pytest.mark.parametrize("mode", ["circular", "reflect", "replicate"])
+def test_pixels_that_padding_repeats_count_as_often_as_they_are_used(mode):
+    layer = with_sparse_weights(nn.Conv2d(4, 6, 3, padding=1, padding_mode=mode))
+    x = sparse(1, 2, 4, 5, 5)
+    padded = nn.functional.pad(x, (1, 1, 1, 1), mode=mode)
+    plain = nn.Conv2d(4, 6, 3)
+    plain.load_state_dict(layer.state_dict())
+    counts = count_operations(layer, x, batch_axis=0)
+    assert counts.layers[""].macs == products_by_hand(plain, padded)[0]
+
+
+@pytest.mark.parametrize("shape", [(7,), (3, 7), (4, 2, 7), (2, 3, 2, 7)])
+def test_operations_of_linear_layers_are_counted_one_by_one(shape):
+    layer = with_sparse_weights(nn.Linear(7, 5))
+    x = sparse(2, *shape)
+    effective = sum(
+        bool(row[k] != 0 and layer.weight[o, k] != 0)
+        for row in x.reshape(-1, 7) for o in range(5) for k in range(7)
+    )  # fmt: skip
+    counts = count_operations(layer, x, batch_axis=0)
+    assert counts.layers[""] == LayerOperations(effective, 0, x.numel() * 5)
+
+
+@given(values=st.lists(st.sampled_from([0.0, 1.0, -1.0, 0.5, 2.0]), min_size=3, max_size=3))
+def test_only_minus_one_zero_and_one_are_accumulated(values):
+    layer = nn.Linear(3, 2)
+    counts = count_operations(layer, torch.tensor([[values]]))
+    spikes = set(values) <= {0.0, 1.0, -1.0}
+    done = 2 * sum(value != 0 for value in values)
+    expected = LayerOperations(0, done, 6) if spikes else LayerOperations(done, 0, 6)
+    assert counts.layers[""] == expected
+
+
+def test_packed_spikes_count_like_dense_ones():
+    dense = (torch.rand(4, 3, 6, generator=torch.Generator().manual_seed(0)) < 0.3).float()
+    layer = with_sparse_weights(nn.Linear(6, 5))
+    packed = SpikeTensor.from_dense(dense)
+    assert count_operations(layer, packed) == count_operations(layer, dense)
+    pictures = (torch.rand(4, 2, 6, 6) < 0.3).float()
+    conv = with_sparse_weights(nn.Conv2d(2, 3, 3, padding=1))
+    packed = SpikeTensor.from_dense(pictures)
+    ours = count_operations(conv, packed, batch_axis=0)
+    assert ours == count_operations(conv, pictures, batch_axis=0)
+    assert ours.effective_acs > 0
+
+
+class Pictures(nn.Module):
+    """A convolution over time, neurons, and a readout."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.fire = nn.Conv2d(2, 3, 3, padding=1), LIF(spike_out=True)
+        self.norm, self.read = nn.BatchNorm2d(3), nn.Linear(48, 4)
+
+    def forward(self, x):
+        currents = self.norm(self.conv(x.flatten(0, 1))).unflatten(0, x.shape[:2])
+        return self.read(self.fire(4 * currents).flatten(2))
+
+
+def test_a_network_is_counted_layer_by_layer_and_per_sample():
+    torch.manual_seed(0)
+    net = Pictures()
+    inputs = []
+    net.read.register_forward_pre_hook(lambda module, args: inputs.append(args[0]))
+    batches = [torch.randn(5, 3, 2, 4, 4), torch.randn(5, 2, 2, 4, 4)]
+    counts = count_operations(net, batches)
+    assert counts.samples == 5
+    spikes = sum(int((x != 0).sum()) for x in inputs)
+    assert 0 < spikes < 5 * 25 * 48
+    assert counts.layers["read"] == LayerOperations(0, 4 * spikes, 4 * 25 * 48)
+    assert counts.layers["conv"].macs == counts.layers["conv"].dense
+    assert counts.synops == counts.effective_acs + counts.effective_macs
+    assert counts.effective_acs == 4 * spikes / 5
+    assert counts.uncounted == ("norm",)
+    assert counts.activation_sparsity == pytest.approx(1 - spikes / (25 * 48))
+    assert counts.activation_sparsity_by_layer == {"fire": counts.activation_sparsity}
+
+
+def test_counting_leaves_the_network_as_it_was():
+    net = Pictures().train()
+    net.fire.eval()
+    modes = [module.training for module in net.modules()]
+    means = net.norm.running_mean.clone()
+    count_operations(net, torch.randn(2, 3, 2, 4, 4))
+    assert [module.training for module in net.modules()] == modes
+    assert torch.equal(net.norm.running_mean, means)
+    with pytest.raises(RuntimeError):
+        count_operations(net, torch.randn(2, 3, 7, 4, 4))
+    assert [module.training for module in net.modules()] == modes
+    assert not any(m._forward_hooks or m._forward_pre_hooks for m in net.modules())
+
+
+def test_sparsity_of_relu_is_told_beside_that_of_spikes():
+    net = nn.Sequential(nn.Linear(4, 6), nn.ReLU(), nn.Linear(6, 3), IF())
+    x = torch.randn(5, 2, 4)
+    hidden = net[1](net[0](x))
+    spikes = net[3](net[2](hidden))
+    counts = count_operations(net, x)
+    zeros = int((hidden == 0).sum()), int((spikes == 0).sum())
+    assert counts.activation_sparsity_by_layer == {"1": zeros[0] / 60, "3": zeros[1] / 30}
+    assert counts.activation_sparsity == pytest.approx(sum(zeros) / 90)
+
+
+def test_weights_that_change_between_batches_are_looked_at_again():
+    layer = nn.Linear(3, 3)
+    nn.init.ones_(layer.weight)
+
+    def batches():
+        yield torch.ones(1, 1, 3)
+        with torch.no_grad():
+            layer.weight.zero_()
+        yield torch.ones(1, 1, 3)
+
+    assert count_operations(layer, batches()).layers[""] == LayerOperations(0, 9, 18)
+
+
+def test_membrane_updates_are_the_steps_in_which_something_moved():
+    neuron = LIF(tau=2.0, reset="soft")
+    net = nn.Sequential(neuron)
+    currents = torch.randn(6, 2, 3) * (torch.rand(6, 2, 3) < 0.4)
+    state, updates = neuron.initial(currents[0]), 6
+    for step, current in enumerate(currents):
+        before = state[0]
+        _, state = neuron.step(current, state)
+        updates += int((state[0] != before).sum()) if step else 0
+    counts = count_operations(net, currents, membranes=True)
+    assert counts.updates == {"0": updates}
+    assert counts.membrane_updates == updates / 2
+    assert count_operations(net, currents).membrane_updates == 0
+
+
+def test_membranes_that_stream_go_on_from_where_they_were():
+    neuron = IF(stateful=True, threshold=100.0)
+    neuron(torch.ones(1, 1, 1))
+    counts = count_operations(nn.Sequential(neuron), torch.zeros(4, 1, 1), membranes=True)
+    assert counts.updates == {"0": 1}
+    assert neuron.state[0].item() == 1.0
+
+
+class Masked(nn.Module):
+    def __init__(self):
+        super().__init__()
+        self.weight, self.mask = nn.Parameter(torch.ones(4, 3)), torch.eye(4, 3)
+
+    def forward(self, x):
+        return x @ (self.weight * self.mask).T
+
+
+def test_other_layers_are_counted_once_their_kind_is_known(monkeypatch):
+    from spike_ops.energy import _connections
+
+    monkeypatch.setattr(_connections, "CONNECTIONS", dict(_connections.CONNECTIONS))
+    net = nn.Sequential(Masked())
+    assert count_operations(net, torch.ones(1, 1, 3)).uncounted == ("0",)
+    energy.count_as_connection(Masked, nn.Linear)
+    counts = count_operations(net, torch.ones(1, 1, 3))
+    assert counts.layers == {"0": LayerOperations(0, 3, 12)}
+    assert counts.uncounted == ()
+    assert energy.connection_sparsity(net) == 0.75
+    with pytest.raises(ValueError, match="like must be one of"):
+        energy.count_as_connection(Masked, nn.ReLU)
+
+
+def test_what_a_network_takes_up_is_counted():
+    net = nn.Sequential(nn.Conv2d(2, 3, 3), nn.BatchNorm2d(3), nn.Linear(4, 5).half())
+    with torch.no_grad():
+        net[2].weight.copy_(torch.eye(5, 4))
+        net[2].bias.zero_()
+    assert energy.parameter_count(net) == 54 + 3 + 3 + 3 + 20 + 5
+    # parameters, running mean and variance, and the count of batches
+    assert energy.footprint(net) == 4 * (54 + 3 + 6) + 2 * 25 + 4 * 6 + 8
+    assert energy.connection_sparsity(net) == pytest.approx(16 / 74)
+    with pytest.raises(ValueError, match="must have connection layers"):
+        energy.connection_sparsity(nn.ReLU())
+
+
+def counts_of(acs, macs, dense, samples=2):
+    return OperationCounts({"a": LayerOperations(macs, acs, dense)}, samples)
+
+
+@pytest.mark.parametrize(
+    "name, add, multiply, sram, dram",
+    [("45nm-float32", 0.9, 3.7, 5, 640), ("45nm-float16", 0.4, 1.1, 2.5, 320),
+     ("45nm-int8", 0.03, 0.2, 1.25, 160), ("45nm-int8-sum32", 0.1, 0.2, 1.25, 160)],
+)  # fmt: skip
+@given(acs=st.integers(0, 10**9), macs=st.integers(0, 10**9), accesses=st.integers(0, 3))
+def test_estimates_of_a_technology_are_its_table_times_the_counts(
+    name, add, multiply, sram, dram, acs, macs, accesses
+):
+    dense = 3 * (acs + macs)
+    told = energy.estimate_energy(counts_of(acs, macs, dense), name, accumulator_accesses=accesses)
+    compute = (acs * add + macs * (add + multiply)) / 2 * 1e-12
+    words = (acs * (1 + accesses) + 2 * macs) / 2
+    assert told.compute_j == pytest.approx(compute)
+    assert told.with_memory_j == pytest.approx(compute + words * sram * 1e-12)
+    assert told.with_dram_j == pytest.approx(compute + words * dram * 1e-12)
+    full = dense / 2 * (add + multiply) * 1e-12
+    assert told.dense_compute_j == pytest.approx(full)
+    assert told.dense_with_memory_j == pytest.approx(full + dense * sram * 1e-12)
+    assert told.compute_j <= told.with_memory_j <= told.with_dram_j
+
+
+def test_an_addition_from_memory_costs_more_than_the_arithmetic_it_saves():
+    spiking = energy.estimate_energy(counts_of(1_000, 0, 1_000))
+    dense = energy.estimate_energy(counts_of(0, 1_000, 1_000))
+    assert spiking.compute_j < dense.compute_j / 5
+    assert spiking.with_memory_j > dense.compute_j
+
+
+@pytest.mark.parametrize(
+    "chip, picojoules", [("Loihi", 23.6), ("SpiNNaker2", 10.0), ("TrueNorth", 2.5), ("ODIN", 12.7)]
+)
+def test_estimates_of_a_chip_are_its_figure_times_the_operations(chip, picojoules):
+    told = energy.estimate_energy(counts_of(600, 0, 9_000), chip)
+    assert told.with_memory_j == pytest.approx(300 * picojoules * 1e-12)
+    assert told.compute_j is None
+    assert not any("MAC counts as" in each for each in told.assumptions)
+    graded = energy.estimate_energy(counts_of(0, 600, 9_000), chip)
+    assert any("MAC counts as" in each for each in graded.assumptions)
+
+
+def test_every_figure_is_called_an_estimate_and_tells_its_source():
+    table = energy.energy_table(counts_of(1, 1, 4))
+    assert [each.hardware for each in table] == energy.hardware_names()
+    for each in table:
+        assert "estimate" in str(each)
+        assert "not a measurement" in each.assumptions[0]
+        assert len(each.assumptions) >= 3
+        assert "20" in each.source
+
+
+@pytest.mark.parametrize(
+    "call, rule",
+    [
+        (lambda: energy.estimate_energy(counts_of(1, 1, 1), "abacus"), "hardware must be one of"),
+        (lambda: energy.estimate_energy(counts_of(1, 1, 1), accumulator_accesses=-1), "negative"),
+        (lambda: count_operations(nn.Linear(2, 2), []), "at least one sample"),
+        (lambda: count_operations(nn.Linear(2, 2), torch.ones(2)), "axis that counts samples"),
+        (lambda: energy.count_membrane_updates(IF(), torch.ones(3)), r"\[T, B, ...\]"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(call, rule):
+    with pytest.raises(ValueError, match=rule):
+        call()

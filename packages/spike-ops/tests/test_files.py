@@ -1,0 +1,86 @@
+import pytest
+import torch
+from hypothesis import given, strategies as st
+from safetensors.torch import load_file, save_file
+
+from spike_ops import SpikeTensor
+from spike_ops._files import load_spikes, save_spikes
+
+
+def spikes_of(*shape, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(0)
+    return SpikeTensor.from_dense((torch.rand(shape, generator=generator) < 0.3).to(dtype))
+
+
+@pytest.fixture
+def path(tmp_path):
+    return tmp_path / "spikes.safetensors"
+
+
+@pytest.mark.parametrize("shape", [(), (0, 3), (9,), (4, 5, 6)])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_what_was_saved_is_loaded(path, shape, dtype):
+    spikes = spikes_of(*shape, dtype=dtype)
+    save_spikes(spikes, path)
+    loaded = load_spikes(path)
+    assert isinstance(loaded, SpikeTensor)
+    assert (loaded.shape, loaded.dtype) == (spikes.shape, dtype)
+    assert torch.equal(loaded.to_dense(), spikes.to_dense())
+
+
+def test_names_views_and_transposes(path):
+    spikes = spikes_of(6, 8)
+    named = {"all": spikes, "turned": spikes.t(), "a row": spikes[2]}
+    save_spikes(named, path)
+    loaded = load_spikes(path)
+    assert list(loaded) == sorted(named)
+    for name, each in named.items():
+        assert torch.equal(loaded[name].to_dense(), each.to_dense())
+    save_spikes({"spikes": spikes}, path)
+    assert list(load_spikes(path)) == ["spikes"]
+
+
+def test_a_spike_takes_one_bit(path):
+    save_spikes(spikes_of(1000, 80), path)
+    assert load_file(path)["spikes"].numel() == 10_000
+    assert path.stat().st_size < 10_400
+
+
+@given(st.integers(0, 10**6), st.integers(0, 255))
+def test_files_cut_short_or_changed_are_refused_or_spikes(tmp_path_factory, place, byte):
+    path = tmp_path_factory.mktemp("files") / "spikes.safetensors"
+    save_spikes(spikes_of(5, 7), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole[: place % len(whole)])
+    with pytest.raises(ValueError, match="is not a file of spikes"):
+        load_spikes(path)
+    changed = bytearray(whole)
+    changed[place % len(whole)] = byte
+    path.write_bytes(changed)
+    try:
+        loaded = load_spikes(path)
+    except ValueError:
+        return
+    values = loaded if isinstance(loaded, SpikeTensor) else next(iter(loaded.values()))
+    assert values.to_dense().sum() == values.count
+
+
+def test_foreign_files_are_refused(path):
+    save_file({"spikes": torch.zeros(3)}, path)
+    with pytest.raises(ValueError, match="its format is None"):
+        load_spikes(path)
+    path.write_text("no spikes at all")
+    with pytest.raises(ValueError, match="is not a file of spikes"):
+        load_spikes(path)
+    told = {"format": "spike-ops spikes 1", "spikes.spikes": '{"shape": [3], "dtype": "float32"}'}
+    save_file({"spikes": torch.zeros(3)}, path, metadata=told)
+    with pytest.raises(ValueError, match="flat tensor of uint8"):
+        load_spikes(path)
+    with pytest.raises(FileNotFoundError):
+        load_spikes(path.with_name("nothing"))
+
+
+def test_only_spikes_are_saved(path):
+    with pytest.raises(TypeError, match="must be SpikeTensor, got Tensor for 'x'"):
+        save_spikes({"x": torch.zeros(3)}, path)
+    assert not path.exists()

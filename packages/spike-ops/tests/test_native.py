@@ -1,0 +1,187 @@
+import pytest
+import torch
+import torch.nn.functional as F
+from hypothesis import given, settings, strategies as st
+from torch import nn
+
+from spike_ops import SpikeTensor, _calibration, _native, calibration
+from spike_ops._c_build import compiler
+from spike_ops._calibrate import calibrate
+from spike_ops._index import SpikeIndex
+from spike_ops._native import compile_kernels
+from spike_ops.functional import conv1d, conv2d, conv3d, spike_attention, spike_mm
+
+pytestmark = pytest.mark.skipif(compiler() is None, reason="no C compiler")
+OURS, TORCHS = (conv1d, conv2d, conv3d), (F.conv1d, F.conv2d, F.conv3d)
+TOLERANCE = {torch.float64: 1e-12, torch.float32: 1e-4}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def kernels():
+    before = list(_calibration._in_use)
+    compile_kernels()
+    yield
+    _native._libraries.clear()
+    _calibration._in_use[:] = before
+
+
+def without(call):
+    """Return what a call gives without the kernels."""
+    kept = list(_native._libraries)
+    _native._libraries.clear()
+    try:
+        return call()
+    finally:
+        _native._libraries.extend(kept)
+
+
+def spikes_of(*shape, density=0.2, seed=0, dtype=torch.float32):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.rand(shape, generator=generator) < density).to(dtype)
+
+
+def normal(*shape, dtype=torch.float32, seed=1):
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed)).to(dtype)
+
+
+@given(st.integers(0, 9), st.integers(1, 200), st.sampled_from([0.0, 0.02, 0.4, 1.0]))
+def test_index_is_that_of_numpy(rows, columns, density):
+    spikes = SpikeTensor.from_dense(spikes_of(rows, columns, density=density, seed=columns))
+    got = SpikeIndex(spikes.packed, rows * columns)
+    expected = SpikeIndex(spikes.packed, rows * columns)
+    without(lambda: (expected.by_row(columns), expected.by_column(columns)))
+    for one, other in (
+        (got.by_row(columns), expected.by_row(columns)),
+        (got.by_column(columns), expected.by_column(columns)),
+    ):
+        assert torch.equal(one.entries, other.entries)
+        assert torch.equal(one.borders, other.borders)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("density", [0.0, 0.1, 0.7, 1.0])
+@pytest.mark.parametrize("shape", [(1, 1024, 300), (7, 33, 5), (300, 64, 330), (20, 130, 129)])
+def test_products_are_the_same_to_the_bit(shape, density, dtype):
+    rows, columns, width = shape
+    spikes = spikes_of(rows, columns, density=density, dtype=dtype)
+    weight, gradient = normal(columns, width, dtype=dtype), normal(rows, width, dtype=dtype)
+
+    def forward():
+        return spike_mm(spikes, weight, "event")
+
+    def backward():
+        return spike_mm(SpikeTensor.from_dense(spikes).t(), gradient, "event")
+
+    for call in (forward, backward):
+        assert torch.equal(call(), without(call))
+
+
+def test_batches_and_attention_are_the_same_to_the_bit():
+    spikes, weight = spikes_of(3, 7, 30), normal(3, 30, 17)
+    q, k, v = (spikes_of(2, 9, 8, seed=seed) for seed in range(3))
+
+    def products():
+        return spike_mm(spikes, weight, "event")
+
+    def attention():
+        return spike_attention(q, k, v, method="event")
+
+    for call in (products, attention):
+        assert torch.equal(call(), without(call))
+
+
+@st.composite
+def problems(draw):
+    axes, groups = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    each, outputs = draw(st.integers(1, 4)), draw(st.sampled_from([1, 3, 17, 40, 70]))
+
+    def along(low, high):
+        return tuple(draw(st.integers(low, high)) for _ in range(axes))
+
+    kernel, options = along(1, 4), (along(1, 3), along(0, 2), along(1, 2))
+    sides = tuple(
+        max(d * (k - 1) + 1 - 2 * p, 1) + draw(st.integers(0, 4))
+        for k, p, d in zip(kernel, *options[1:], strict=True)
+    )
+    density = draw(st.sampled_from([0.0, 0.1, 0.5, 1.0]))
+    dtype = draw(st.sampled_from([torch.float64, torch.float32]))
+    shape = (draw(st.integers(1, 3)), groups * each, *sides)
+    weight = normal(groups * outputs, each, *kernel, dtype=dtype)
+    return spikes_of(*shape, density=density, dtype=dtype), weight, *options, groups
+
+
+@settings(max_examples=80)
+@given(problems())
+def test_convolutions_are_torchs(problem):
+    spikes, weight, *options = problem
+    outcomes = []
+    for functions, method in ((OURS, ("event",)), (TORCHS, ())):
+        leaves = [spikes.clone().requires_grad_(), weight.clone().requires_grad_()]
+        result = functions[weight.ndim - 3](*leaves, None, *options, *method)
+        (result * normal(*result.shape, dtype=weight.dtype, seed=2)).sum().backward()
+        outcomes.append([result.detach(), *[leaf.grad for leaf in leaves]])
+    room = TOLERANCE[weight.dtype]
+    for got, expected in zip(*outcomes, strict=True):
+        torch.testing.assert_close(got, expected, rtol=room, atol=room)
+
+
+def test_samples_alone_are_those_of_the_batch_and_threads_do_not_matter(monkeypatch):
+    monkeypatch.setattr(_native, "PER_THREAD", 1)
+    spikes, weight = spikes_of(9, 16, 12, 12), normal(70, 16, 3, 3)
+    whole = conv2d(spikes, weight, padding=1, method="event")
+    flat, table = spikes_of(200, 64), normal(64, 300)
+    product = spike_mm(flat, table, "event")
+    threads = torch.get_num_threads()
+    try:
+        for number in (1, 2, 3):
+            torch.set_num_threads(number)
+            for part in (slice(0, 1), slice(2, 9)):
+                got = conv2d(spikes[part], weight, padding=1, method="event")
+                assert torch.equal(got, whole[part])
+                assert torch.equal(spike_mm(flat[part], table, "event"), product[part])
+    finally:
+        torch.set_num_threads(threads)
+
+
+def test_second_derivatives_do_not_go_by_the_kernels():
+    spikes = spikes_of(2, 2, 4, 4, dtype=torch.float64)
+
+    def loss(weight):
+        return conv2d(spikes, weight, padding=1, method="event").sin()
+
+    weight = normal(2, 2, 3, 3, dtype=torch.float64).requires_grad_()
+    assert torch.autograd.gradgradcheck(loss, weight, fast_mode=True)
+
+
+def test_slices_at_a_byte_are_read_within_their_bytes():
+    spikes = SpikeTensor.from_dense(spikes_of(6, 3, 8))
+    weight = normal(8, 70)
+    for part in (spikes[5:], spikes[1:2], spikes[2:2]):
+        flat = part.reshape(-1, 8)
+        got = spike_mm(flat, weight, "event")
+        assert torch.equal(got, without(lambda flat=flat: spike_mm(flat.clone(), weight, "event")))
+
+
+def test_layers_take_them():
+    layer, spikes = nn.Conv2d(64, 64, 3, padding=1), spikes_of(2, 64, 32, 32, density=0.02)
+    got = layer(SpikeTensor.from_dense(spikes))
+    torch.testing.assert_close(got, layer(spikes), rtol=1e-4, atol=1e-5)
+
+
+def test_costs_are_those_of_the_kernels():
+    assert calibration().kernels
+    assert calibrate(seconds=0.001).kernels
+    assert not without(lambda: calibrate(seconds=0.001).kernels)
+
+
+def test_without_a_compiler_it_says_so_and_changes_nothing(monkeypatch):
+    from spike_ops._c_build import CompilerError, load
+
+    def forget():
+        load.cache_clear()
+        monkeypatch.setattr("spike_ops._c_build.compiler", lambda: None)
+        with pytest.raises(CompilerError, match="no C compiler found"):
+            compile_kernels()
+        assert not _native.compiled()
+
+    without(forget)
