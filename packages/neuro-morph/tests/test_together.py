@@ -102,9 +102,14 @@ def test_learning_rates_come_back_after_an_error_and_may_be_tensors() -> None:
     weight = nn.Parameter(torch.zeros(1))
     rate = torch.tensor(0.1)
     optimizer = torch.optim.SGD([weight], rate)
-    with pytest.raises(RuntimeError, match="stop"), cooling([optimizer]) as set_rates:
-        set_rates(0.5)
-        assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
-        raise RuntimeError("stop")
+
+    def fail() -> None:
+        with cooling([optimizer]) as set_rates:
+            set_rates(0.5)
+            assert float(optimizer.param_groups[0]["lr"]) == pytest.approx(0.05)
+            raise RuntimeError("stop")
+
+    with pytest.raises(RuntimeError, match="stop"):
+        fail()
     assert optimizer.param_groups[0]["lr"] is rate
     assert float(rate) == pytest.approx(0.1)
