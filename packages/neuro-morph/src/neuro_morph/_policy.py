@@ -1,7 +1,8 @@
 """Growth by itself: triggers say when, scores where, a tournament whether."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from typing import Any
 
 import torch
@@ -241,7 +242,8 @@ class GrowthPolicy:
             weights=self.settings.weights,
             init=self.settings.init,
         )
-        chosen: list[Edit] = [e for e in found if self._allows(e)][: self.settings.short_list]
+        allowed: Iterator[Edit] = (e for e in found if self._allows(e))
+        chosen = list(islice(allowed, self.settings.short_list))
         whole = Together(tuple(found)) if self.settings.together and len(found) > 1 else None
         return [*chosen, whole] if whole is not None and self._allows(whole) else chosen
 
