@@ -35,7 +35,7 @@ from scipy import stats
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from neuro_morph import Budget, GrowthPlan, GrowthPolicy, Morpher, Split
+from neuro_morph import AntisymmetricPair, Budget, GrowthPlan, GrowthPolicy, Morpher, Split
 
 SMALL, LARGE = (4, 8, 16), (16, 32, 64)
 Train = Callable[[Run], None]
@@ -98,9 +98,12 @@ ARMS: dict[str, tuple[tuple[int, ...], float, Train]] = {
     "planned": (SMALL, 1.0, planned(*EARLY)),
     "planned at 70 %": (SMALL, 0.7, planned(*EARLY)),
     "planned at 50 %": (SMALL, 0.5, planned(*EARLY)),
+    "earlier": (SMALL, 1.0, planned(0.01, 0.03)),
     "late": (SMALL, 1.0, planned(0.15, 0.4)),
     "at once": (SMALL, 1.0, planned(0.08)),
     "by splits": (SMALL, 1.0, planned(*EARLY, init=Split())),
+    "by pairs": (SMALL, 1.0, planned(*EARLY, init=AntisymmetricPair())),
+    "by pairs at 0.3": (SMALL, 1.0, planned(*EARLY, init=AntisymmetricPair(0.3))),
     "by twins": (SMALL, 1.0, planned(*EARLY, init=Split(share=0.5))),
     "optimizer reset": (SMALL, 1.0, planned(*EARLY, reset=True)),
     "policy": (SMALL, 1.0, by_policy),

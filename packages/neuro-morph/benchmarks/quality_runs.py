@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from neuro_morph import ExampleInputs
-from neuro_morph._morpher import sizes_of_model
+from neuro_morph._counting import sizes_of_model
 
 BATCH = 128
 Data = tuple[Tensor, Tensor, Tensor, Tensor]

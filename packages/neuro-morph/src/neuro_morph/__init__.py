@@ -34,6 +34,7 @@ from neuro_morph._group_statistics import GroupStatistics, Statistics
 from neuro_morph._groups import GrowthGroup, Member
 from neuro_morph._growth_plan import GrowthPlan
 from neuro_morph._initial import Duplicate, Split, UnitInit, ZeroFanOut
+from neuro_morph._initial_pairs import AntisymmetricPair
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._masked_norm import MaskedLayerNorm
 from neuro_morph._metrics import METRICS, Metric
@@ -73,6 +74,7 @@ from neuro_morph._triggers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "AntisymmetricPair",
     "AdaptiveNeuronDivision",
     "AddHeads",
     "ArchitectureSpec",

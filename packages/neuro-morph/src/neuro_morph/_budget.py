@@ -6,11 +6,12 @@ from statistics import median
 
 import torch
 
+from neuro_morph._counting import sizes_of_model
 from neuro_morph._edit import Edit
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._graph import evaluating
-from neuro_morph._morpher import Morpher, sizes_of_model
+from neuro_morph._morpher import Morpher
 from neuro_morph._trial import trial
 
 _RUNS = 7  # of which the median counts

@@ -49,7 +49,7 @@ class TensorEdit:
 
     def apply(self, old: Tensor, generator: torch.Generator | None = None) -> Tensor:
         """Returns the grown tensor, in the memory format of the old one."""
-        scale = _spread(old.detach()) if any(axis.fill == "random" for axis in self.axes) else 0.0
+        scale = spread_of(old.detach()) if any(axis.fill == "random" for axis in self.axes) else 0.0
 
         def filling(old: Tensor, axis: AxisEdit, shape: list[int]) -> Tensor:
             return _filling(old, axis, shape, scale, generator)
@@ -152,7 +152,7 @@ def _filling(
     return old.new_full(shape, 1.0 if axis.fill == "one" else 0.0)
 
 
-def _spread(tensor: Tensor) -> float:
+def spread_of(tensor: Tensor) -> float:
     """Returns the root of the mean square of the entries: new ones are of their size."""
     if not tensor.is_floating_point() or tensor.numel() == 0:
         return 0.0

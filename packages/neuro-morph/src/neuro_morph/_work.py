@@ -1,0 +1,167 @@
+"""One edit being carried out: checked, and undone if it fails."""
+
+import time
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from torch import Tensor
+from torch.utils.flop_counter import FlopCounterMode
+
+from neuro_morph._added import enroll
+from neuro_morph._averages import check_averages, grow_average
+from neuro_morph._checking import OutputChange, change_between
+from neuro_morph._counting import count_of, sizes_of_model
+from neuro_morph._edit import Edit, Performed
+from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._optimizer_state import check_optimizers, migrate
+from neuro_morph._ramp import Ramp, new_entries
+from neuro_morph._spec import Fingerprint, Step
+from neuro_morph._together import all_agree, take_from_first
+from neuro_morph._undo import UndoLog
+from neuro_morph._widening import tensors_of
+
+if TYPE_CHECKING:
+    from neuro_morph._morpher import Morpher
+
+
+class Work:
+    """One edit being carried out."""
+
+    def __init__(self, morpher: "Morpher", edit: Edit, reason: str) -> None:
+        self.morpher, self.edit, self.reason = morpher, edit, reason
+        self.change: OutputChange | None = None
+        self.performed = Performed()
+        self.seconds: dict[str, float] = {}
+        self.flops: list[int] = []  # of the runs that it is checked by
+        self.parameters = count_of(morpher.model)
+        self.shape = Fingerprint(morpher.model)
+        self.step: Step | None = None
+
+    def carry_out(self) -> MorphogenesisEvent:
+        self._check_gradients()
+        exact = self.morpher.dynamics == "exact"
+        check_optimizers(self.morpher.optimizers, exact=exact)
+        check_averages(self.morpher.averages, self.morpher.model)
+        wanted = self._timed("probe", self._probe)
+        if not all(value.isfinite().all() for value in wanted.values()):
+            raise GrowthRefusedError("the model's outputs on the example inputs are not finite")
+        site = self._timed("capture", self.morpher.site)
+        failures: list[str] = []
+        for variant in self.edit.variants(site):
+            log = UndoLog()
+            failure = self._try(variant, log, wanted)
+            if not all_agree(failure is None):
+                failure = failure or "another process refuses"
+            if failure is None:
+                take_from_first(self._touched())
+                detail = {**self.edit.detail(), **self.performed.built()}
+                now = Fingerprint(self.morpher.model)
+                self.step = self.shape.step_to(now, self.edit.op, detail)
+                for average in self.morpher.averages:
+                    grow_average(average, self.morpher.model, self.step, self.performed, log)
+                return self.event("committed", None)
+            log.undo()
+            failures.append(failure)
+        raise GrowthRefusedError(f"{self.edit.op} of {self.edit.target!r}: {'; '.join(failures)}")
+
+    def _try(self, variant: Any, log: UndoLog, wanted: dict[str, Tensor]) -> str | None:
+        """Returns why the edit failed, None if it stands."""
+        try:
+            self.performed = self._timed("edit", lambda: variant(log))
+            self._timed("migrate", lambda: self._migrate(log))
+            found = self._timed("check", self._probe)
+        except GrowthRefusedError:
+            log.undo()
+            raise
+        except Exception as error:  # a model may fail in any way when its sizes change
+            return f"the model fails afterwards ({type(error).__name__}: {error})"
+        except BaseException:
+            log.undo()
+            raise
+        self.change = change_between(wanted, found)
+        if self.change.within(self.morpher.tolerance):
+            self._drop_unneeded(log, wanted)
+            return None
+        return f"the output changes by {self.change.relative:.2g}"
+
+    def _probe(self) -> dict[str, Tensor]:
+        with FlopCounterMode(display=False) as counter:
+            found = self.morpher.probe()
+        self.flops.append(int(counter.get_total_flops()))
+        return found
+
+    def _drop_unneeded(self, log: UndoLog, wanted: dict[str, Tensor]) -> None:
+        """Gives numbers their old values that only happened to be those of a size that grew."""
+        model, kept = self.morpher.model, self.performed.attributes
+        for edit in list(kept) if len(kept) > 1 else ():
+            log.set_attributes(model, [replace(edit, new=edit.old)])
+            try:
+                change = change_between(wanted, self.morpher.probe())
+                needed = not change.within(self.morpher.tolerance)
+            except Exception:  # a model may fail in any way when its sizes are wrong
+                needed = True
+            if needed:
+                log.set_attributes(model, [edit])
+            else:
+                kept.remove(edit)
+
+    def _touched(self) -> list[Tensor]:
+        held = tensors_of(self.morpher.model)
+        names = [*(edit.name for edit in self.performed.tensors), *self.performed.added]
+        return [held[name] for name in names]
+
+    def _migrate(self, log: UndoLog) -> None:
+        held = tensors_of(self.morpher.model)
+        exact = self.morpher.dynamics == "exact"
+        if exact and self.performed.inexact is not None:
+            raise GrowthRefusedError(self.performed.inexact)
+        for edit in self.performed.tensors:
+            tensor = held[edit.name]
+            for optimizer in self.morpher.optimizers:
+                migrate(optimizer, tensor, edit, log, exact=exact)
+            self.morpher.slots.grow(tensor, log.data_before(tensor), edit, log, exact=exact)
+        enroll(self.morpher.model, self.morpher.optimizers, self.performed.added, log)
+        edits = {edit.name: edit for edit in self.performed.tensors}
+        for name, dim, columns, steps in self.performed.ramps:
+            ramp = Ramp(dim, new_entries(edits[name], dim), steps)
+            self.morpher.slots.add_ramp(held[name], ramp, columns, log)
+
+    def _check_gradients(self) -> None:
+        waiting = [n for n, p in self.morpher.model.named_parameters() if p.grad is not None]
+        if waiting:
+            raise GrowthRefusedError(
+                f"{waiting[0]!r} has a gradient that no step has used: grow after the optimizer's "
+                "step and zero_grad()"
+            )
+
+    def _timed(self, part: str, work: Any) -> Any:
+        start = time.perf_counter()
+        try:
+            return work()
+        finally:
+            spent = time.perf_counter() - start
+            self.seconds[part] = self.seconds.get(part, 0.0) + spent
+
+    def event(self, decision: str, why_not: str | None) -> MorphogenesisEvent:
+        if not self.flops:  # it was refused before the model ran
+            self.flops.append(sizes_of_model(self.morpher.model, self.morpher.inputs)[1])
+        edits = self.performed.attributes if decision == "committed" else []
+        return MorphogenesisEvent(
+            id=len(self.morpher.events),
+            step=self.morpher.steps,
+            op=self.edit.op,
+            target=self.edit.target,
+            detail=self.edit.detail(),
+            reason=self.reason,
+            decision=decision,
+            why_not=why_not,
+            parameters_before=self.parameters,
+            parameters_after=count_of(self.morpher.model),
+            flops_before=self.flops[0],
+            flops_after=self.flops[-1 if decision == "committed" else 0],
+            absolute_change=self.change.absolute if self.change else None,
+            relative_change=self.change.relative if self.change else None,
+            attributes=tuple((e.path, e.name, e.old, e.new) for e in edits),
+            seconds=self.seconds,
+        )
