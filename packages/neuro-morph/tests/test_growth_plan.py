@@ -100,10 +100,12 @@ def test_new_rows_read_new_units_of_the_layer_before() -> None:
 
 def test_a_plan_stands_where_a_policy_does() -> None:
     plan, _ = planned(2.0, at=[0.5], total_steps=2)
+    hooks = plan.morpher.optimizers[0]._optimizer_step_post_hooks
+    watched = len(hooks)
     assert plan.morpher.policy is plan
     assert [plan.morpher.step(torch.tensor(0.0)) is None for _ in range(2)] == [False, True]
     plan.close()
-    assert not plan._handles
+    assert len(hooks) == watched - 1
 
 
 def test_what_is_refused_is_noted_and_the_rest_is_done() -> None:
@@ -166,3 +168,75 @@ def test_a_policy_can_be_told_how_much_of_the_run_is_done() -> None:
     assert ["last 25%" in why for why in blocked] == [False, True, False]
     with pytest.raises(ValueError, match="progress must be from 0 to 1, got 1.5"):
         policy.step(1.0, progress=1.5)
+
+
+def doubled() -> tuple[Morpher, torch.Tensor]:
+    """A stream that a LayerNorm counts: only whole multiples of its units are exact."""
+
+    class PostNorm(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.into, self.out = nn.Linear(4, 8), nn.Linear(8, 3)
+            self.up = nn.ModuleList([nn.Linear(8, 6), nn.Linear(8, 6)])
+            self.down = nn.ModuleList([nn.Linear(6, 8), nn.Linear(6, 8)])
+            self.norms = nn.ModuleList([nn.LayerNorm(8), nn.LayerNorm(8)])
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            x = self.into(x)
+            for up, down, norm in zip(self.up, self.down, self.norms, strict=True):
+                x = norm(x + down(up(x).relu()))
+            return self.out(x)
+
+    torch.manual_seed(0)
+    model, x = PostNorm().double(), torch.randn(5, 4, dtype=torch.float64)
+    return Morpher(model, example_inputs=x, capture="dispatch"), x
+
+
+def test_groups_of_which_only_multiples_are_exact_never_grow_beyond_their_size() -> None:
+    for sizes, expected in ((1.25, [8, 8]), (2.0, [16, 12]), (2.5, [16, 15]), (4.0, [32, 24])):
+        morpher = doubled()[0]
+        plan = GrowthPlan(morpher, sizes, at=[0.2, 0.4], total_steps=10)
+        for _ in range(10):
+            plan.step()
+        assert [morpher.graph[name].size for name in ("into", "up.0")] == expected
+        assert list(plan.left_out) == (["into"] if sizes == 1.25 else [])
+    with pytest.raises(ValueError, match="sizes of 'into' must be at least 16: only multiples"):
+        GrowthPlan(doubled()[0], {"into": 12})
+
+
+@pytest.mark.parametrize("progress", [-0.1, 1.5, float("nan")])
+def test_a_progress_that_is_no_part_of_the_run_is_refused(progress: float) -> None:
+    plan, _ = planned(at=[0.5])
+    with pytest.raises(ValueError, match="progress must be from 0 to 1"):
+        plan.step(progress=progress)
+    assert (plan.taken, plan.morpher.steps, plan.stage) == (0, 0, 0)
+
+
+def test_gradients_that_wait_for_another_optimizer_are_not_touched() -> None:
+    model, _, images = convolutions()
+    optimizers = [torch.optim.SGD(model[k].parameters(), 0.1) for k in (0, 3)]
+    morpher = Morpher(model, optimizers, example_inputs=images, capture="dispatch")
+    plan = GrowthPlan(morpher, 2.0, at=[0.0], total_steps=10)
+    model(images).square().mean().backward()
+    optimizers[0].step()
+    waiting = model[3].weight.grad.clone()
+    assert plan.step() is None
+    assert torch.equal(model[3].weight.grad, waiting)
+    optimizers[1].step()
+    model(images).square().mean().backward()  # added to what the steps have used
+    assert plan.step() is None
+    for optimizer in optimizers:
+        optimizer.step()
+    assert plan.step() is not None
+    assert model[3].weight.grad is None
+
+
+@pytest.mark.parametrize("to_none", [True, False])
+def test_gradients_that_were_cleared_do_not_wait(to_none: bool) -> None:
+    model, optimizer, images = convolutions()
+    morpher = Morpher(model, optimizer, example_inputs=images, capture="dispatch")
+    plan = GrowthPlan(morpher, 2.0, at=[0.0], total_steps=10)
+    model(images).square().mean().backward()
+    optimizer.step()
+    optimizer.zero_grad(set_to_none=to_none)
+    assert plan.step() is not None

@@ -1,3 +1,4 @@
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -5,10 +6,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuro_morph import GrowthRefusedError, Morpher, Widen
+from neuro_morph import GrowthPlan, GrowthRefusedError, Morpher, Widen
 from neuro_morph._back_off import BackOff
 from neuro_morph._budget import Budget, Usage, apply_within
-from neuro_morph._policy import GrowthPolicy, PolicySettings
+from neuro_morph._policy import GrowthPolicy
+from neuro_morph._policy_settings import PolicySettings
 from neuro_morph._tournament import Tournament
 from neuro_morph._triggers import Period, Plateau, Quorum
 
@@ -60,7 +62,7 @@ def test_a_plain_loop_with_one_more_line_grows_the_layer_that_is_too_narrow() ->
     settings = replace(
         QUICK, quorum=Quorum([Plateau(window=100)]), measure_every=100, total_steps=1200
     )
-    settings = replace(settings, growth=2.0, trial_steps=150)
+    settings = replace(settings, growth=2.0, trial_steps=150, trial_share=None)
     policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
     events = trained(policy, 1000)
     assert events
@@ -192,16 +194,19 @@ def test_a_policy_spends_no_more_than_its_budget() -> None:
         events = trained(policy, 400)
         assert len(events) >= 1
         assert budget.overspent(budget.measure(morpher)) is None
-    assert any("over the budget of 300" in str(t.refused) for t in policy.results[-1].trials)
+    tried = [t.edit for t in policy.results[-1].trials]
+    asked = policy.morpher.graph[tried[0].target].size  # growth is 1
+    assert any(edit.by < asked for edit in tried)  # as many as the budget pays for
 
 
 def test_settings_out_of_range_are_refused() -> None:
-    morpher, batches, validation = narrow()
+    morpher, batches, _ = narrow()
     with pytest.raises(ValueError, match="trial_steps must be at least 1"):
         PolicySettings(trial_steps=0)
+    hooks = len(morpher.optimizers[0]._optimizer_step_post_hooks)
     with pytest.raises(ValueError, match="validation must hold at least one batch"):
         GrowthPolicy(morpher, loss_fn, batches, [])
-    assert not morpher.optimizers[0]._optimizer_step_post_hooks or len(validation)
+    assert len(morpher.optimizers[0]._optimizer_step_post_hooks) == hooks
 
 
 def test_all_groups_at_once_are_tried_beside_the_best_ones_and_kept_if_they_gain_the_most() -> None:
@@ -247,3 +252,108 @@ def test_scores_are_measured_on_as_many_batches_as_asked_for() -> None:
     assert len({id(x) for x in seen}) == 3
     with pytest.raises(ValueError, match="score_batches must be at least 1, got 0"):
         PolicySettings(score_batches=0)
+
+
+BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
+    ({"growth": -1.0}, "growth must be a finite number above 0, got -1.0"),
+    ({"growth": float("nan")}, "growth must be a finite number above 0, got nan"),
+    ({"trial_share": 0.0}, "trial_share must be a finite number above 0, got 0.0"),
+    ({"per": "nonsense"}, "per must be 'parameters', 'flops' or None, got 'nonsense'"),
+    ({"total_steps": 0}, "total_steps must be at least 1, got 0"),
+    ({"kinds": ()}, "kinds must be among widen, deepen, connect"),
+    ({"kinds": ("shrink",)}, "kinds must be among widen, deepen, connect"),
+    ({"weights": {"luck": 1.0}}, "metric must be one of"),
+    ({"weights": {"tiny_gain": float("nan")}}, "the weight of 'tiny_gain' must be finite"),
+    ({"quorum": [Plateau()]}, "quorum must be a Quorum, got list"),
+]
+
+
+@pytest.mark.parametrize("given, message", BAD_SETTINGS, ids=[str(b[0]) for b in BAD_SETTINGS])
+def test_settings_are_checked_when_they_are_made(given: dict[str, Any], message: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=re.escape(message)):
+        PolicySettings(**given)
+
+
+def test_what_a_policy_cannot_work_with_is_refused_by_name_before_it_watches() -> None:
+    morpher, batches, validation = narrow()
+    loader = torch.utils.data.DataLoader(batches)
+    hooks = len(morpher.optimizers[0]._optimizer_step_post_hooks)
+    with pytest.raises(TypeError, match="batches must be a sequence .* got DataLoader"):
+        GrowthPolicy(morpher, loss_fn, loader, validation)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="validation must be a sequence .* got generator"):
+        GrowthPolicy(morpher, loss_fn, batches, (b for b in validation))  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="budget must be a Budget, got int"):
+        GrowthPolicy(morpher, loss_fn, batches, validation, budget=1000)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="settings must be a PolicySettings, got dict"):
+        GrowthPolicy(morpher, loss_fn, batches, validation, settings={})  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match="morpher must be a Morpher, got function"):
+        GrowthPolicy(loss_fn, morpher, batches, validation)  # type: ignore[arg-type]
+    assert len(morpher.optimizers[0]._optimizer_step_post_hooks) == hooks
+
+
+def test_a_run_has_one_policy_until_it_is_closed() -> None:
+    morpher, batches, validation = narrow()
+    first = GrowthPolicy(morpher, loss_fn, batches, validation)
+    with pytest.raises(ValueError, match="this run has a policy already: close it first"):
+        GrowthPolicy(morpher, loss_fn, batches, validation)
+    with pytest.raises(ValueError, match="this run has a policy already: close it first"):
+        GrowthPlan(morpher, 2.0)
+    first.close()
+    second = GrowthPolicy(morpher, loss_fn, batches, validation)
+    assert morpher.policy is second
+
+
+def test_gradients_that_are_accumulated_are_not_touched_until_their_step() -> None:
+    morpher, batches, validation = narrow()
+    settings = replace(QUICK, quorum=Quorum([Period(1)]), check_every=1, pause=0, trial_steps=2)
+    policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+    optimizer, tried = morpher.optimizers[0], []
+    for k in range(8):
+        loss = loss_fn(morpher.model, batches[k]).mean()
+        loss.backward()
+        held = [p.grad.clone() for p in morpher.model.parameters()]
+        if k % 4 == 3:
+            optimizer.step()
+        policy.step(loss)
+        tried.append(len(policy.results))
+        if k % 4 < 3:
+            grads = [p.grad for p in morpher.model.parameters()]
+            assert all(torch.equal(a, b) for a, b in zip(grads, held, strict=True))
+        else:
+            optimizer.zero_grad()
+    assert tried == [0, 0, 0, 1, 1, 1, 1, 2]
+
+
+def test_growth_asked_for_outright_refuses_gradients_that_are_there() -> None:
+    morpher, batches, validation = narrow()
+    policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=QUICK)
+    loss_fn(morpher.model, batches[0]).mean().backward()
+    held = [p.grad.clone() for p in morpher.model.parameters()]
+    with pytest.raises(GrowthRefusedError, match="has a gradient"):
+        policy.grow("now")
+    grads = [p.grad for p in morpher.model.parameters()]
+    assert all(torch.equal(a, b) for a, b in zip(grads, held, strict=True))
+
+
+def test_trials_take_no_more_than_their_share_of_a_run() -> None:
+    spent = {}
+    for share in (0.2, 0.02, None):
+        morpher, batches, validation = narrow()
+        settings = replace(QUICK, trial_share=share, total_steps=2000, trial_steps=40, pause=100)
+        policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+        trained(policy, 1000)
+        total = policy.work.total(policy.taken, 2000)
+        assert total is not None
+        spent[share] = policy.work.tried / total, len(policy.results)
+        blocked = [d.blocked for _, d in policy.decisions if "trials would" in str(d.blocked)]
+        assert bool(blocked) == (share is not None)
+    assert 0.0 < spent[0.2][0] <= 0.2 < spent[None][0]
+    assert spent[0.02] == (0.0, 0)
+
+
+def test_layers_and_connections_are_tried_where_they_are_asked_for() -> None:
+    morpher, batches, validation = narrow()
+    settings = replace(QUICK, kinds=("widen", "deepen", "connect"), short_list=3, trial_steps=5)
+    policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+    policy.grow("now")
+    assert [t.edit.op for t in policy.results[0].trials] == ["widen", "deepen", "connect"]

@@ -44,7 +44,8 @@ from neuro_morph._nest import NeST
 from neuro_morph._optimizer_state import register_optimizer_state
 from neuro_morph._paired import PairedGain, paired_gain
 from neuro_morph._plan_widen import Units
-from neuro_morph._policy import GrowthPolicy, PolicySettings
+from neuro_morph._policy import GrowthPolicy
+from neuro_morph._policy_settings import PolicySettings
 from neuro_morph._proposals import Proposal, propose_units
 from neuro_morph._proposed_units import Proposed, gradmax, senn, tiny
 from neuro_morph._score import scores_of

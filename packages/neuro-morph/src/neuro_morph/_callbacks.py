@@ -10,7 +10,8 @@ from torch.optim import Optimizer
 from neuro_morph._budget import Budget
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._morpher import Morpher
-from neuro_morph._policy import GrowthPolicy, PolicySettings
+from neuro_morph._policy import GrowthPolicy
+from neuro_morph._policy_settings import PolicySettings
 from neuro_morph._tapping import LossFn
 
 

@@ -3,14 +3,14 @@
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from torch.optim import Optimizer
-
 from neuro_morph._candidates import widening_of
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._graph import GrowthGraph
 from neuro_morph._initial import UnitInit
 from neuro_morph._morpher import Morpher
+from neuro_morph._policy_checks import take_up
+from neuro_morph._step_watch import StepWatch, clear_gradients
 
 
 class GrowthPlan:
@@ -19,7 +19,8 @@ class GrowthPlan:
     It costs no training step: nothing is measured and nothing tried out, only the edits are
     checked as all are. After stage ``k`` of ``n`` a group of ``u`` units that is to have ``v`` in
     the end has ``u (v / u) ** (k / n)`` of them, rounded. Edits that are refused are noted in the
-    run's events and left out; the rest is done.
+    run's events and left out; the rest is done. Groups of which only multiples are exact grow as
+    soon as one fits, up to the largest within their size; ``left_out`` says why others stay.
 
     Args:
         morpher: the run, with its optimizers.
@@ -31,8 +32,9 @@ class GrowthPlan:
 
     Raises:
         KeyError: if ``sizes`` names a group that is not there.
-        ValueError: if a size is not above what is there, ``at`` is empty, not in order or not in
-            [0, 1), or ``total_steps`` is below 1.
+        ValueError: if a size is not above what is there or below the first one that is exact,
+            ``at`` is empty, not in order or not in [0, 1), ``total_steps`` is below 1, or the run
+            has a policy that is not closed.
 
     Example:
         >>> import torch
@@ -67,10 +69,10 @@ class GrowthPlan:
         self.total_steps = total_steps
         self.first = {group.id: group.size for group in morpher.graph if group.growable}
         self.last = _wanted(morpher.graph, self.first, sizes)
+        self.left_out = _coarser(morpher.graph, self.first, self.last, sizes)
         self.taken = self.stage = 0
-        self._stepped = not morpher.optimizers
-        self._handles = [o.register_step_post_hook(self._after) for o in morpher.optimizers]
-        morpher.policy = self
+        self._watch = StepWatch(morpher.optimizers)
+        take_up(morpher, self)
 
     def step(self, loss: Any = None, *, progress: float | None = None) -> MorphogenesisEvent | None:
         """Counts a training step; returns the last edit made after it, None if none was.
@@ -83,12 +85,13 @@ class GrowthPlan:
             progress: the part of the run that is done, from 0 to 1; None to count steps.
 
         Raises:
-            ValueError: if the progress is neither given nor to be known from ``total_steps``.
+            ValueError: if the progress is not from 0 to 1, or neither given nor to be known from
+                ``total_steps``.
         """
+        done = self._progress(progress)
         self.taken += 1
         self.morpher.steps += 1
-        done = self._progress(progress)
-        ready, self._stepped = self._ready(), not self.morpher.optimizers
+        ready = self._watch.ready(self.morpher.model)
         due = sum(done >= part for part in self.at)
         if not ready or due <= self.stage:
             return None
@@ -97,15 +100,14 @@ class GrowthPlan:
 
     def close(self) -> None:
         """Takes the plan off the optimizers."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._watch.close()
+        if self.morpher.policy is self:
+            self.morpher.policy = None
 
     def _grow(self, reason: str) -> MorphogenesisEvent | None:
-        for parameter in self.morpher.model.parameters():
-            parameter.grad = None
+        clear_gradients(self.morpher.model)
         event = None
-        for name in self.last:
+        for name in [name for name in self.last if name not in self.left_out]:
             event = self._widen(name, reason) or event
         return event
 
@@ -114,25 +116,21 @@ class GrowthPlan:
         group, part = graph[name], self.stage / len(self.at)
         by = round(self.first[name] * (self.last[name] / self.first[name]) ** part) - group.size
         edit = widening_of(graph, group, by, self.init) if by > 0 else None
-        if edit is None:
-            return None
+        if edit is None or group.size + edit.by > self.last[name]:
+            return None  # only whole multiples are exact there: at a later stage
         try:
             return self.morpher.apply(edit, reason=reason)
         except GrowthRefusedError:  # the morpher has noted it
             return None
 
     def _progress(self, given: float | None) -> float:
-        if given is not None:
-            return given
-        if self.total_steps is None:
-            raise ValueError("progress must be given where total_steps is not, got None")
-        return self.taken / self.total_steps
-
-    def _ready(self) -> bool:
-        return self._stepped or all(p.grad is None for p in self.morpher.model.parameters())
-
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        self._stepped = True
+        if given is None:
+            if self.total_steps is None:
+                raise ValueError("progress must be given where total_steps is not, got None")
+            return (self.taken + 1) / self.total_steps
+        if not 0.0 <= given <= 1.0:
+            raise ValueError(f"progress must be from 0 to 1, got {given!r}")
+        return given
 
 
 def _wanted(
@@ -151,8 +149,32 @@ def _wanted(
     return {name: round(sizes * size) for name, size in first.items()}
 
 
+def _coarser(
+    graph: GrowthGraph,
+    first: dict[str, int],
+    last: dict[str, int],
+    sizes: float | Mapping[str, int],
+) -> dict[str, str]:
+    """Returns why groups stay as they are that are exact at whole multiples only, by their ids."""
+    found = {}
+    for name, size in last.items():
+        ways = graph.ways(graph[name])
+        if {"free", "copy"} & set(ways) or size // first[name] > 1:
+            continue
+        why = f"only multiples of its {first[name]} units are exact"
+        if isinstance(sizes, Mapping):
+            raise ValueError(f"sizes of {name!r} must be at least {2 * first[name]}: {why}")
+        found[name] = why
+    return found
+
+
 def _check(at: Sequence[float], total_steps: int | None) -> None:
-    if not at or list(at) != sorted(set(at)) or not all(0.0 <= part < 1.0 for part in at):
+    if (
+        not isinstance(at, Sequence)
+        or not at
+        or list(at) != sorted(set(at))
+        or not all(0.0 <= part < 1.0 for part in at)
+    ):
         raise ValueError(f"at must be parts of the run in [0, 1), in order, got {at!r}")
     if total_steps is not None and total_steps < 1:
         raise ValueError(f"total_steps must be at least 1, got {total_steps!r}")

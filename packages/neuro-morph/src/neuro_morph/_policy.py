@@ -1,85 +1,38 @@
 """Growth by itself: triggers say when, scores where, a tournament whether."""
 
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
-from itertools import islice
+from collections.abc import Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
-import torch
 from torch import Tensor
-from torch.optim import Optimizer
 
 from neuro_morph._back_off import BackOff
 from neuro_morph._budget import Budget
-from neuro_morph._candidates import widenings
+from neuro_morph._candidates_layers import candidates
 from neuro_morph._edit import Edit
 from neuro_morph._edit_together import Together
+from neuro_morph._edit_widen import Widen
 from neuro_morph._event import MorphogenesisEvent
-from neuro_morph._group_statistics import Statistics
-from neuro_morph._initial import UnitInit
+from neuro_morph._group_statistics import PARTS, Statistics
 from neuro_morph._metrics._activation_diversity import activation_diversity, dead_units
 from neuro_morph._morpher import Morpher
-from neuro_morph._score import DEFAULT_WEIGHTS
+from neuro_morph._policy_checks import check_batches, take_up
+from neuro_morph._policy_settings import PolicySettings
+from neuro_morph._run_work import RunWork
+from neuro_morph._score import parts_of
+from neuro_morph._smaller import fitting
 from neuro_morph._statistics import collect_statistics
+from neuro_morph._step_watch import StepWatch, clear_gradients
 from neuro_morph._tapping import LossFn
 from neuro_morph._tournament import Tournament, TournamentResult
-from neuro_morph._trial import StepFn, held_out
+from neuro_morph._trial import StepFn, check_no_gradients, held_out
 from neuro_morph._triggers import (
     Decision,
-    GeneralizationGap,
-    GradientHealth,
-    Plateau,
-    Quorum,
     Traces,
     mean_connection_length,
 )
 
-
-@dataclass(frozen=True)
-class PolicySettings:
-    """When, where and how much a policy grows.
-
-    Args:
-        quorum: the triggers that decide when.
-        check_every: steps between two questions to them.
-        measure_every: steps between two measurements of the units and the held-out loss; 0 for
-            none.
-        pause: steps after an attempt before the next; it doubles after each that fails.
-        growth: the part of its units that a group is given.
-        short_list: how many groups enter a tournament.
-        together: whether all groups at once enter it as well.
-        trial_steps: training steps of each trial.
-        per: what gains are weighed by (see :class:`Tournament`).
-        score_batches: how many of the training batches scores are measured on.
-        weights: of the metrics that make the short list.
-        init: how new units begin; None for the best that is exact.
-        total_steps: how many steps the run will have; the last part of it grows nothing.
-
-    Raises:
-        ValueError: if a number is out of range.
-    """
-
-    quorum: Quorum = field(
-        default_factory=lambda: Quorum([Plateau(), GradientHealth(), GeneralizationGap()])
-    )
-    check_every: int = 10
-    measure_every: int = 500
-    pause: int = 200
-    growth: float = 1.0
-    short_list: int = 3
-    together: bool = True
-    trial_steps: int = 150
-    per: str | None = None
-    score_batches: int = 8
-    weights: Mapping[str, float] = field(default_factory=lambda: dict(DEFAULT_WEIGHTS))
-    init: UnitInit | None = None
-    total_steps: int | None = None
-
-    def __post_init__(self) -> None:
-        least = {"check_every": 1, "measure_every": 0, "pause": 0, "short_list": 1}
-        for name, value in {**least, "trial_steps": 1, "score_batches": 1}.items():
-            if getattr(self, name) < value:
-                raise ValueError(f"{name} must be at least {value}, got {getattr(self, name)!r}")
+_ALL = 10**6  # candidates; the short list is made of what is allowed
 
 
 class GrowthPolicy:
@@ -88,7 +41,9 @@ class GrowthPolicy:
     Every ``check_every`` steps the triggers are asked. If enough ask for growth, all groups are
     scored on the training batches, the best few are tried in a tournament, measured on the
     held-out batches, and the one that gains the most is kept, or none: then the pause doubles and
-    what was tried is left alone for a while.
+    what was tried is left alone for a while. What would overspend the budget is tried smaller.
+    Nothing is tried if all trials so far and the next would take more than ``trial_share`` of the
+    run.
 
     Args:
         morpher: the run, with its optimizers.
@@ -101,7 +56,10 @@ class GrowthPolicy:
         step_fn: makes a whole training step in trials; None for the plain one.
 
     Raises:
-        ValueError: if there are no batches or no held-out batches.
+        ValueError: if there are no batches or no held-out batches, or the run has a policy that
+            is not closed.
+        TypeError: if ``batches`` or ``validation`` are no sequences, or another argument is not
+            what it must be.
 
     Example:
         >>> import torch
@@ -135,23 +93,22 @@ class GrowthPolicy:
         settings: PolicySettings | None = None,
         step_fn: StepFn | None = None,
     ) -> None:
+        self.budget = Budget() if budget is None else budget
+        self.settings = PolicySettings() if settings is None else settings
+        _check(morpher, self.budget, self.settings)
+        check_batches(batches=batches, validation=validation)
         self.morpher, self.loss_fn = morpher, loss_fn
         self.batches, self.validation = batches, validation
-        self.budget, self.settings = budget or Budget(), settings or PolicySettings()
         self.traces = Traces()
         self.back_off = BackOff(self.settings.pause)
         self.decisions: list[tuple[int, Decision]] = []
         self.results: list[TournamentResult] = []
         self.taken = 0
-        self._step_fn, self._stepped = step_fn, not morpher.optimizers
+        self.work = RunWork(morpher)
+        self._step_fn = step_fn
         self._last: int | None = None
-        self._norms: list[float] = []
-        self._trying = False
-        for name, held in (("batches", batches), ("validation", validation)):
-            if not len(held):
-                raise ValueError(f"{name} must hold at least one batch")
-        self._handles = [o.register_step_post_hook(self._after) for o in morpher.optimizers]
-        morpher.policy = self
+        self._watch = StepWatch(morpher.optimizers, norms=True)
+        take_up(morpher, self)
 
     def step(
         self, loss: Tensor | float, *, progress: float | None = None
@@ -174,40 +131,44 @@ class GrowthPolicy:
         self.taken += 1
         self.morpher.steps += 1
         self.traces.loss.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
-        self.traces.gradient_norm += self._norms[-1:]
-        self._norms.clear()
-        ready = self._stepped or all(p.grad is None for p in self.morpher.model.parameters())
-        self._stepped = False
+        self.work.step()
+        norms, self._watch.norms = self._watch.norms or [], []
+        self.traces.gradient_norm += norms[-1:]
         every = self.settings.measure_every
         if every and self.taken % every == 0:
             self._measure()
-        if not ready or self.taken % self.settings.check_every:
+        if self.taken % self.settings.check_every or not self._watch.ready(self.morpher.model):
             return None
         return self._ask(self._total(progress))
 
     def close(self) -> None:
         """Takes the policy off the optimizers."""
-        for handle in self._handles:
-            handle.remove()
-        self._handles.clear()
+        self._watch.close()
+        if self.morpher.policy is self:
+            self.morpher.policy = None
 
     def grow(self, reason: str) -> TournamentResult | None:
         """Tries the best candidates at once and keeps the one that gains the most, or none.
 
         Returns None if there is nothing to try.
+
+        Raises:
+            GrowthRefusedError: if a parameter has a gradient that no step has used.
         """
-        for parameter in self.morpher.model.parameters():
-            parameter.grad = None
+        check_no_gradients(self.morpher.model)
         candidates = self._candidates()
         self._last = self.taken
         if not candidates:
             self.back_off.failed(self.taken)
             return None
-        self._trying = True
+        passes = self.work.flops
+        self._watch.paused = True
         try:
             result = self._tournament().run(candidates, reason=reason)
         finally:
-            self._trying = False
+            self._watch.paused = False
+        grown = [trial.event.flops_after for trial in result.trials if trial.event is not None]
+        self.work.tried += self.settings.trial_steps * (passes + sum(grown))
         self.results.append(result)
         tried = [(edit.op, edit.target) for edit in candidates]
         if result.winner is None:
@@ -224,9 +185,12 @@ class GrowthPolicy:
         decision = self.settings.quorum.decide(
             self.traces, since=since, pause=self.back_off.now, total=total
         )
+        if decision.grow and (why := self._too_much(total)) is not None:
+            decision = replace(decision, grow=False, blocked=why)
         self.decisions.append((self.taken, decision))
         if not decision.grow:
             return None
+        clear_gradients(self.morpher.model)
         result = self.grow(decision.reason)
         return None if result is None else result.event
 
@@ -235,17 +199,38 @@ class GrowthPolicy:
             kept = sum(event.decision == "committed" for event in self.morpher.events)
             if kept >= self.budget.events:
                 return []
-        found = widenings(
-            self.morpher.graph,
-            self._statistics(),
-            growth=self.settings.growth,
-            weights=self.settings.weights,
-            init=self.settings.init,
+        settings = self.settings
+        found = candidates(
+            self.morpher,
+            self._statistics(parts_of(settings.weights)),
+            self.loss_fn,
+            self.batches,
+            kinds=settings.kinds,
+            growth=settings.growth,
+            weights=settings.weights,
+            init=settings.init,
+            most=_ALL,
         )
-        allowed: Iterator[Edit] = (e for e in found if self._allows(e))
-        chosen = list(islice(allowed, self.settings.short_list))
-        whole = Together(tuple(found)) if self.settings.together and len(found) > 1 else None
-        return [*chosen, whole] if whole is not None and self._allows(whole) else chosen
+        wide = tuple(edit for edit in found if isinstance(edit, Widen))
+        whole = [Together(wide)] if settings.together and len(wide) > 1 else []
+        return [*self._fitting(found, settings.short_list), *self._fitting(whole, 1)]
+
+    def _fitting(self, edits: Sequence[Edit], most: int) -> list[Edit]:
+        """Returns the first edits that are not left alone, as large as the budget allows."""
+        chosen: list[Edit] = []
+        for edit in edits:
+            if len(chosen) == most:
+                break
+            small = fitting(self.morpher, edit, self.budget) if self._allows(edit) else None
+            chosen += [] if small is None else [small]
+        return chosen
+
+    def _too_much(self, total: int | None) -> str | None:
+        """Returns why a tournament would take too much of the run, None if it would not."""
+        times, settings = 1.0 + self.settings.growth, self.settings
+        runs = 1.0 + settings.short_list * times + settings.together * times**2
+        wanted = settings.trial_steps * runs * self.work.flops
+        return self.work.blocked(wanted, settings.trial_share, self.taken, total)
 
     def _allows(self, edit: Edit) -> bool:
         return self.back_off.allows(edit.op, edit.target, self.taken)
@@ -262,16 +247,18 @@ class GrowthPolicy:
             step_fn=self._step_fn,
         )
 
-    def _statistics(self) -> Statistics:
+    def _statistics(self, parts: Collection[str] = PARTS) -> Statistics:
         def mean(model: Any, batch: Any) -> Tensor:
             return self.loss_fn(model, batch).mean()
 
         count = min(self.settings.score_batches, len(self.batches))
         batches = [self.batches[k] for k in range(count)]
-        return collect_statistics(self.morpher.model, self.morpher.graph, batches, mean)
+        return collect_statistics(
+            self.morpher.model, self.morpher.graph, batches, mean, parts=parts
+        )
 
     def _measure(self) -> None:
-        held = self._statistics()
+        held = self._statistics(())  # of the units alone
         groups = list(held.groups.values())
         if groups:
             spreads = [mean_connection_length(g.covariance()) for g in groups]
@@ -282,10 +269,12 @@ class GrowthPolicy:
         self.traces.validation.append(float(losses.mean()))
         self.traces.training.append(held.loss)
 
-    def _after(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        if self._trying:
-            return
-        grads = [p.grad for g in optimizer.param_groups for p in g["params"] if p.grad is not None]
-        norms = torch.stack([g.detach().norm() for g in grads]) if grads else torch.zeros(1)
-        self._norms.append(float(norms.norm()))
-        self._stepped = True
+
+def _check(morpher: Any, budget: Any, settings: Any) -> None:
+    for name, given, kind in (
+        ("morpher", morpher, Morpher),
+        ("budget", budget, Budget),
+        ("settings", settings, PolicySettings),
+    ):
+        if not isinstance(given, kind):
+            raise TypeError(f"{name} must be a {kind.__name__}, got {type(given).__name__}")

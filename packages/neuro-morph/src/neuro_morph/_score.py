@@ -25,11 +25,7 @@ def scores_of(
         ValueError: for an unknown metric, a weight that is no finite number, or statistics that
             were collected without what a metric needs.
     """
-    for name, weight in weights.items():
-        if name not in METRICS:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {name!r}")
-        if not isfinite(weight):
-            raise ValueError(f"the weight of {name!r} must be finite, got {weight!r}")
+    check_weights(weights)
     missing = parts_of(weights) - statistics.parts
     if missing:
         raise ValueError(f"the statistics have no {', '.join(sorted(missing))}: see their parts")
@@ -38,6 +34,15 @@ def scores_of(
         for group, value in _scaled(metric_values(statistics, name)).items() if weight else ():
             total[group] += weight * value
     return dict(sorted(total.items(), key=lambda item: -item[1]))
+
+
+def check_weights(weights: Mapping[str, float]) -> None:
+    """Raises ValueError for an unknown metric, or a weight that is no finite number."""
+    for name, weight in weights.items():
+        if name not in METRICS:
+            raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {name!r}")
+        if not isfinite(weight):
+            raise ValueError(f"the weight of {name!r} must be finite, got {weight!r}")
 
 
 def parts_of(weights: Mapping[str, float] = DEFAULT_WEIGHTS) -> frozenset[str]:

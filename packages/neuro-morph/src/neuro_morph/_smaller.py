@@ -4,6 +4,7 @@ from dataclasses import replace
 
 from neuro_morph._budget import Budget, Usage
 from neuro_morph._edit import Edit
+from neuro_morph._edit_together import Together
 from neuro_morph._edit_widen import Widen
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._morpher import Morpher
@@ -13,7 +14,7 @@ _ROUNDS = 6
 
 
 def fitting(morpher: Morpher, edit: Edit, budget: Budget) -> Edit | None:
-    """Returns an edit that a budget allows: itself, or a widening by fewer units; None if none.
+    """Returns an edit that a budget allows: itself, or one with fewer units; None if none is.
 
     Each is tried and counted, and everything is put back bit for bit. Budgets of time are left to
     those who time the run: they are too noisy to be divided.
@@ -55,14 +56,22 @@ def _usage(morpher: Morpher, edit: Edit, budget: Budget) -> Usage | None:
         return None
 
 
-def _smaller(edit: Edit, before: Usage, after: Usage, budget: Budget) -> Widen | None:
-    """Returns a widening by the part of the units that what is left pays for."""
-    if not isinstance(edit, Widen) or edit.init.way == "equal":
-        return None
+def _smaller(edit: Edit, before: Usage, after: Usage, budget: Budget) -> Edit | None:
+    """Returns an edit with the part of the units that what is left pays for."""
     parts = [
         (limit - getattr(before, name)) / (getattr(after, name) - getattr(before, name))
         for name in ("parameters", "flops")
         if (limit := getattr(budget, name)) is not None and getattr(after, name) > limit
     ]
-    by = min(int(edit.by * min(parts)), edit.by - 1) if parts else 0
+    return _part(edit, min(parts)) if parts else None
+
+
+def _part(edit: Edit, part: float) -> Edit | None:
+    """Returns an edit with a part of its units, one less at least; None if there is none."""
+    if isinstance(edit, Together):
+        smaller = [each for e in edit.edits if (each := _part(e, part)) is not None]
+        return Together(tuple(smaller)) if smaller else None
+    if not isinstance(edit, Widen) or edit.init.way == "equal":
+        return None
+    by = min(int(edit.by * part), edit.by - 1)
     return replace(edit, by=by) if by >= 1 else None
