@@ -59,6 +59,7 @@ def broken():
 SMALL = ("adlrns_mlp", "--net", "hidden=8,8", "--data", "digits", "--epochs", "2")
 QUICK = (*SMALL, "--events", "2", "--trial-steps", "8")
 FILES = {"events.jsonl", "architecture.json", "grown.safetensors", "history.csv", "report.html"}
+FILES |= {"resume.safetensors"}
 
 
 @pytest.fixture
@@ -132,15 +133,24 @@ def test_the_page_needs_nothing_but_itself_and_tells_what_was_tried(run: tuple[P
         assert 'aria-label="widths"' in page
 
 
-@pytest.mark.parametrize("way", ["--tournament", "--no-tournament"])
+@pytest.mark.parametrize(
+    "way, decisions",
+    [
+        (("--lr", "1e-9"), {"rolled back"}),
+        (("--max-parameters", "683"), set()),
+        (("--max-parameters", "683", "--no-tournament"), {"refused"}),
+    ],
+)
 def test_where_nothing_is_kept_the_run_is_the_one_without_growth(
-    adlrns, mine: Path, way: str
+    adlrns, mine: Path, way: tuple[str, ...], decisions: set[str]
 ) -> None:
-    adlrns("grow", *QUICK, "--compare", way, "--max-parameters", "683", "--out", "g")
-    assert {event["decision"] for event in events(mine / "g")} == {"refused"}
+    result = adlrns("grow", *QUICK, "--compare", *way, "--out", "g")
+    assert {event["decision"] for event in events(mine / "g")} == decisions
+    told = "note: nothing was tried: what would grow is over --max-parameters or --max-flops"
+    assert (told in result.stderr) is (not decisions)
     grown, fixed = (rows(mine / f"g/{name}.csv") for name in ("history", "without-growth"))
     for row in grown:
-        assert (float(row.pop("trial_flops")) > 0) == (way == "--tournament")
+        assert (float(row.pop("trial_flops")) > 0) == (decisions == {"rolled back"})
     assert [row.pop("trial_flops") for row in fixed] == ["0.0", "0.0"]
     assert grown == fixed
 
@@ -152,19 +162,27 @@ def test_the_seed_decides_everything(adlrns, mine: Path, run: tuple[Path, str]) 
         assert ((mine / f"g{seed}/history.csv").read_text() == known) is (seed == 0)
 
 
-@pytest.mark.parametrize(
-    "limit, most, name",
-    [("--max-parameters", 760, "parameters"), ("--max-flops", 1500, "flops")],
-)
-@pytest.mark.parametrize("way", ["--tournament", "--no-tournament"])
+LIMITS = [("--max-parameters", 760, "parameters"), ("--max-flops", 1500, "flops")]
+
+
+@pytest.mark.parametrize("limit, most, name", LIMITS)
 def test_no_limit_is_passed_and_what_would_is_named(
-    adlrns, mine: Path, limit: str, most: int, name: str, way: str
+    adlrns, mine: Path, limit: str, most: int, name: str
 ) -> None:
-    adlrns("grow", *QUICK, "--out", "g", limit, most, way)
+    adlrns("grow", *QUICK, "--out", "g", limit, most, "--no-tournament")
     assert all(int(row[name]) <= most for row in rows(mine / "g/history.csv"))
     refused = [event for event in events(mine / "g") if event["decision"] == "refused"]
     assert any(f"would take {name}" in event["why_not"] for event in refused)
     assert refused[0]["why_not"] in (mine / "g/report.html").read_text().replace("&#x27;", "'")
+
+
+@pytest.mark.parametrize("limit, most, name", LIMITS)
+def test_what_would_pass_a_limit_is_tried_with_fewer_units(
+    adlrns, mine: Path, limit: str, most: int, name: str
+) -> None:
+    adlrns("grow", *QUICK, "--out", "g", limit, most)
+    assert all(int(row[name]) <= most for row in rows(mine / "g/history.csv"))
+    assert {event["detail"]["by"] for event in events(mine / "g")} & {1, 2, 3}
 
 
 @pytest.mark.parametrize(

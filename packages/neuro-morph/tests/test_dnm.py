@@ -11,7 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from neuro_morph import DNMFramework, EventLog, GrowthRefusedError
+from neuro_morph import (
+    DNMFramework,
+    EventLog,
+    GrowthRefusedError,
+    load_checkpoint,
+    save_checkpoint,
+)
 
 
 class YourCNNModel(nn.Module):
@@ -581,6 +587,8 @@ def test_caches_refuse_what_does_not_fit() -> None:
         dnm.update_caches({"head": torch.randn(6, 10)}, {})
     with pytest.raises(ValueError, match=r"gradients\['classifier'\] must be at what .*\(6, 10\)"):
         dnm.update_caches(fits, {"classifier": torch.randn(10, 4)})
+    with pytest.raises(ValueError, match=r"activations\['classifier'\] must have .* 10 units.*7"):
+        dnm.update_caches({"classifier": torch.zeros(6, 7)}, {})
     with pytest.raises(ValueError, match="targets must be 6, one for each example; got 5"):
         dnm.update_caches(fits, {}, torch.zeros(5))
     with pytest.raises(TypeError, match=r"activations\['classifier'\] must be a tensor of floats"):
@@ -607,6 +615,48 @@ def test_numbers_that_are_not_finite_never_enter_and_forbid_growth(where: str) -
     assert dnm.should_trigger_morphogenesis(4, {}, {"accuracy": 0.5})[0]
 
 
+def test_a_performance_that_cannot_be_compared_is_refused() -> None:
+    dnm = DNMFramework(YourCNNModel(4), {})
+    with pytest.raises(ValueError, match="performance must be below infinity, got inf"):
+        dnm.record_performance(float("inf"))
+    with pytest.raises(TypeError, match="performance must be a number, got 'good'"):
+        dnm.record_performance("good")  # type: ignore[arg-type]
+    assert dnm.get_morphogenesis_summary()["performance"] == []
+
+
+def test_a_grown_network_is_saved_loaded_and_grown_further(tmp_path: Path) -> None:
+    config = {"max_morphogenesis_per_epoch": 1, "progressive_activation_epochs": 0}
+    dnm, loop = grown(config)
+    assert dnm.morpher is None
+    assert dnm.spec.steps == []
+    dnm.execute_morphogenesis(1)
+    file = tmp_path / "grown.safetensors"
+    save_checkpoint(file, loop.model, dnm.spec, loop.optimizer)
+    again = Loop(YourCNNModel(4))
+    spec = load_checkpoint(file, again.model, again.optimizer)
+    assert equal(again.model.state_dict(), loop.model.state_dict())
+    with pytest.raises(ValueError, match="the spec does not fit: after its last edit"):
+        DNMFramework(YourCNNModel(4), spec=spec)
+    other = DNMFramework(again.model, config, spec=spec)
+    again.epoch()
+    again.tell(other)
+    other.execute_morphogenesis(1)
+    assert other.morpher is not None
+    assert len(other.spec.steps) == 2
+    save_checkpoint(file, again.model, other.spec)
+    last = YourCNNModel(4)
+    load_checkpoint(file, last)
+    assert equal(last.state_dict(), again.model.state_dict())
+
+
+def test_events_say_after_which_step_of_the_optimizer_they_came() -> None:
+    dnm, loop = grown({"max_morphogenesis_per_epoch": 1}, epochs=2)
+    assert [e.step for e in dnm.execute_morphogenesis(1)["events"]] == [4]
+    loop.epoch()
+    loop.tell(dnm)
+    assert [e.step for e in dnm.execute_morphogenesis(2)["events"]] == [6]
+
+
 def test_metrics_without_a_result_are_refused() -> None:
     dnm = DNMFramework(YourCNNModel(4), {})
     with pytest.raises(ValueError, match="val_metrics must have 'accuracy' or 'loss', got"):
@@ -621,7 +671,7 @@ def test_gradients_that_no_step_has_used_are_not_lost() -> None:
     loop.optimizer.zero_grad()
     F.cross_entropy(loop.model(loop.x), loop.y).backward()
     wanted = [p.grad.clone() for p in loop.model.parameters() if p.grad is not None]
-    with pytest.raises(GrowthRefusedError, match="a gradient that no step has used"):
+    with pytest.raises(GrowthRefusedError, match="has a gradient: "):
         _grow(dnm)
     kept = [p.grad for p in loop.model.parameters() if p.grad is not None]
     assert equal(kept, wanted)

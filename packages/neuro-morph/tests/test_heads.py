@@ -5,7 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuro_morph import AddHeads, GrowthRefusedError, Morpher, Split
+from neuro_morph import AddHeads, GrowthRefusedError, Morpher, Split, Widen
 
 transformers = pytest.importorskip("transformers")
 
@@ -84,6 +84,16 @@ ROWS: dict[str, tuple[Callable[[], nn.Module], Any, str, int]] = {
 }
 
 
+# numbers of heads that modules hold, whether they use them or not
+NUMBERS: dict[str, tuple[str, str, int]] = {
+    "fused": ("", "heads", 6),
+    "written out": ("", "heads", 6),
+    "cross": ("attend", "num_heads", 3),
+    "gpt2": ("h.1.attn", "num_heads", 6),
+    "bert": ("encoder.layer.0.attention.self", "num_attention_heads", 6),
+}
+
+
 @pytest.mark.parametrize("row", sorted(ROWS))
 def test_attention_with_more_heads_computes_what_it_did(row: str) -> None:
     make, inputs, path, heads = ROWS[row]
@@ -97,6 +107,10 @@ def test_attention_with_more_heads_computes_what_it_did(row: str) -> None:
     assert event.relative_change <= (1e-6 if row == "llama" else 1e-12)
     assert event.parameters_added == before.unit_cost * (heads - before.size)
     assert AddHeads(path, by=1).group(morpher.site()).size == heads
+    numbers = {n: v for n, v in NUMBERS.items() if n.partition(".")[0] == row}
+    for name, (module, attribute, number) in numbers.items():
+        assert getattr(model.get_submodule(module), attribute) == number, name
+        assert (module, attribute) in {(p, n) for p, n, _, _ in event.attributes}
 
 
 def test_heads_are_split_like_other_units_and_found_by_the_id_of_their_group() -> None:
@@ -132,6 +146,68 @@ def test_a_model_of_fixed_width_refuses_heads_with_the_reason() -> None:
     morpher = Morpher(model, example_inputs=tokens(8), capture="dispatch")
     with pytest.raises(GrowthRefusedError, match="cannot grow: it meets|cannot grow: it is"):
         morpher.apply(AddHeads("0", by=1))
+
+
+class Stream(nn.Module):
+    """Two blocks of ``nn.MultiheadAttention`` on one residual stream."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.into, self.last = nn.Linear(4, 8), nn.Linear(8, 3)
+        self.blocks = nn.ModuleList(nn.MultiheadAttention(8, 2, batch_first=True) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        h = self.into(x)
+        for block in self.blocks:
+            h = h + block(h, h, h, need_weights=False)[0]
+        out: Tensor = self.last(h)
+        return out
+
+
+def test_heads_as_wide_as_a_stream_are_one_group_of_all_blocks_and_it_says_so() -> None:
+    model = Stream().double()
+    site = Morpher(model, example_inputs=tokens(4), capture="dispatch").site()
+    one = AddHeads("blocks.0", by=1).group(site)
+    assert AddHeads("blocks.1", by=1).group(site) is one
+    assert AddHeads("blocks", by=1).group(site) is one
+    made = set(one.producers)
+    assert {"into.weight", "blocks.0.in_proj_weight", "blocks.1.in_proj_weight"} <= made
+    assert "last.weight" in one.consumers
+    event = Morpher(model, example_inputs=tokens(4), capture="dispatch").apply(
+        AddHeads("blocks.0", by=1)
+    )
+    assert event.parameters_added == one.unit_cost
+    assert [block.num_heads for block in model.blocks] == [3, 3]
+
+
+class Counting(Grouped):
+    """Attention that uses its number of heads otherwise than as a size."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return super().forward(x) * (self.heads / 4)
+
+
+def test_a_number_of_heads_that_the_model_counts_with_stays_as_it_was() -> None:
+    torch.manual_seed(0)
+    model = Counting(fused=True).double()
+    event = Morpher(model, example_inputs=tokens(8), capture="dispatch").apply(AddHeads("", by=1))
+    assert model.heads == 4
+    assert event.attributes == ()
+
+
+def test_numbers_of_heads_follow_wherever_the_group_is_widened_and_into_the_spec() -> None:
+    morpher = Morpher(Grouped(fused=True).double(), example_inputs=tokens(8), capture="dispatch")
+    morpher.apply(Widen(AddHeads("", by=1).group(morpher.site()).id, by=1))
+    again = morpher.spec.replay(Grouped(fused=True).double())
+    assert again.heads == morpher.model.heads == 6
+
+
+def test_a_path_without_attention_is_told_where_there_is_some() -> None:
+    make, inputs, _, _ = ROWS["bert"]
+    morpher = Morpher(make().eval(), example_inputs=inputs, capture="dispatch")
+    there = "'encoder.layer.0.attention.self', 'encoder.layer.1.attention.self'"
+    with pytest.raises(GrowthRefusedError, match=f"has no attention .*; attention is in {there}"):
+        morpher.apply(AddHeads("encoder.layer.0.attention.self.query", by=1))
 
 
 class Whole(nn.Module):

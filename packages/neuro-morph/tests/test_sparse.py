@@ -257,6 +257,8 @@ def test_bad_models_steps_and_shapes_are_named() -> None:
         SparseGrowth(3, 0.5, optimizer=optimizer, steps=3)  # type: ignore[arg-type]
     with pytest.raises(TypeError, match="optimizer must be an Optimizer"):
         SparseGrowth(model, 0.5, optimizer=3, steps=3)  # type: ignore[arg-type]
+    with pytest.raises(TypeError, match=r"dense must be several paths of modules, as \['4'\], got"):
+        SparseGrowth(model, 0.5, optimizer=optimizer, steps=3, dense="4")
     with pytest.raises(ValueError, match="there is no layer to make sparse"):
         SparseGrowth(nn.ReLU(), 0.5, optimizer=optimizer, steps=3)
     sparse = SparseGrowth(model, 0.5, optimizer=optimizer, steps=3, every=1)

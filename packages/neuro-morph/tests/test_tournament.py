@@ -1,4 +1,5 @@
 import copy
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -6,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuro_morph import GrowthRefusedError, Morpher, Widen
+from neuro_morph import Budget, Duplicate, GrowthRefusedError, Morpher, Together, Widen
 from neuro_morph._paired import paired_gain
 from neuro_morph._tournament import Tournament
 
@@ -176,6 +177,70 @@ def test_refused_candidates_are_named_and_the_others_go_on() -> None:
     assert result.winner is result.trials[2]
 
 
+@dataclass(frozen=True)
+class Failing:
+    """An edit of one's own that fails."""
+
+    target: str = "2"
+    op: str = "fail"
+
+    def detail(self) -> dict[str, Any]:
+        return {}
+
+    def variants(self, site: Any) -> Any:
+        raise ZeroDivisionError("by nothing")
+
+
+def test_all_that_was_tried_is_in_the_events_with_its_gain_or_why_it_was_refused(
+    tmp_path: Path,
+) -> None:
+    morpher, batches, validation = narrow(log=tmp_path / "log.jsonl")
+    size = sum(p.numel() for p in morpher.model.parameters())
+    tournament = Tournament(
+        morpher, loss_fn, batches, validation, steps=150, budget=Budget(parameters=size + 200)
+    )
+    uneven = Together((Widen("2", by=4), Widen("5", by=3, init=Duplicate())))
+    tried = [Widen("7", by=1), Failing(), uneven, Widen("0", by=90), *CANDIDATES[:2]]
+    result = tournament.run(tried)
+    assert [(e.op, e.target, e.decision) for e in morpher.events] == [
+        ("widen", "7", "refused"),
+        ("fail", "2", "refused"),
+        ("together", "2, 5", "refused"),
+        ("widen", "0", "refused"),
+        ("widen", "0", "rolled back"),
+        ("widen", "2", "committed"),
+    ]
+    why = [str(e.why_not) for e in morpher.events]
+    assert "the model's output" in why[0]
+    assert why[1] == "fail of '2' fails with ZeroDivisionError: by nothing"
+    assert "ValueError" in why[2]
+    assert "over the budget" in why[3]
+    assert [e.id for e in morpher.events] == list(range(6))
+    assert all(e.reason == "tried in a tournament" for e in morpher.events[:5])
+    assert all(e.parameters_added == 0 for e in morpher.events[:4])
+    for event, found in ((morpher.events[4], result.trials[4]), (result.event, result.winner)):
+        assert event is not None
+        assert found is not None
+        assert found.gain is not None
+        assert event.gain == found.gain.mean
+    assert (tmp_path / "log.jsonl").read_text().count("\n") == 6
+
+
+def test_what_training_raises_is_no_refusal_and_leaves_the_run_as_it_was() -> None:
+    morpher, batches, validation = narrow()
+    before = everything(morpher)
+
+    def step(model: nn.Module, batch: Any) -> None:
+        if len(model[2].weight) > 2:
+            raise KeyError("a mistake of one's own")
+
+    tournament = Tournament(morpher, loss_fn, batches, validation, steps=2, step_fn=step)
+    with pytest.raises(KeyError, match="a mistake of one's own"):
+        tournament.run([Widen("2", by=1)])
+    assert same(everything(morpher), before)
+    assert not morpher.events
+
+
 def test_repeats_are_means_over_trials_that_differ() -> None:
     morpher, batches, validation = narrow()
     tournament = Tournament(morpher, loss_fn, batches, validation, steps=5, min_gain=1e3)
@@ -216,7 +281,7 @@ def test_gradients_in_flight_are_refused_and_settings_are_checked() -> None:
     with pytest.raises(ValueError, match="candidates must hold"):
         tournament.run([])
     morpher.model[0].weight.grad = torch.ones_like(morpher.model[0].weight)
-    with pytest.raises(GrowthRefusedError, match="has a gradient that no step has used"):
+    with pytest.raises(GrowthRefusedError, match="has a gradient: try growth after"):
         tournament.run(CANDIDATES)
     assert bool((morpher.model[0].weight.grad == 1).all())
 

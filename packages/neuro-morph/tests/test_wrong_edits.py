@@ -145,3 +145,73 @@ def test_a_norm_whose_epsilon_is_not_scaled_is_caught() -> None:
         morpher.apply(Unscaled(Widen("patches.0", by=1), which=0, mutation=""))
     assert model.norm.eps == 1e-5
     assert model.norm.weight.shape == (12,)
+
+
+class Scaled(torch.nn.Module):
+    """A network whose outputs are of another size, or stand in an object."""
+
+    def __init__(self, net: torch.nn.Module, scale: float, wrap: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.net, self.scale, self.wrap = net, scale, wrap
+
+    def forward(self, x: Tensor) -> Any:
+        return self.wrap(self.scale * self.net(x))
+
+
+class Held:
+    def __init__(self, logits: Tensor) -> None:
+        self.logits = logits
+
+
+class OnlyInTraining(torch.nn.Module):
+    """A layer that is wrong in training only."""
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x - x.mean(-1, keepdim=True) if self.training else x
+
+
+def mlp_of(*between: torch.nn.Module) -> torch.nn.Module:
+    layers = torch.nn.Linear(4, 8), *between, torch.nn.Tanh(), torch.nn.Linear(8, 3)
+    return torch.nn.Sequential(*layers)
+
+
+HARD: dict[str, Callable[[], tuple[torch.nn.Module, Any]]] = {
+    "small outputs": lambda: (Scaled(mlp_of(), 1e-9, lambda x: x), torch.randn(4, 4)),
+    "large outputs": lambda: (Scaled(mlp_of(), 1e9, lambda x: x), torch.randn(4, 4)),
+    "outputs in an object": lambda: (Scaled(mlp_of(), 1.0, Held), torch.randn(4, 4)),
+    "inputs of zeros": lambda: (mlp_of(), torch.zeros(2, 4)),
+    "one input": lambda: (mlp_of(), torch.ones(1, 4)),
+    "equal tokens": lambda: (architectures()["llama"]()[0], torch.zeros(1, 6, dtype=torch.long)),
+    "one token": lambda: (architectures()["llama"]()[0], torch.zeros(1, 1, dtype=torch.long)),
+}
+
+
+@pytest.mark.parametrize("size", [1e-3, 0.3])
+@pytest.mark.parametrize("name", HARD)
+def test_wrong_edits_are_caught_where_little_shows_them(name: str, size: float) -> None:
+    torch.manual_seed(0)
+    model, inputs = randomized(*HARD[name]())
+    morpher = Morpher(model, example_inputs=inputs, capture="dispatch")
+    graph, before = morpher.graph, model.state_dict()
+    held = {key: value.clone() for key, value in before.items()}
+    MUTATIONS["slightly scaled"] = partial(scaled, by=1 + size, new=False)
+    widths = [g for g in graph if "copy" in graph.ways(g)]
+    try:
+        for group in widths:
+            for which in range(len(group.members)):
+                wrong = Wrong(Widen(group.id, by=2, init=Split()), which, "slightly scaled")
+                with pytest.raises(GrowthRefusedError, match="the output changes by|scores"):
+                    morpher.apply(wrong)
+                assert all(torch.equal(v, held[k]) for k, v in model.state_dict().items())
+    finally:
+        del MUTATIONS["slightly scaled"]
+    assert widths
+
+
+def test_an_edit_that_is_wrong_in_training_alone_is_caught() -> None:
+    model, inputs = randomized(mlp_of(OnlyInTraining()), torch.randn(4, 4))
+    morpher = Morpher(model.train(), example_inputs=inputs, capture="dispatch")
+    with pytest.raises(GrowthRefusedError, match="in training"):
+        morpher.apply(Widen("0", by=2, init=Split()))
+    assert model[0].weight.shape == (8, 4)
+    assert model.training

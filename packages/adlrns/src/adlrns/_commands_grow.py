@@ -49,7 +49,9 @@ def grow(
             show_default="its own sizes",
         ),
     ] = None,
-    out: Annotated[Path, typer.Option(help="Folder of the run; new or empty.")] = Path("grown"),
+    out: Annotated[
+        Path, typer.Option(help="Folder of the run; new, empty, or see --resume.")
+    ] = Path("grown"),
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 20,
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 2e-3,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a training step.")] = 64,
@@ -88,6 +90,9 @@ def grow(
     ] = False,
     seed: Annotated[int, typer.Option(min=0, help="Of the network and of all draws.")] = 0,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "auto",
+    resume: Annotated[
+        bool, typer.Option("--resume", help="Go on with the run in --out that was cut short.")
+    ] = False,
     json: Annotated[
         bool, typer.Option("--json", help="Events and the result as lines of JSON on stdout.")
     ] = False,
@@ -98,7 +103,7 @@ def grow(
     Widens groups of units so that the network computes what it did. Which, is decided by trials on
     items that are kept from training; what does not help is undone. Writes events.jsonl,
     architecture.json, grown.safetensors, history.csv and report.html. Reference nets have plain
-    layers here.
+    layers here. A run that was cut short and resumed ends as one that never was.
 
     Example: [bold]adlrns grow adlrns_mlp --net hidden=8,8 --data digits --compare[/bold]
     """
@@ -129,6 +134,7 @@ def grow(
             compare=compare,
             seed=seed,
             device=device,
+            resume=resume,
             json=json,
             command=_commands._command(),
         )

@@ -3,6 +3,7 @@
 import copy
 import sys
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
@@ -11,9 +12,10 @@ from adlrns._beside import naming
 from adlrns._console import remark, show, stage
 from adlrns._datasets import Task, open_task
 from adlrns._datasets_find import find
-from adlrns._errors import UseError, from_user
+from adlrns._errors import RunError, UseError, from_user
 from adlrns._experiment_train import divide
 from adlrns._folder import try_folder
+from adlrns._grow_checkpoint import NAME, read
 from adlrns._grow_lines import Lines
 from adlrns._grow_net import check_answers, losses_of, open_net
 from adlrns._grow_report import table_of, write_report
@@ -34,7 +36,11 @@ _HELD, _MOST = 0.15, 1000
 def run(settings: Settings) -> None:
     """Trains and grows, prints what happens, and writes the folder."""
     out, lines = settings.out, Lines(sys.stdout, json=settings.json)
-    check_out(out)
+    state = read(settings) if settings.resume else None
+    if state is None:
+        if (out / NAME).is_file():
+            raise UseError(f"--out {out} holds a run: --resume goes on, or choose another folder")
+        check_out(out)
     device = device_of(settings.device)
     task = _open(settings)
     torch.manual_seed(settings.seed)
@@ -46,7 +52,7 @@ def run(settings: Settings) -> None:
     before = copy.deepcopy(net) if settings.compare else None
     torch.manual_seed(settings.seed)
     with Interrupts() as interrupts:
-        work = Work(course, Training(net, course, interrupts.check), lines)
+        work = _work(course, Training(net, course, interrupts.check), lines, state)
         work.run()
         grown, fixed = work.grown(), None
         write_report(out / PAGE, grown, settings, task, None)
@@ -87,6 +93,22 @@ def _course(settings: Settings, task: Task, device: torch.device) -> Course:
     parts = divide(task, min(_HELD, _MOST / count))
     steps = -(-len(parts.task.train) // settings.batch_size)  # type: ignore[arg-type]
     return Course(settings, parts, losses_of(task), device, steps * settings.epochs)
+
+
+def _work(course: Course, training: Training, lines: Lines, state: dict[str, Any] | None) -> Work:
+    """Returns the run, at its beginning or where it was cut short."""
+    if state is None:
+        return Work(course, training, lines)
+    path = course.settings.out / NAME
+    if state["training"]["total"] != course.total:
+        was = state["training"]["total"]
+        raise UseError(f"--resume needs the data of the run: {was} steps, got {course.total}")
+    try:
+        work = Work(course, training, lines)
+        work.go_on(path, state)
+    except (KeyError, RuntimeError, TypeError, ValueError) as error:
+        raise RunError(f"{path}: does not fit the network: {error}") from None
+    return work
 
 
 def _check(settings: Settings, net: nn.Module, course: Course) -> None:

@@ -24,6 +24,7 @@ from neuro_morph import (
     TournamentResult,
     Traces,
     apply_within,
+    standing,
     widenings,
 )
 
@@ -43,6 +44,14 @@ class Policy(Protocol):
 
     def close(self) -> None:
         """Lets go of the optimizers."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what it knows of the run, as JSON can hold it."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what it knew."""
         ...
 
 
@@ -86,6 +95,7 @@ def policy_of(settings: Settings, morpher: Morpher, material: Material, step_fn:
         growth=settings.by,
         together=False,
         trial_steps=steps,
+        trial_share=None,  # --events and --trial-steps say what trials may take
         per="parameters",
         init=init,
         total_steps=total,
@@ -142,8 +152,19 @@ class ByScore:
     def close(self) -> None:
         """Nothing is held."""
 
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what it knows of the run, as JSON can hold it."""
+        held = {"loss": list(self.traces.loss), "last": self._last}
+        return {**held, "back_off": self.back_off.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from what it knew."""
+        self.traces = Traces(loss=list(state["loss"]))
+        self._last = state["last"]
+        self.back_off.load_state_dict(state["back_off"])
+
     def _grow(self, reason: str) -> MorphogenesisEvent | None:
-        if sum(e.decision == "committed" for e in self.morpher.events) >= (self.budget.events or 0):
+        if len(standing(self.morpher.events)) >= (self.budget.events or 0):
             return None
         self._last = self.morpher.steps
         for parameter in self.morpher.model.parameters():

@@ -16,7 +16,7 @@ from adlrns._manifest import versions
 from adlrns._run_folder import write_text
 from adlrns._score import FALLING
 from adlrns._table import Column, Table, Value
-from neuro_morph import MorphogenesisEvent, __version__
+from neuro_morph import MorphogenesisEvent, __version__, standing
 
 
 @dataclass(frozen=True)
@@ -59,7 +59,7 @@ def write_report(
         facts("Machine", machine()),
         facts("Versions", versions() | {"neuro-morph": __version__} | libraries()),
     ]
-    kept = sum(event.decision == "committed" for event in grown.events)
+    kept = len(standing(grown.events))
     lead = f"{kept} of the {len(grown.events)} edits that were tried were kept."
     write_text(path, page(f"adlrns grow {settings.model}", lead, parts))
 

@@ -30,6 +30,7 @@ class Settings:
     compare: bool
     seed: int
     device: str
+    resume: bool
     json: bool
     command: str
 
@@ -47,7 +48,7 @@ class Settings:
 
     def facts(self) -> dict[str, str]:
         """Returns what was asked for, as words."""
-        left_out = {"command", "json", "out"}
+        left_out = {"command", "json", "out", "resume"}
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         words = {k: " ".join(v) if isinstance(v, tuple) else str(v) for k, v in held.items()}
         return {name.replace("_", "-"): v for name, v in words.items() if v not in ("", "None")}

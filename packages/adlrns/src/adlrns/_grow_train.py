@@ -1,8 +1,8 @@
 """Training with growth in between, and with all that it costs counted."""
 
 import math
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 import torch
@@ -42,12 +42,29 @@ class Spent:
     trials: float = 0.0
 
 
+@dataclass
+class Place:
+    """Where a run is in its epochs.
+
+    Attributes:
+        order: the state of the draws of batches when the epoch began.
+        epoch: the epoch, from 1.
+        losses: of the epoch's steps so far.
+    """
+
+    order: Tensor
+    epoch: int = 1
+    losses: list[float] = field(default_factory=list)
+
+
 class Training:
     """A network that is being trained.
 
     Attributes:
         history: a row an epoch.
         spent: what all steps have cost.
+        place: where it is.
+        whole: whether no step is half made.
     """
 
     def __init__(self, net: nn.Module, course: Course, check: Callable[[], None]):
@@ -57,35 +74,83 @@ class Training:
         self.history: list[Row] = []
         self.spent = Spent()
         self._costs: dict[Any, float] = {}
+        self._draws = torch.Generator().manual_seed(course.settings.seed)
+        self.place = Place(self._draws.get_state())
+        self.whole = True
 
-    def run(self, *, grow: Grow, advance: Advance, after_epoch: Callable[[], None]) -> None:
-        """Trains for all epochs; `grow` is called with the loss after every step.
+    def run(
+        self,
+        *,
+        grow: Grow,
+        advance: Advance,
+        after_epoch: Callable[[], None],
+        begin: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Trains for the epochs that are left; `grow` is called with the loss after every step.
+
+        `begin` is called when the batches that were trained on have been passed over.
 
         Raises:
             RunError: if a loss is not finite.
         """
         settings, total = self.course.settings, self.course.total
-        draws = torch.Generator().manual_seed(settings.seed)
         items = self.course.parts.task.train
-        loader = DataLoader(items, settings.batch_size, shuffle=True, generator=draws)
-        step = 0
-        for epoch in range(1, settings.epochs + 1):
-            losses = []
-            for x, y in loader:
-                step += 1
-                losses.append(self._train((x.to(self.course.device), y.to(self.course.device))))
+        loader = DataLoader(items, settings.batch_size, shuffle=True, generator=self._draws)
+        before, done = (self.place.epoch - 1) * len(loader), begin
+        while self.place.epoch <= settings.epochs:
+            losses = self.place.losses
+            for batch in self._left(loader, done):
+                losses.append(self._train(batch))
+                self.whole = True
+                step = before + len(losses)
                 if not math.isfinite(losses[-1]):
                     raise RunError(f"training diverged: the loss of step {step} is {losses[-1]}")
                 grow(losses[-1])
                 advance(step, total)
-            self.history.append(self._row(epoch, step, sum(losses) / len(losses)))
+            before, done = before + len(losses), lambda: None
+            self._end_epoch(before)
             after_epoch()
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns where it is, apart from the network, its optimizer and schedule."""
+        return {
+            "place": vars(self.place),
+            "history": self.history,
+            "spent": vars(self.spent),
+            "costs": [[list(map(list, key)), cost] for key, cost in self._costs.items()],
+            "total": self.course.total,
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Goes on from :meth:`state_dict`."""
+        self.place, self.spent = Place(**state["place"]), Spent(**state["spent"])
+        self.history = list(state["history"])
+        self._costs = {tuple(map(torch.Size, key)): cost for key, cost in state["costs"]}
+
+    def _left(self, loader: Any, done: Callable[[], None]) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yields the batches of the epoch that are left."""
+        self._draws.set_state(self.place.order)
+        left = iter(loader)
+        for _ in self.place.losses:
+            next(left)
+        done()
+        for x, y in left:
+            yield x.to(self.course.device), y.to(self.course.device)
+
+    def _end_epoch(self, step: int) -> None:
+        place = self.place
+        row = self._row(place.epoch, step, sum(place.losses) / len(place.losses))
+        self.history.append(row)
+        self.place = Place(self._draws.get_state(), place.epoch + 1)
 
     def trial_step(self, model: nn.Module, batch: Any) -> None:
         """Makes a step of a trial."""
+        self._check()
         self.spent.trials += self._step(model, batch)[1]
 
     def _train(self, batch: Any) -> float:
+        self._check()
+        self.whole = False
         self.net.train()
         loss, flops = self._step(self.net, batch)
         self.schedule.step()
@@ -94,7 +159,6 @@ class Training:
 
     def _step(self, model: nn.Module, batch: Any) -> tuple[float, float]:
         """Makes a step; returns its loss and FLOPs, which are counted once for each shape."""
-        self._check()
         key = tuple(p.shape for p in model.parameters())
         if key in self._costs:
             loss = self._update(model, batch)

@@ -4,6 +4,8 @@ import csv
 import io
 from collections.abc import Iterator
 from contextlib import contextmanager
+from dataclasses import asdict
+from pathlib import Path
 from typing import Any
 
 from torch.utils.data import Subset
@@ -11,13 +13,19 @@ from torch.utils.data import Subset
 from adlrns._beside import naming
 from adlrns._console import remark, stage
 from adlrns._errors import from_user
+from adlrns._grow_checkpoint import random_state, set_random_state, write
 from adlrns._grow_lines import Lines
 from adlrns._grow_policy import Material, note_refused, policy_of
 from adlrns._grow_report import Grown
 from adlrns._grow_train import Course, Row, Training
 from adlrns._run_folder import write_text
 from adlrns._score import batches
-from neuro_morph import GrowthPolicy, Morpher, MorphogenesisEvent, save_checkpoint
+from neuro_morph import (
+    GrowthPolicy,
+    Morpher,
+    MorphogenesisEvent,
+    save_checkpoint,
+)
 
 EVENTS, SPEC, WEIGHTS, HISTORY = (
     "events.jsonl",
@@ -55,26 +63,39 @@ class Work:
         self._gains: dict[int, float] = {}
         self._widths: list[tuple[int, dict[str, int]]] = []
         self._told = self._judged = 0
+        # the loss of a step after which growth was cut short: it is asked for again
+        self._asked: float | None = None
+        self._random: dict[str, Any] | None = None
+        self._saved = 0
 
     def run(self) -> None:
         """Trains and grows; whatever cuts it short, a checkpoint stays."""
         model = self.course.settings.model
         with naming(self._out):
             (self._out / EVENTS).touch()
-        self._note_widths()
+        if not self._widths:  # it begins
+            self._note_widths()
+            self.save()
         try:
             with (
                 stage(f"train and grow {model}") as advance,
                 self._saved_when_interrupted(),
                 from_user(f"MODEL {model} in training"),
             ):
-                self.training.run(grow=self._grow, advance=advance, after_epoch=self._after_epoch)
+                self.training.run(
+                    grow=self._grow,
+                    advance=advance,
+                    after_epoch=self._after_epoch,
+                    begin=self._begin,
+                )
         finally:
             self._policy.close()
         if not self.morpher.events:
             remark(f"nothing was tried: {self._last_word()}")
 
     def _last_word(self) -> str:
+        if any(decision.grow for _, decision in self._policy.decisions):
+            return "what would grow is over --max-parameters or --max-flops, by one unit too"
         said = [votes for _, decision in self._policy.decisions if (votes := decision.votes)]
         words = [f"{vote.name}: {vote.reason}" for vote in said[-1]] if said else []
         return "; ".join(words) or "the run is too short"
@@ -84,8 +105,14 @@ class Work:
         events, history = list(self.morpher.events), self.training.history
         return Grown(events, self._gains, self._widths, history, len(self._examples))
 
+    def _begin(self) -> None:
+        if self._random is not None:
+            set_random_state(self._random)
+        if self._asked is not None:
+            self._grow(self._asked)
+
     def _grow(self, loss: float) -> None:
-        grown = self._policy.step(loss)
+        grown = self._step(loss)
         if isinstance(self._policy, GrowthPolicy):
             self._judge(self._policy, grown)
         for event in self.morpher.events[self._told :]:
@@ -94,6 +121,22 @@ class Work:
         if grown is not None:
             self._note_widths()
             self.save()
+
+    def _step(self, loss: float) -> MorphogenesisEvent | None:
+        """Lets the policy take a step; of one that is cut short nothing stays."""
+        morpher, spent, self._asked = self.morpher, self.training.spent.trials, loss
+        edits, events = len(morpher.spec.steps), len(morpher.events)
+        try:
+            grown = self._policy.step(loss)
+        except BaseException:
+            if len(morpher.spec.steps) == edits:
+                self.training.spent.trials = spent
+                del morpher.events[events:]
+            else:
+                self._asked = None
+            raise
+        self._asked = None
+        return grown
 
     def _judge(self, policy: GrowthPolicy, grown: MorphogenesisEvent | None) -> None:
         for result in policy.results[self._judged :]:
@@ -113,15 +156,46 @@ class Work:
             save_checkpoint(self._out / WEIGHTS, self.training.net, spec, self.training.optimizer)
             spec.save(self._out / SPEC)
             write_text(self._out / HISTORY, to_csv(self.training.history))
+            state = {**self._state(), "random": random_state()}
+            write(self.morpher, state, self.course.settings)
+        self._saved = self.morpher.steps
+
+    def go_on(self, path: Path, state: dict[str, Any]) -> None:
+        """Goes on from the run in a file, and from its state."""
+        morpher, told = self.morpher, state["run"]
+        morpher.load(path)
+        self.training.load_state_dict(state["training"])
+        self._policy.load_state_dict(state["policy"])
+        morpher.events[:] = [_event(each) for each in told["events"]]
+        self._gains = dict(told["gains"])
+        self._widths = [(step, sizes) for step, sizes in told["widths"]]
+        self._asked, self._random, self._told = told["asked"], state["random"], len(morpher.events)
+        with naming(self._out):
+            text = "".join(f"{event.to_json()}\n" for event in morpher.events)
+            write_text(self._out / EVENTS, text)
+
+    def _state(self) -> dict[str, Any]:
+        morpher = self.morpher
+        run = {
+            "events": [asdict(event) for event in morpher.events],
+            "gains": list(self._gains.items()),
+            "widths": self._widths,
+            "asked": self._asked,
+        }
+        policy = self._policy.state_dict()
+        return {"training": self.training.state_dict(), "policy": policy, "run": run}
 
     @contextmanager
     def _saved_when_interrupted(self) -> Iterator[None]:
         try:
             yield
         except KeyboardInterrupt:
-            self.save()
-            step = self.morpher.steps
-            remark(f"{self._out / WEIGHTS} holds the network as it was after step {step}")
+            if self.training.whole:
+                self.save()
+            remark(
+                f"{self._out / WEIGHTS} holds the network as it was after step {self._saved}; "
+                "--resume goes on from there"
+            )
             raise
 
     def _note_widths(self) -> None:
@@ -139,6 +213,10 @@ class Work:
             len(self._examples),
             course.total,
         )
+
+
+def _event(held: dict[str, Any]) -> MorphogenesisEvent:
+    return MorphogenesisEvent(**{**held, "attributes": tuple(map(tuple, held["attributes"]))})
 
 
 def to_csv(rows: list[Row]) -> str:

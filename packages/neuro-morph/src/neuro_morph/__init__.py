@@ -27,7 +27,7 @@ from neuro_morph._edit_split import SplitSteepest
 from neuro_morph._edit_together import Together
 from neuro_morph._edit_widen import Widen
 from neuro_morph._errors import GrowthRefusedError
-from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._event import MorphogenesisEvent, standing
 from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph
 from neuro_morph._group_statistics import GroupStatistics, Statistics
@@ -48,6 +48,7 @@ from neuro_morph._policy import GrowthPolicy
 from neuro_morph._policy_settings import PolicySettings
 from neuro_morph._proposals import Proposal, propose_units
 from neuro_morph._proposed_units import Proposed, gradmax, senn, tiny
+from neuro_morph._run_snapshot import RunSnapshot
 from neuro_morph._score import scores_of
 from neuro_morph._smaller import fitting
 from neuro_morph._snapshot import Snapshot
@@ -75,6 +76,7 @@ from neuro_morph._triggers import (
 __version__ = "0.1.0"
 
 __all__ = [
+    "standing",
     "AntisymmetricPair",
     "AdaptiveNeuronDivision",
     "AddHeads",
@@ -123,6 +125,7 @@ __all__ = [
     "Proposal",
     "Proposed",
     "Quorum",
+    "RunSnapshot",
     "Saturation",
     "Site",
     "Snapshot",

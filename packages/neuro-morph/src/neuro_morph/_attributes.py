@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import chain, islice, product
 from typing import Any
 
 from torch import nn
@@ -14,6 +15,7 @@ from neuro_morph._unify import unify
 from neuro_morph._valuing import CannotGrowError, Needs
 
 _VIEWS = ("view", "reshape", "_unsafe_view", "unflatten")
+_CHOICES = 16  # of epsilons with one value in one module
 Sizes = Callable[[Any], dict[str, Any]]
 
 
@@ -179,20 +181,25 @@ def tie_numbers(model: nn.Module, numbers: Iterable[Number]) -> None:
             unify(first.axis, number.axis, f"{key[0]!r} holds one number for two sizes")
 
 
-def epsilons(model: nn.Module, needs: Needs, ratio: float) -> list[AttributeEdit]:
-    """Returns the small numbers of normalisations that take up a factor of growth.
+def epsilons(model: nn.Module, needs: Needs, ratio: float) -> list[list[AttributeEdit]]:
+    """Returns sets to try of small numbers of normalisations that take up a factor of growth.
+
+    Where several numbers of a module have the value, those named after an epsilon are meant.
 
     Raises:
         CannotGrowError: if a module does not hold its own.
     """
-    found = []
+    choices: list[list[list[AttributeEdit]]] = []
     for path, _, value, power in sorted(needs.attributes):
         held = vars(model.get_submodule(path))
         names = [n for n, v in held.items() if _is_epsilon(n, v, value)]
         if not names:
             raise CannotGrowError(f"no attribute of {path!r} holds its {value:g}")
-        found += [AttributeEdit(path, n, held[n], value * ratio**power) for n in names]
-    return found
+        named = [n for n in names if "eps" in n.lower()]
+        edits = [AttributeEdit(path, n, held[n], value * ratio**power) for n in named or names]
+        alone = [[edit] for edit in edits] if len(edits) > 1 else []
+        choices.append([edits, *alone] if named else [*alone, edits])
+    return [[*chain(*choice)] for choice in islice(product(*choices), _CHOICES)]
 
 
 def _is_epsilon(name: str, held: Any, value: float) -> bool:

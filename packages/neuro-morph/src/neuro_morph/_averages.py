@@ -54,7 +54,7 @@ def grow_average(
     """
     inner = averaged_model(average)
     old = {name: tensor.detach() for name, tensor in tensors_of(inner).items()}
-    ArchitectureSpec([replace(step, tensors=[])]).replay(inner)
+    ArchitectureSpec([replace(step, tensors=[])]).replay_into(inner, log)
     held, grown = tensors_of(inner), tensors_of(model)
     before = {name: old[name] for name in old if name in held}
     for edit in performed.tensors:
@@ -71,6 +71,6 @@ def _averaged(edit: TensorEdit, before: dict[str, Tensor], grown: Tensor) -> Ten
         count = int((edit.axes[0].take < 0).sum())
         given = weighed_rows(old, before[edit.weighed_by], count)
         edit = replace(edit, axes=[replace(edit.axes[0], given=given)])
-    new = edit.apply(old)
+    new = edit.apply(old, torch.Generator())  # what is drawn is overwritten below
     own = edit.weighed_by is not None or any(axis.fill == "mean" for axis in edit.axes)
     return new if own else torch.where(edit.fresh(new), grown.to(new), new)

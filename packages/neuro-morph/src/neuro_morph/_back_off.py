@@ -1,6 +1,8 @@
 """Patience after growth that did not help."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 
 @dataclass
@@ -46,3 +48,12 @@ class BackOff:
     def allows(self, op: str, target: str, step: int) -> bool:
         """Whether an operation may be tried on a target."""
         return step >= self._until.get((op, target), 0)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns the pause and what is left alone, as JSON can hold them."""
+        return {"now": self.now, "until": [[*pair, step] for pair, step in self._until.items()]}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` returned."""
+        self.now = state["now"]
+        self._until = {(op, target): step for op, target, step in state["until"]}

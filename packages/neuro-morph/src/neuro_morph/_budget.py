@@ -9,10 +9,11 @@ import torch
 from neuro_morph._counting import sizes_of_model
 from neuro_morph._edit import Edit
 from neuro_morph._errors import GrowthRefusedError
-from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._event import MorphogenesisEvent, standing
 from neuro_morph._graph import evaluating
 from neuro_morph._morpher import Morpher
 from neuro_morph._trial import trial
+from neuro_morph._untouched import untouched
 
 _RUNS = 7  # of which the median counts
 
@@ -80,14 +81,14 @@ class Budget:
     def measure(self, morpher: Morpher) -> Usage:
         """Returns what a run's network takes as it is; it is timed only if time is limited."""
         parameters, flops = sizes_of_model(morpher.model, morpher.inputs)
-        kept = sum(event.decision == "committed" for event in morpher.events)
+        kept = len(standing(morpher.events))
         return Usage(parameters, flops, None if self.latency_s is None else latency(morpher), kept)
 
 
 def latency(morpher: Morpher) -> float:
     """Returns the median seconds of a run on the example inputs, in evaluation mode."""
     inputs, seconds = morpher.inputs, []
-    with evaluating(morpher.model), torch.no_grad():
+    with untouched(morpher.model), evaluating(morpher.model), torch.no_grad():
         for _ in range(_RUNS):
             start = time.perf_counter()
             morpher.model(*inputs.args, **inputs.kwargs)

@@ -1,14 +1,29 @@
 """Whether a model still computes what it did."""
 
+import warnings
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_flatten_with_path
+from torch.utils._python_dispatch import _disable_current_modes
 
 from neuro_morph._graph import evaluating
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._outputs import tensors_in
+from neuro_morph._probing import (
+    SCORES,
+    LoneScores,
+    OtherTokens,
+    SteadyNoise,
+    is_own,
+    perturbed,
+    training,
+)
+from neuro_morph._untouched import RandomStates, untouched
+
+_OTHER, _TRAINING = " on other inputs", " in training"
 
 
 @dataclass(frozen=True)
@@ -17,13 +32,17 @@ class OutputChange:
 
     Attributes:
         absolute: the largest difference of two numbers.
-        relative: ``absolute`` over the largest of 1 and the largest number of the first output.
+        relative: the largest difference in a tensor over the largest number it held, or over 1 if
+            it held zeros only.
         finite: whether both outputs hold finite numbers only.
+        where: in which runs ``relative`` was found: nothing for that on the example inputs in
+            evaluation mode, else how it differed.
     """
 
     absolute: float
     relative: float
     finite: bool
+    where: str = ""
 
     def within(self, tolerance: float) -> bool:
         """Whether the outputs are the same up to a relative ``tolerance``."""
@@ -33,40 +52,97 @@ class OutputChange:
 def outputs_of(model: nn.Module, inputs: ExampleInputs) -> dict[str, Tensor]:
     """Returns the tensors a model gives in evaluation mode, by where they stand in its output.
 
-    Random numbers and buffers are as they were afterwards.
+    Two further runs show what this one cannot, as far as the model can be run so: one on other
+    numbers and tokens (example inputs may be all alike), and one with the modules of own classes
+    in training mode (they may do more then). Dropout drops nothing there; where other random
+    numbers are drawn, zeros stand for what comes out. The model and random states are left as they
+    were.
+
+    Raises:
+        GrowthRefusedError: if it gives no floating point numbers.
     """
-    state = torch.get_rng_state()
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
+    with untouched(model), evaluating(model), torch.no_grad():
+        result = model(*inputs.args, **inputs.kwargs)
+        found = {key: value.detach().clone() for key, value in tensors_in(result).items()}
+    with _disable_current_modes():  # nobody counts what these runs take
+        found |= _further(_OTHER, model, lambda: _on_other_inputs(model, inputs))
+        if any(is_own(module) for module in model.modules()):
+            found |= _further(_TRAINING, model, lambda: _in_training(model, inputs))
+    return found
+
+
+def _on_other_inputs(model: nn.Module, inputs: ExampleInputs) -> dict[str, Tensor]:
+    other = perturbed(inputs)
+    with evaluating(model), LoneScores() as lone, OtherTokens():
+        found = tensors_in(model(*other.args, **other.kwargs))
+    return found | {f"{SCORES}{k}": score for k, score in enumerate(lone.scores)}
+
+
+def _in_training(model: nn.Module, inputs: ExampleInputs) -> dict[str, Tensor]:
+    with training(model), SteadyNoise():
+        return tensors_in(model(*inputs.args, **inputs.kwargs))
+
+
+def _further(
+    kind: str, model: nn.Module, run: Callable[[], dict[str, Tensor]]
+) -> dict[str, Tensor]:
+    """Returns the outputs of another kind of run; none if the model cannot be run so."""
     try:
-        with evaluating(model), torch.no_grad():
-            result = model(*inputs.args, **inputs.kwargs)
-        found = tree_flatten_with_path(result)[0]
-        return {
-            torch.utils._pytree.keystr(p): v.detach().clone()
-            for p, v in found
-            if isinstance(v, Tensor)
-        }
-    finally:
-        torch.set_rng_state(state)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                buffer.copy_(value)
+        with untouched(model), torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            before = RandomStates()
+            found = run()
+            drawn = before != RandomStates()
+            return {f"{key}{kind}": _comparable(v, drawn=drawn) for key, v in found.items()}
+    except Exception:  # a model may be made for its own inputs or mode only
+        return {}
+
+
+def _comparable(tensor: Tensor, *, drawn: bool) -> Tensor:
+    """Returns a tensor's numbers, zeros for random ones and where they are not finite."""
+    usable = not drawn and bool(tensor.isfinite().all())
+    return tensor.detach().clone() if usable else torch.zeros_like(tensor)
 
 
 def change_between(before: dict[str, Tensor], after: dict[str, Tensor]) -> OutputChange:
-    """Returns how far two outputs are from each other."""
-    if before.keys() != after.keys() or any(before[k].shape != after[k].shape for k in before):
-        return OutputChange(float("inf"), float("inf"), finite=False)
-    absolute, relative, finite = 0.0, 0.0, True
+    """Returns how far two outputs are from each other.
+
+    Further runs count that were possible before. Nothing is not the same as nothing. Scores of
+    attention are looked for among those of their shape: there may be more of them, or more heads.
+    """
+    scores = {k: v for k, v in before.items() if k.startswith(SCORES)}
+    its_scores = [v for k, v in after.items() if k.startswith(SCORES)]
+    changes = [c for k, v in scores.items() if (c := _nearest(k, v, its_scores)) is not None]
+    before = {k: v for k, v in before.items() if k not in scores}
     for key, old in before.items():
-        mine, its = old.double(), after[key].double()
-        if not mine.numel():
-            continue
-        finite = finite and bool(mine.isfinite().all() and its.isfinite().all())
-        difference = float((mine - its).abs().max()) if finite else float("inf")
-        absolute = max(absolute, difference)
-        relative = max(relative, difference / max(1.0, float(mine.abs().max())))
-    return OutputChange(absolute, relative, finite)
+        if key not in after or after[key].shape != old.shape:
+            return OutputChange(float("inf"), float("inf"), finite=False, where=_kind(key))
+    news = [key for key in after.keys() - before.keys() if not _kind(key)]
+    if news or not before:
+        return OutputChange(float("inf"), float("inf"), finite=False)
+    changes += [_change(key, old, after[key]) for key, old in before.items() if old.numel()]
+    worst = max(changes, key=lambda c: (not c.finite, c.relative), default=OutputChange(0, 0, True))
+    absolute = max((change.absolute for change in changes), default=0.0)
+    return OutputChange(absolute, worst.relative, worst.finite, worst.where)
+
+
+def _nearest(key: str, old: Tensor, all_new: list[Tensor]) -> OutputChange | None:
+    found = [_change(key, old, new) for new in all_new if new.shape == old.shape and old.numel()]
+    return min(found, key=lambda change: change.relative, default=None)
+
+
+def _change(key: str, old: Tensor, new: Tensor) -> OutputChange:
+    mine, its = (torch.view_as_real(t) if t.is_complex() else t for t in (old, new))
+    mine, its = mine.double(), its.double()
+    if not bool(mine.isfinite().all() and its.isfinite().all()):
+        return OutputChange(float("inf"), float("inf"), finite=False, where=_kind(key))
+    difference = float((mine - its).abs().max())
+    return OutputChange(difference, difference / (float(mine.abs().max()) or 1.0), True, _kind(key))
+
+
+def _kind(key: str) -> str:
+    """Returns what kind of run an output is from."""
+    return next((kind for kind in (_OTHER, _TRAINING) if key.endswith(kind)), "")
 
 
 def tolerance_of(model: nn.Module) -> float:

@@ -6,11 +6,13 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from neuro_morph._graph import evaluating
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._untouched import untouched
 
 
 def sizes_of_model(model: nn.Module, inputs: ExampleInputs) -> tuple[int, int]:
     """Returns the parameters of a model and the FLOPs of a run, both counted."""
-    with evaluating(model), torch.no_grad(), FlopCounterMode(display=False) as counter:
+    counter = FlopCounterMode(display=False)
+    with untouched(model), evaluating(model), torch.no_grad(), counter:
         model(*inputs.args, **inputs.kwargs)
     return count_of(model), int(counter.get_total_flops())
 

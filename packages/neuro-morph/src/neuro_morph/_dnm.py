@@ -1,8 +1,9 @@
 """The face of dynamic neural morphogenesis: a loop that hands over what it sees, and grows."""
 
 from collections.abc import Iterable, Mapping
+from math import inf
 from pathlib import Path
-from typing import Any
+from typing import Any, SupportsFloat
 
 from torch import Tensor, nn
 from torch.optim import Optimizer
@@ -21,6 +22,7 @@ from neuro_morph._dnm_when import Monitor
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._morpher import Morpher
+from neuro_morph._spec import ArchitectureSpec
 
 
 class DNMFramework:
@@ -29,11 +31,13 @@ class DNMFramework:
     ``update_caches`` takes what the layers did, ``record_performance`` the held-out result,
     ``should_trigger_morphogenesis`` says whether to grow, ``execute_morphogenesis`` grows: units
     divide where the network is too small (:class:`Divide`, so that it computes what it did, and
-    new units come in over some epochs), every third change connects two layers. Everything goes
-    through a :class:`Morpher`: checked, logged, undone if the next performance is worse.
+    new units come in over some epochs), every third change connects two layers; where no units
+    can divide two layers are connected instead, and the other way round. Everything goes through a
+    :class:`Morpher`: checked, logged, undone if the next performance is worse.
 
     The model's inputs and its optimizers are found while it trains, unless they are given. The
-    model and its parameters stay the same objects.
+    model and its parameters stay the same objects. ``save_checkpoint(file, model, dnm.spec,
+    optimizer)`` saves what has grown.
 
     Args:
         model: any module.
@@ -44,6 +48,8 @@ class DNMFramework:
         others: anything else that belongs to the run (see :class:`Morpher`): schedulers, scalers.
         log: a file for the events; None for none.
         seed: of new numbers.
+        spec: what ``load_checkpoint`` gave, for a model that has grown before (see
+            :class:`Morpher`).
 
     Attributes:
         config: the settings.
@@ -53,7 +59,8 @@ class DNMFramework:
 
     Raises:
         TypeError: for a model, config or value of the wrong type.
-        ValueError: for a key of ``config`` that is not known, or a value out of range.
+        ValueError: for a key of ``config`` that is not known, a value out of range, or a ``spec``
+            that does not end with the model's shapes.
 
     Example:
         >>> import torch
@@ -88,9 +95,12 @@ class DNMFramework:
         others: Iterable[Any] = (),
         log: str | Path | None = None,
         seed: int = 0,
+        spec: ArchitectureSpec | None = None,
     ) -> None:
         self.config = DNMConfig.of(config)
-        self._run = Run(model, optimizer, example_inputs, others=others, log=log, seed=seed)
+        self._run = Run(
+            model, optimizer, example_inputs, others=others, log=log, seed=seed, spec=spec
+        )
         self.caches = LayerCaches()
         self.analyzer = LayerPerformanceAnalyzer(self.config.bottleneck_detection_metrics)
         self.connections = ConnectionGrowthManager()
@@ -115,6 +125,16 @@ class DNMFramework:
     def events(self) -> list[MorphogenesisEvent]:
         """All that was done, refused or rolled back."""
         return self._run.events
+
+    @property
+    def morpher(self) -> Morpher | None:
+        """The run that edits go through; None until inputs and optimizers are known."""
+        return self._run.morpher
+
+    @property
+    def spec(self) -> ArchitectureSpec:
+        """The edits that the model has grown by: saved beside its state, they build it again."""
+        return self._run.spec
 
     @property
     def division(self) -> AdaptiveNeuronDivision:
@@ -143,11 +163,20 @@ class DNMFramework:
         """Takes the held-out result of an epoch, the larger the better.
 
         The first one after growth is compared with the last one before: if it is worse by more
-        than the threshold the run is put back as it was then, bit for bit, training included.
+        than the threshold the run is put back as it was then, bit for bit, training included. A
+        result that is not a number is worse than any other.
 
         Returns:
             Whether the run was put back.
+
+        Raises:
+            TypeError: if it is no number.
+            ValueError: if it is infinitely good: nothing could be better.
         """
+        if isinstance(performance, bool) or not isinstance(performance, SupportsFloat):
+            raise TypeError(f"performance must be a number, got {performance!r}")
+        if float(performance) == inf:
+            raise ValueError(f"performance must be below infinity, got {performance!r}")
         self._run.end_epoch()
         undone = self._rollback.judge(float(performance), self._run.morpher, self._last)
         if undone:
@@ -192,7 +221,7 @@ class DNMFramework:
 
         Raises:
             GrowthRefusedError: if inputs, optimizers or caches are not known yet, or parameters
-                have gradients that no step has used; nothing has changed then.
+                have gradients; nothing has changed then.
         """
         if not self.caches.activations:
             raise GrowthRefusedError(
@@ -212,7 +241,7 @@ class DNMFramework:
                     done.append(event)
                     self._pace.made(epoch)
             finally:
-                self._rollback.grown(done)
+                self._rollback.let_go()
         if done:
             self._last = epoch
             self._since_growth()

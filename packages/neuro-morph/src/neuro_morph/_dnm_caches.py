@@ -7,8 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuro_morph._attributes import sizes_of
+
 Given = Mapping[str, Tensor] | Sequence[Tensor | None]
 _EXAMPLES = 256  # that are kept of a batch
+_UNITS = ("out_features", "out_channels", "num_features", "num_channels", "embedding_dim", "nf")
 
 
 @dataclass
@@ -46,13 +49,15 @@ class LayerCaches:
 
         Raises:
             TypeError: for what is no tensor of floating point numbers.
-            ValueError: for the name of no layer, lists of another length, a gradient of another
-                shape than its layer's activation, other numbers of examples.
+            ValueError: for the name of no layer, lists of another length, an activation without the
+                layer's units, a gradient of another shape than its layer's activation, other
+                numbers of examples.
         """
         given = _named(model, activations, "activations")
         found = _named(model, gradients, "gradients")
         if not given:
             raise ValueError("activations must hold those of at least one layer")
+        _check_units(model, given)
         _check_shapes(given, found)
         examples = _check_targets(targets, given)
         held = [*given.values(), *found.values()]
@@ -105,6 +110,17 @@ def _layers(modules: dict[str, nn.Module], count: int, argument: str) -> list[st
         f"{argument} must be one for each of the {len(leaves)} layers, or of the {len(trained)} "
         f"with parameters, or named; got a list of {count}"
     )
+
+
+def _check_units(model: nn.Module, activations: dict[str, Tensor]) -> None:
+    for path, value in activations.items():
+        sizes = sizes_of(model.get_submodule(path))
+        units = next((sizes[name] for name in _UNITS if name in sizes), None)
+        if units is not None and units not in value.shape[1:]:
+            raise ValueError(
+                f"activations[{path!r}] must have the layer's {units} units, got shape "
+                f"{tuple(value.shape)}"
+            )
 
 
 def _check_shapes(activations: dict[str, Tensor], gradients: dict[str, Tensor]) -> None:

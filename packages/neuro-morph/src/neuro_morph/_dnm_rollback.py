@@ -1,25 +1,20 @@
 """Growth that is undone when the performance falls after it."""
 
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass
 from math import inf, isnan
-
-from torch import Tensor
 
 from neuro_morph._back_off import BackOff
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._morpher import Morpher
-from neuro_morph._snapshot import Snapshot
+from neuro_morph._run_snapshot import RunSnapshot
 
 
 @dataclass
 class _Held:
     """A run as it was before it grew."""
 
-    snapshot: Snapshot
-    numbers: Tensor
-    steps: int
+    snapshot: RunSnapshot
     performance: float
-    events: list[MorphogenesisEvent] = field(default_factory=list)
 
 
 class Rollback:
@@ -41,19 +36,12 @@ class Rollback:
     def hold(self, morpher: Morpher) -> None:
         """Keeps a run as it is, before it grows; what is kept already stays."""
         if self.enabled and self._held is None and self.performance:
-            self._held = _Held(
-                morpher.snapshot(),
-                morpher.generator.get_state(),
-                len(morpher.spec.steps),
-                self.performance[-1],
-            )
+            self._held = _Held(morpher.snapshot(), self.performance[-1])
 
-    def grown(self, events: list[MorphogenesisEvent]) -> None:
-        """Notes what was done since; with nothing done nothing has to be kept."""
-        if self._held is not None:
-            self._held.events += events
-            if not self._held.events:
-                self._held = None
+    def let_go(self) -> None:
+        """Drops what is kept if nothing has grown since."""
+        if self._held is not None and not self._held.snapshot.grown():
+            self._held = None
 
     def judge(self, value: float, morpher: Morpher | None, epoch: int) -> list[MorphogenesisEvent]:
         """Takes the performance of an epoch; returns the events of what was put back.
@@ -81,32 +69,9 @@ class Rollback:
     def _put_back(
         self, held: _Held, value: float, morpher: Morpher, epoch: int
     ) -> list[MorphogenesisEvent]:
-        held.snapshot.restore()
-        morpher.generator.set_state(held.numbers)
-        del morpher.spec.steps[held.steps :]
-        morpher._graph = None
-        why = f"the performance fell from {held.performance:.6g} to {value:.6g}"
-        undone = [_undone(event, why) for event in reversed(held.events)]
-        for k, event in enumerate(undone):
-            undone[k] = replace(event, id=len(morpher.events))
-            morpher.note(undone[k])
+        first = len(morpher.events)
+        held.snapshot.restore(f"the performance fell from {held.performance:.6g} to {value:.6g}")
+        undone = morpher.events[first:]
         self.back_off.failed(epoch, *((event.op, event.target) for event in undone))
         self.resumes = epoch + self.back_off.now
         return undone
-
-
-def _undone(event: MorphogenesisEvent, why: str) -> MorphogenesisEvent:
-    return replace(
-        event,
-        decision="rolled back",
-        why_not=why,
-        parameters_before=event.parameters_after,
-        parameters_after=event.parameters_before,
-        flops_before=event.flops_after,
-        flops_after=event.flops_before,
-        absolute_change=None,
-        relative_change=None,
-        attributes=tuple((path, name, new, old) for path, name, old, new in event.attributes),
-        seconds={},
-        parent=event.id,
-    )

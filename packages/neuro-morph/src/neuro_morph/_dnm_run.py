@@ -14,6 +14,7 @@ from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._morpher import Morpher
+from neuro_morph._spec import ArchitectureSpec, known_spec
 from neuro_morph._wrappers import unwrap
 
 
@@ -27,9 +28,11 @@ class Run:
         others: see :class:`Morpher`.
         log: see :class:`Morpher`.
         seed: see :class:`Morpher`.
+        spec: see :class:`Morpher`.
 
     Raises:
         TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
+        ValueError: if the model does not have the shapes that ``spec`` ends with.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Run:
         others: Iterable[Any],
         log: str | Path | None,
         seed: int,
+        spec: ArchitectureSpec | None = None,
     ) -> None:
         if not isinstance(model, nn.Module):
             raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
@@ -52,6 +56,9 @@ class Run:
         self._watch = OptimizerWatch(self.inner, given)
         weakref.finalize(self, self._tap.close)
         self._settings: dict[str, Any] = {"others": list(others), "log": log, "seed": seed}
+        self._settings["spec"] = spec
+        if spec is not None:
+            spec.check_result(self.inner)
         self.morpher: Morpher | None = None
         self._marked, self._epoch = 0, 0
         self.parameters = sum(p.numel() for p in self.inner.parameters())
@@ -65,6 +72,13 @@ class Run:
     def events(self) -> list[MorphogenesisEvent]:
         """All that was done."""
         return [] if self.morpher is None else self.morpher.events
+
+    @property
+    def spec(self) -> ArchitectureSpec:
+        """The edits that the model has grown by."""
+        if self.morpher is not None:
+            return self.morpher.spec
+        return self._settings["spec"] or known_spec(self.inner) or ArchitectureSpec()
 
     def end_epoch(self) -> None:
         """Counts the optimizer steps of the epoch that ends."""
@@ -140,4 +154,5 @@ class Run:
             if not any(optimizer is known for known in self.morpher.optimizers):
                 self.morpher.optimizers.append(optimizer)
                 self.morpher.slots.watch(optimizer)
+        self.morpher.steps = self._watch.steps
         return self.morpher

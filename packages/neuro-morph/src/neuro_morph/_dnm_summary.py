@@ -5,7 +5,7 @@ from dataclasses import asdict
 from typing import Any
 
 from neuro_morph._dnm_run import Run
-from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._event import MorphogenesisEvent, standing
 
 _KINDS = {"widen": "neuron_divisions", "connect": "connection_growths", "deepen": "optimizations"}
 
@@ -25,8 +25,7 @@ def summary_of(run: Run, performance: Sequence[float], reasons: Sequence[str]) -
     Changes that were rolled back are counted as such and not among those of their kind. The
     parameters are those of the model as it is.
     """
-    undone = {event.parent for event in run.events if event.decision == "rolled back"}
-    kept = [e for e in run.events if e.decision == "committed" and e.id not in undone]
+    kept, undone = standing(run.events), [e for e in run.events if e.decision == "rolled back"]
     now = sum(p.numel() for p in run.inner.parameters())
     return {
         **count(kept),

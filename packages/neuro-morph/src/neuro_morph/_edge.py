@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neuro_morph._blocks import CONVS
 from neuro_morph._grafts import holder_of, join_after, join_before, register
+from neuro_morph._rehearsal import NothingToPassOnError
 from neuro_morph._undo import UndoLog
 from neuro_morph._visits import main_tensor, with_main
 
@@ -101,7 +102,7 @@ class GrownEdge(nn.Module):
         x, main = self._held.value, main_tensor(output)
         self._held.value = None
         if x is None or main is None:
-            raise RuntimeError(
+            raise NothingToPassOnError(
                 f"the connection from {self.shape.source!r} to {self.shape.target!r} has nothing "
                 "to pass on: its source did not run before its target"
             )

@@ -42,6 +42,9 @@ class Performed:
             they join the parameter groups of the optimizers that its parameters are in.
         recipe: what builds new modules again without data, as JSON can hold it.
         ramps: columns that come in slowly: parameter, axis, the columns, steps.
+        named: numbers that are named after what grew (of heads): those that nothing needs follow,
+            too, if the model then computes what it did.
+        check: raises an exception if the model does not make the tensors that were planned.
         inexact: why training cannot go on as if nothing had grown although all units are copies,
             None if it can.
     """
@@ -51,6 +54,8 @@ class Performed:
     added: dict[str, str] = field(default_factory=dict)
     recipe: dict[str, Any] = field(default_factory=dict)
     ramps: list[tuple[str, int, Tensor, int]] = field(default_factory=list)
+    named: list[AttributeEdit] = field(default_factory=list)
+    check: Callable[[], None] = lambda: None
     inexact: str | None = None
 
     def built(self) -> dict[str, Any]:

@@ -16,6 +16,7 @@ from neuro_morph._features import feature_axis
 from neuro_morph._grafts import holder_of, new_name
 from neuro_morph._joined import check_joined
 from neuro_morph._legal_edges import Flow
+from neuro_morph._rehearsal import check_trains
 from neuro_morph._undo import UndoLog
 from neuro_morph._visits import module_at
 
@@ -37,7 +38,7 @@ class Connect:
             ``"low_rank"`` (a product of two, of rank ``rank``), ``"identity"`` (as many features on
             both sides, with a gate only).
         gate: ``"zero"`` for a gate, None for none.
-        rank: of a low-rank adapter.
+        rank: of a low-rank adapter; with fewer features on a side, as many as there are there.
 
     Raises:
         ValueError: for an unknown adapter or gate, a rank below 1, an identity without a gate, a
@@ -120,5 +121,6 @@ class Connect:
         path = install(site.model, name, edge, log)
         added = dict(edge.named_parameters())
         check_joined(site.model, edge, site.inputs, added.values())
+        check_trains(site.model, site.inputs)
         recipe = {"name": name, "shape": asdict(shape)}
         return Performed(added={f"{path}.{key}": self.target for key in added}, recipe=recipe)

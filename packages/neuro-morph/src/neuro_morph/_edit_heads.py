@@ -4,12 +4,11 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
-from neuro_morph._axes import Atom, atoms_of
 from neuro_morph._edit import Site, Variant
 from neuro_morph._edit_widen import Widen
 from neuro_morph._errors import GrowthRefusedError
-from neuro_morph._graph import GrowthGraph
 from neuro_morph._groups import GrowthGroup
+from neuro_morph._heads import attention_in, heads_in
 from neuro_morph._initial import UnitInit, ZeroFanOut
 
 
@@ -20,6 +19,11 @@ class AddHeads:
     Heads are the units along which scores are normalised apart from each other; where several
     query heads read one key head, a unit is a key head with all its query heads. It is
     :class:`Widen` of that group, found by the path of a module.
+
+    In ``torch.nn.MultiheadAttention`` all heads together are as wide as its inputs. If that is the
+    width of a residual stream, all layers on the stream grow, and all attention on it has one group
+    of heads: ``layer`` is then any of them, or what holds them all. The group's ``producers`` and
+    ``unit_cost`` in :attr:`Morpher.graph` say what one more head means.
 
     Args:
         layer: the path of a module with one group of heads inside, or the id of such a group.
@@ -82,26 +86,12 @@ class AddHeads:
             every = heads_in(site.graph, None)
             found = [group for group in named if group in every]
         if not found:
-            raise GrowthRefusedError(f"{self.layer!r} has no attention whose heads are a group")
+            where = ", ".join(repr(path) for path in attention_in(site.graph))
+            known = f"; attention is in {where}" if where else ""
+            raise GrowthRefusedError(
+                f"{self.layer!r} has no attention whose heads are a group{known}"
+            )
         if len(found) > 1:
             ids = ", ".join(repr(group.id) for group in found)
             raise GrowthRefusedError(f"{self.layer!r} has several groups of heads: {ids}")
         return found[0]
-
-
-def heads_in(graph: GrowthGraph, path: str | None) -> list[GrowthGroup]:
-    """Returns the groups of heads of the attention in a module; of all attention for None.
-
-    They are what is apart from each other where scores are normalised: the leading axes of what
-    goes into scaled dot-product attention, or into a softmax.
-    """
-    atoms: dict[Atom, None] = {}
-    for call in graph.program.calls:
-        fused = "scaled_dot_product" in call.op
-        if (fused or call.op in ("softmax", "_softmax")) and (path is None or path in call.path):
-            scores = graph.axes(next(call.inputs()))
-            for axis in scores[1:-2]:
-                atoms.update(dict.fromkeys(atoms_of(axis)))
-            if len(scores) == 3:  # samples and heads on one axis
-                atoms.update(dict.fromkeys(atoms_of(scores[0])))
-    return [group for group in graph if group.atom in atoms]

@@ -5,7 +5,6 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 from neuro_morph._edit import Edit, Site, Variant
-from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
 
 if TYPE_CHECKING:
@@ -58,33 +57,32 @@ class Together:
         return iter(())
 
 
-def carry_out_together(morpher: "Morpher", edit: Together, reason: str) -> MorphogenesisEvent:
+def carry_out_together(
+    morpher: "Morpher", edit: Together, reason: str, gain: float | None
+) -> MorphogenesisEvent:
     """Makes all edits of one; returns an event of the whole, which the run does not note.
 
     The run notes an event for each; where one is refused, that one alone.
 
     Raises:
-        GrowthRefusedError: if one cannot be made; the run is then as it was, bit for bit.
-        KeyError: if one names a group that is not there; the same holds.
+        GrowthRefusedError: if one cannot be made; the run is then as it was, bit for bit, and so
+            it is whatever else one raises.
     """
-    snapshot, graph, random = morpher.snapshot(), morpher.graph, morpher.generator.get_state()
-    first, steps = len(morpher.events), len(morpher.spec.steps)
+    _ = morpher.graph  # what is found now is there again if nothing is made
+    snapshot, first = morpher.snapshot(), len(morpher.events)
     log, morpher._log = morpher._log, None
     try:
         done = [morpher.apply(each, reason=reason) for each in edit.edits]
-    except (GrowthRefusedError, KeyError):
-        snapshot.restore()
-        morpher.generator.set_state(random)
-        morpher._graph = graph
-        del morpher.spec.steps[steps:]
+    except BaseException:
+        snapshot.put_back()
         refused = [e for e in morpher.events[first:] if e.decision == "refused"]
         morpher.events[first:] = [replace(e, id=first + k) for k, e in enumerate(refused)]
         raise
     finally:
         morpher._log = log
         for event in morpher.events[first:] if log is not None else ():
-            log.add(event)  # type: ignore[union-attr]
-    return _whole(edit, done)
+            morpher._write(event)
+    return replace(_whole(edit, done), gain=gain)
 
 
 def _whole(edit: Together, done: list[MorphogenesisEvent]) -> MorphogenesisEvent:

@@ -9,14 +9,18 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_leaves
 
-from neuro_morph._attributes import AttributeEdit
+from neuro_morph._attributes import AttributeEdit, epsilons
 from neuro_morph._edit import Performed, Site, Variant
 from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._heads import head_numbers
 from neuro_morph._initial import UnitInit, ZeroFanOut
 from neuro_morph._masked_norm import masks_of
 from neuro_morph._measuring import measure_new_channels
+from neuro_morph._plan_widen import Units, fill_of
+from neuro_morph._planned import check_sizes
+from neuro_morph._report import INITS
 from neuro_morph._undo import UndoLog
-from neuro_morph._valuing import CannotGrowError
+from neuro_morph._valuing import CannotGrowError, Needs
 from neuro_morph._widening import attempts, tensors_of, widen
 
 
@@ -70,12 +74,16 @@ class Widen:
         if refusal is not None:
             raise GrowthRefusedError(
                 f"{self.group!r} cannot be widened by {self.init.describe()}: {refusal}"
+                f"{_other_ways(site, group)}"
             )
         units = self.init.units(site, group, self.by)
-        scored = bool(site.graph.needs(group, way).scored)
-        for rescaled in (False, True) if scored else (False,):
-            for extra in attempts(site.model, site.graph, group, units.size):
-                yield partial(self._perform, site, group, units, extra, rescaled)
+        needs = site.graph.needs(group, way)
+        _check_readers(site, group, needs, units)
+        for rescaled in (False, True) if needs.scored else (False,):
+            for small in _epsilons(site, group, needs, units):
+                for extra in attempts(site.model, site.graph, group, units.size):
+                    numbers = [*extra, *small]
+                    yield partial(self._perform, site, group, units, numbers, rescaled)
 
     def _perform(
         self,
@@ -86,6 +94,7 @@ class Widen:
         rescaled: bool,
         log: UndoLog,
     ) -> Performed:
+        named = head_numbers(site.model, site.graph, group, units.size)
         try:
             edits = widen(
                 site.model, site.graph, group, units, self.init.way, log, site.generator, rescaled
@@ -95,11 +104,19 @@ class Widen:
         log.set_attributes(site.model, extra)
         measure_new_channels(site.model, site.inputs, edits)
         dims = {m.name: m.dim for m in group.members if "in" in m.kinds}
+        check = partial(self._check, site, group, units)
+        check()
         late = [(name, dims[name], columns, units.steps) for name, columns in units.late.items()]
         recipe = masks_of(site.model, site.graph.needs(group, self.init.way))
-        return Performed(
-            edits, extra, recipe=recipe, ramps=late, inexact=self._inexact(site, group, units)
-        )
+        inexact = self._inexact(site, group, units)
+        done = Performed(edits, extra, recipe=recipe, ramps=late, check=check, inexact=inexact)
+        done.named = named
+        return done
+
+    def _check(self, site: Site, group: Any, units: Any) -> None:
+        """Raises NotPlannedError if the model does not make the tensors that were planned."""
+        if self.init.way != "masked":  # which runs other operations
+            check_sizes(site.model, site.inputs, site.graph, group, units.size)
 
     def _inexact(self, site: Site, group: Any, units: Any) -> str | None:
         """Returns why copies do not train as what they are copies of, None if they do.
@@ -135,6 +152,33 @@ def _check_kinds(site: Site, group: Any) -> None:
         raise GrowthRefusedError(
             f"{group.id!r} cannot be widened: example_inputs are empty, so nothing can be checked"
         )
+
+
+def _check_readers(site: Site, group: Any, needs: Needs, units: Units) -> None:
+    """New units with columns of zeros learn only if a layer that reads them is trained."""
+    held = tensors_of(site.model)
+    readers = [m for m in group.members if "in" in m.kinds]
+    if units.columns or units.late or bool((units.parents >= 0).all()):
+        return
+    frozen = bool(readers) and not any(held[m.name].requires_grad for m in readers)
+    random = any(fill_of(member, needs) == "random" for member in readers)
+    if frozen and not random and any(p.requires_grad for p in site.model.parameters()):
+        raise GrowthRefusedError(
+            f"{group.id!r} cannot be widened by units that nothing reads yet: {readers[0].name!r} "
+            "is frozen, and so is all that could learn to read them"
+        )
+
+
+def _epsilons(site: Site, group: Any, needs: Needs, units: Units) -> list[list[AttributeEdit]]:
+    try:
+        return epsilons(site.model, needs, group.size / units.size)
+    except CannotGrowError as refusal:
+        raise GrowthRefusedError(f"{group.id!r} cannot be widened: {refusal}") from None
+
+
+def _other_ways(site: Site, group: Any) -> str:
+    found = [f"init={INITS[way]}" for way in site.graph.ways(group)]
+    return f"; {' or '.join(found)} can do it" if found else ""
 
 
 def _growable(site: Site, name: str) -> Any:

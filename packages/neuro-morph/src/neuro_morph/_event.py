@@ -1,8 +1,9 @@
 """What happened when a network grew, or did not."""
 
 import json
+from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
-from typing import Any
+from typing import Any, Self
 
 
 @dataclass(frozen=True)
@@ -55,5 +56,32 @@ class MorphogenesisEvent:
         return self.parameters_after - self.parameters_before
 
     def to_json(self) -> str:
-        """Returns the event as one line of JSON."""
-        return json.dumps(asdict(self), ensure_ascii=False)
+        """Returns the event as one line of JSON; what that cannot hold, as text."""
+        return json.dumps(asdict(self), ensure_ascii=False, default=str)
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Returns the event of a line of :meth:`to_json`."""
+        held = json.loads(text)
+        return cls(**{**held, "attributes": tuple(tuple(each) for each in held["attributes"])})
+
+
+def standing(events: Iterable[MorphogenesisEvent]) -> list[MorphogenesisEvent]:
+    """Returns the events of growth that is there: committed, and not rolled back since.
+
+    Example:
+        >>> import torch
+        >>> from neuro_morph import Morpher, Widen, standing
+        >>> model = torch.nn.Sequential(torch.nn.Linear(4, 8), torch.nn.Linear(8, 2))
+        >>> morpher = Morpher(model, example_inputs=torch.ones(1, 4))
+        >>> before = morpher.snapshot()
+        >>> _ = morpher.apply(Widen("0", by=2))
+        >>> len(standing(morpher.events))
+        1
+        >>> before.restore()
+        >>> len(standing(morpher.events)), [event.decision for event in morpher.events]
+        (0, ['committed', 'rolled back'])
+    """
+    events = list(events)
+    undone = {event.parent for event in events if event.decision == "rolled back"}
+    return [e for e in events if e.decision == "committed" and e.id not in undone]

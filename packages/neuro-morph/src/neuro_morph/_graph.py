@@ -10,16 +10,20 @@ from torch import nn
 
 from neuro_morph._attributes import couplings_of, fix_literals, tie_numbers
 from neuro_morph._axes import Axis, resolve
+from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._groups import GrowthGroup, groups_of
+from neuro_morph._idle import idle_in, reason_of
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._masked_norm import maskable
 from neuro_morph._placing import Number, Placing
 from neuro_morph._plan_widen import check_fills
+from neuro_morph._probing import SCORES
 from neuro_morph._program import Program, Ref
 from neuro_morph._record_dispatch import record_by_dispatch
 from neuro_morph._record_export import record_by_export
 from neuro_morph._report import table_of
 from neuro_morph._rules import RULES
+from neuro_morph._untouched import untouched
 from neuro_morph._valuing import AsksError, CannotGrowError, Needs, Valuing
 
 WAYS = ("free", "copy", "equal", "masked")
@@ -33,7 +37,7 @@ class GrowthGraph:
         program: the operations it was found from.
     """
 
-    def __init__(self, program: Program, model: nn.Module) -> None:
+    def __init__(self, program: Program, model: nn.Module, *, unused: Sequence[str] = ()) -> None:
         self.program = program
         self._placing = Placing(program).run(RULES)
         fix_literals(model, self._placing.numbers)
@@ -41,7 +45,9 @@ class GrowthGraph:
         self._maskable = maskable(model)
         self._groups = groups_of(self._placing)
         self._ways: dict[tuple[str, str], Needs | str] = {}
+        idle = idle_in(program, unused)
         for group in self._groups:
+            group.reason = group.reason or reason_of(group, idle)
             if group.growable and not any(self.ways(group)):
                 group.reason = self.refusal(group, "free")
 
@@ -53,6 +59,7 @@ class GrowthGraph:
         *,
         capture: str = "auto",
         outputs: Sequence[str] | None = None,
+        unused: Sequence[str] = (),
     ) -> Self:
         """Returns the growth graph of a model as it is.
 
@@ -67,11 +74,15 @@ class GrowthGraph:
                 fails.
             outputs: the entries of what the model returns that have to keep their shape and
                 values, as ``("logits",)``; None for all of them.
+            unused: parameters, or modules with all of theirs, that the model never uses. Others
+                that are not used on the example inputs (experts, heads that only train) keep what
+                has an axis of their size from growing.
 
         Raises:
             TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
-            ValueError: for an unknown ``capture``.
+            ValueError: for an unknown ``capture``, or names that are not there.
             RuntimeError: if the model cannot be recorded.
+            GrowthRefusedError: if it gives no floating point numbers.
 
         Example:
             >>> import torch
@@ -84,7 +95,7 @@ class GrowthGraph:
         """
         program = record(model, ExampleInputs.of(example_inputs), capture)
         program.outputs = chosen_outputs(dict(program.outputs), outputs)
-        return cls(program, model)
+        return cls(program, model, unused=unused)
 
     def groups(self) -> list[GrowthGroup]:
         """Returns all groups, also those that cannot grow."""
@@ -105,6 +116,13 @@ class GrowthGraph:
         names = set().union(*(g.parameters() for g in self._groups if g.growable), set())
         sizes = {n: prod(self.program.shapes[i]) for i, n in self.program.parameters.items()}
         return sum(sizes[n] for n in names & set(sizes)) / max(sum(sizes.values()), 1)
+
+    def __repr__(self) -> str:
+        growable = sum(group.growable for group in self._groups)
+        return (
+            f"<GrowthGraph: {growable} of {len(self._groups)} groups can grow, "
+            f"{self.coverage():.1%} of the parameters; see report()>"
+        )
 
     def report(self) -> str:
         """Returns the groups as a table: what makes and reads them, how they grow or why not.
@@ -186,7 +204,7 @@ def chosen_outputs(found: dict[str, Any], wanted: Sequence[str] | None) -> list[
     """
     if wanted is None:
         return list(found.items())
-    chosen: dict[str, Any] = {}
+    chosen = {key: value for key, value in found.items() if key.startswith(SCORES)}
     for name in wanted:
         starts = (f"['{name}']", f".{name}", f"[{name}]")
         mine = {key: value for key, value in found.items() if key.startswith(starts)}
@@ -211,10 +229,12 @@ def record(model: nn.Module, inputs: ExampleInputs, capture: str = "auto") -> Pr
 
 
 def _record(model: nn.Module, inputs: ExampleInputs, capture: str) -> Program:
-    with evaluating(model), torch.no_grad():
+    with untouched(model), evaluating(model), torch.no_grad():
         if capture != "export":
             try:
                 return record_by_dispatch(model, inputs)
+            except GrowthRefusedError:
+                raise
             except Exception:
                 if capture == "dispatch":
                     raise

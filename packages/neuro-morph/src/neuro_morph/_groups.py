@@ -1,11 +1,13 @@
 """Growth groups: units that have to grow together, and where they live."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 
-from neuro_morph._axes import Atom, Axis, atoms_of, growth_of, resolve
+from neuro_morph._axes import Atom, Axis, Const, atoms_of, growth_of, resolve
 from neuro_morph._entries import entries_of
 from neuro_morph._placing import Placing
+
+_LONE = "it is one unit, which cannot be told from an axis that is broadcast"
 
 
 @dataclass(frozen=True)
@@ -77,7 +79,19 @@ def groups_of(placing: Placing) -> list[GrowthGroup]:
                 found.setdefault(atom, []).append(Member(name, dim, resolve(axis), used))
     shapes = {name: placing.program.shapes[index] for index, name in state.items()}
     buffers = frozenset(placing.program.buffers.values())
-    return _named([_group(atom, members, shapes, buffers) for atom, members in found.items()])
+    groups = [_group(atom, members, shapes, buffers) for atom, members in found.items()]
+    return _named([*groups, *_single(placing, shapes)])
+
+
+def _single(placing: Placing, shapes: dict[str, tuple[int, ...]]) -> Iterator[GrowthGroup]:
+    """Yields groups of one unit: the rows of layers that have one row."""
+    read = {role.name for role in placing.roles if role.kind == "in"}
+    made = {(r.name, r.dim): r for r in placing.roles if r.kind == "out" and r.name in read}
+    for name, dim in made:
+        if name in shapes and shapes[name][dim] == 1:
+            atom = Atom(1, name, fixed=_LONE)
+            member = Member(name, dim, Const(1), frozenset({"out"}))
+            yield GrowthGroup("", 1, (member,), _numel(shapes[name]), _LONE, atom)
 
 
 def _kinds(placing: Placing) -> dict[tuple[str, int, int], set[str]]:

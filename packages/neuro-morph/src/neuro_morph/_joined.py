@@ -8,6 +8,7 @@ from torch.utils._pytree import tree_leaves
 
 from neuro_morph._graph import evaluating
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._untouched import untouched
 
 
 class NotJoinedError(Exception):
@@ -21,7 +22,7 @@ def check_joined(
     calls: list[None] = []
     hook = part.register_forward_hook(lambda *_: calls.append(None))
     try:
-        with evaluating(model), torch.enable_grad():
+        with untouched(model), evaluating(model), torch.enable_grad():
             outputs = tree_leaves(model(*inputs.args, **inputs.kwargs))
     finally:
         hook.remove()

@@ -10,6 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._graph import evaluating
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._untouched import untouched
 from neuro_morph._visits import Visit, main_tensor, visits_of
 
 
@@ -92,7 +93,7 @@ class Flow:
             args, kwargs = tree_map(
                 lambda x: _twice(x, self._samples), (self.inputs.args, self.inputs.kwargs)
             )
-            with evaluating(self.model), torch.no_grad():
+            with untouched(self.model), evaluating(self.model), torch.no_grad():
                 self.model(*args, **kwargs)
         except Exception:  # a model may be made for as many samples as there are
             return {}

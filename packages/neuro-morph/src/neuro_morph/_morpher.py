@@ -1,5 +1,6 @@
 """Edits of a network as transactions: done, checked, kept or undone."""
 
+import warnings
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -16,9 +17,11 @@ from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph, chosen_outputs
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._run_arguments import check_arguments, check_numbers
+from neuro_morph._run_file import load_run, save_run
+from neuro_morph._run_snapshot import RunSnapshot
 from neuro_morph._slots import SlotTable
-from neuro_morph._snapshot import Snapshot
-from neuro_morph._spec import ArchitectureSpec
+from neuro_morph._spec import ArchitectureSpec, know_spec, known_spec
 from neuro_morph._work import Work
 from neuro_morph._wrappers import rewrap, unwrap
 
@@ -47,18 +50,24 @@ class Morpher:
         averages: copies of the model that hold means of its parameters, or wrappers of them with a
             ``module`` (``torch.optim.swa_utils.AveragedModel``): they grow with it.
         outputs: the entries of what the model returns that have to stay as they are; None for all.
+        unused: see :meth:`GrowthGraph.capture`.
         capture: see :meth:`GrowthGraph.capture`.
         tolerance: the largest relative change of an output that is accepted; None for 1e-12 in
             float64, 1e-5 in float32, 2e-2 below.
         dynamics: ``"exact"`` lets every optimizer see copies as what they are copies of, so that
             training goes on as if nothing had grown until :meth:`release`; ``"plain"`` lets it see
             what is there.
-        log: a file that every event is added to, one line of JSON each; None for none.
+        log: a file that every event is added to, one line of JSON each; None for none. An event
+            that cannot be written stands nonetheless, with a RuntimeWarning.
         seed: of new numbers.
+        spec: the edits that the model has grown by already, as :func:`load_checkpoint` returns
+            them; None for those that are known of in this process.
 
     Raises:
         TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
-        ValueError: if the model's outputs on ``example_inputs`` are not finite.
+        ValueError: if ``example_inputs`` hold a NaN, for an unknown ``capture`` or ``dynamics``, or
+            if the model does not have the shapes that ``spec`` ends with.
+        GrowthRefusedError: if the model's parameters are sharded.
     """
 
     def __init__(
@@ -70,30 +79,34 @@ class Morpher:
         others: Iterable[Any] = (),
         averages: Iterable[nn.Module] = (),
         outputs: Sequence[str] | None = None,
+        unused: Sequence[str] = (),
         capture: str = "auto",
         tolerance: float | None = None,
         dynamics: str = "plain",
         log: str | Path | None = None,
         seed: int = 0,
+        spec: ArchitectureSpec | None = None,
     ) -> None:
+        check_arguments(model, capture=capture, dynamics=dynamics)
         self.wrapped = model
         self.model = unwrap(model)
         one = isinstance(optimizer, Optimizer)
         self.optimizers: list[Optimizer] = [optimizer] if one else list(optimizer or ())  # type: ignore[list-item,arg-type]
         self.others, self.averages = list(others), list(averages)
         self.inputs = ExampleInputs.of(example_inputs)
-        self.outputs, self._capture = outputs, capture
+        check_numbers(self.inputs)
+        self.outputs, self._unused, self._capture = outputs, tuple(unused), capture
         self.tolerance = tolerance_of(self.model) if tolerance is None else tolerance
         self.generator = torch.Generator().manual_seed(seed)
         self.events: list[MorphogenesisEvent] = []
-        self.spec = ArchitectureSpec()
+        self.spec = spec or known_spec(self.model) or ArchitectureSpec()
+        self.spec.check_result(self.model)
+        know_spec(self.model, self.spec)
         self._log = None if log is None else EventLog(log)
         self.steps = 0
         self.policy: Policy | None = None
-        if dynamics not in ("plain", "exact"):
-            raise ValueError(f"dynamics must be 'plain' or 'exact', got {dynamics!r}")
         self.dynamics = dynamics
-        self.slots = SlotTable(self.optimizers)
+        self.slots = SlotTable(self.optimizers, self.model)
         self._graph: GrowthGraph | None = None
 
     @property
@@ -101,30 +114,44 @@ class Morpher:
         """The growth graph of the model as it is; found again after every edit."""
         if self._graph is None:
             self._graph = GrowthGraph.capture(
-                self.model, self.inputs, capture=self._capture, outputs=self.outputs
+                self.model,
+                self.inputs,
+                capture=self._capture,
+                outputs=self.outputs,
+                unused=self._unused,
             )
         return self._graph
 
-    def apply(self, edit: Edit, *, reason: str = "asked for") -> MorphogenesisEvent:
+    @torch.inference_mode(False)
+    def apply(
+        self, edit: Edit, *, reason: str = "asked for", gain: float | None = None
+    ) -> MorphogenesisEvent:
         """Carries an edit out and returns what was measured.
 
+        Whatever is raised, an interrupt included, nothing has changed then.
+
+        Args:
+            edit: the edit.
+            reason: why, for the event.
+            gain: what it was found to gain, for the event.
+
         Raises:
-            GrowthRefusedError: if it cannot be done, or the model would not compute what it did;
-                nothing has changed then.
+            GrowthRefusedError: if it cannot be done, the model's outputs are not finite, or it
+                would not compute what it did.
             KeyError: if the edit names a group that is not there.
+            TypeError: if JSON cannot hold what the edit says of itself.
         """
         if isinstance(edit, Together):
-            return carry_out_together(self, edit, reason)
-        work = Work(self, edit, reason)
+            return carry_out_together(self, edit, reason, gain)
+        work, random = Work(self, edit, reason, gain), self.generator.get_state()
         try:
             event = work.carry_out()
-        except GrowthRefusedError as refusal:
-            self.note(work.event("refused", str(refusal)))
+        except BaseException as error:
+            self.generator.set_state(random)
+            if isinstance(error, GrowthRefusedError):
+                self.note(work.event("refused", str(error)))
             raise
-        assert work.step is not None
-        self.spec.steps.append(work.step)
-        self._graph = None
-        self.note(event)
+        self._write(event)
         return event
 
     def rewrap(self) -> nn.Module:
@@ -151,12 +178,47 @@ class Morpher:
     def note(self, event: MorphogenesisEvent) -> None:
         """Adds an event to the run's, and to its log."""
         self.events.append(event)
-        if self._log is not None:
-            self._log.add(event)
+        self._write(event)
 
-    def snapshot(self) -> Snapshot:
+    def _write(self, event: MorphogenesisEvent) -> None:
+        """Adds an event to the log; growth that stands does not fail for that of a disk."""
+        if self._log is None:
+            return
+        try:
+            self._log.add(event)
+        except OSError as error:
+            warnings.warn(
+                f"event {event.id} ({event.op} of {event.target!r}: {event.decision}) is not in "
+                f"{self._log.path}: {error}",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+
+    def snapshot(self) -> RunSnapshot:
         """Returns the whole run's state; ``restore`` on it undoes edits and training alike."""
-        return Snapshot(self.model, self.optimizers, [*self.others, *self.averages, self.slots])
+        return RunSnapshot(self)
+
+    def save(self, path: str | Path) -> None:
+        """Writes the run to a file, whole or not at all: what :meth:`load` goes on with.
+
+        That is the model, its edits and events, optimizers and what they see otherwise than it is,
+        averages, ``others``, the source of new numbers and the step; not the random states of the
+        loop, and not what a policy knows (see :meth:`GrowthPolicy.state_dict`).
+
+        Raises:
+            TypeError: if one of them holds something that is neither a tensor nor a plain value.
+            ValueError: if the edits cannot be done again without data (see :class:`Deepen`).
+        """
+        save_run(self, Path(path))
+
+    def load(self, path: str | Path) -> None:
+        """Fills a run that has not grown yet from a file of :meth:`save`.
+
+        Raises:
+            ValueError: if the file is of another model, other optimizers, averages or others;
+                nothing has changed then.
+        """
+        load_run(self, Path(path))
 
     def release(self) -> None:
         """Lets the optimizers see all parameters as they are: copies train on their own."""

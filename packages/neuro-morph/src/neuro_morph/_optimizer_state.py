@@ -117,6 +117,11 @@ def _carried(
     optimizer: Optimizer, key: str, held: Tensor, parameter: Tensor, edit: TensorEdit, exact: bool
 ) -> Tensor:
     kind = type(optimizer).__name__
+    if held.is_sparse:
+        raise GrowthRefusedError(
+            f"{kind} holds {key!r} for {edit.name!r}, which is sparse and does not grow: train "
+            "it without momentum, or with dense gradients"
+        )
     if edit.shape(held.shape) != parameter.shape or held.dim() != parameter.dim():
         raise GrowthRefusedError(
             f"{kind} holds {key!r} of shape {tuple(held.shape)} for {edit.name!r}, not that of "

@@ -79,7 +79,7 @@ def edits_of(group: GrowthGroup, needs: Needs, units: Units) -> list[TensorEdit]
 def check_fills(group: GrowthGroup, needs: Needs) -> None:
     """Raises CannotGrowError if what is asked of a tensor contradicts itself."""
     for member in group.members:
-        _fill(member, needs)
+        fill_of(member, needs)
 
 
 def _axis_edit(group: GrowthGroup, member: Member, needs: Needs, units: Units) -> AxisEdit:
@@ -96,7 +96,7 @@ def _axis_edit(group: GrowthGroup, member: Member, needs: Needs, units: Units) -
     power = needs.powers.get(member.name, 0.0) - (reads.power if reads is not None else 0.0)
     factor = torch.ones(len(take)).double()
     factor[unit >= 0] = (group.size / units.size) ** power
-    edit = AxisEdit(member.dim, take, values * factor, gradients / factor, _fill(member, needs))
+    edit = AxisEdit(member.dim, take, values * factor, gradients / factor, fill_of(member, needs))
     edit.given = _given(member, units, needs)
     return edit
 
@@ -120,7 +120,8 @@ def _copied(
     return take, share
 
 
-def _fill(member: Member, needs: Needs) -> str:
+def fill_of(member: Member, needs: Needs) -> str:
+    """Returns what new entries of a member are (see ``AxisEdit``)."""
     makes = needs.rows.get(member.name, "free").partition("*")[0]
     reads = needs.columns.get((member.name, member.dim))
     if "in" in member.kinds and member.kinds & {"out", "shift"}:

@@ -1,6 +1,6 @@
 """Growth by itself: triggers say when, scores where, a tournament whether."""
 
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -12,12 +12,13 @@ from neuro_morph._candidates_layers import candidates
 from neuro_morph._edit import Edit
 from neuro_morph._edit_together import Together
 from neuro_morph._edit_widen import Widen
-from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._event import MorphogenesisEvent, standing
 from neuro_morph._group_statistics import PARTS, Statistics
 from neuro_morph._metrics._activation_diversity import activation_diversity, dead_units
 from neuro_morph._morpher import Morpher
 from neuro_morph._policy_checks import check_batches, take_up
 from neuro_morph._policy_settings import PolicySettings
+from neuro_morph._policy_state import load_state, state_of, whole_or_not_at_all
 from neuro_morph._run_work import RunWork
 from neuro_morph._score import parts_of
 from neuro_morph._smaller import fitting
@@ -116,7 +117,8 @@ class GrowthPolicy:
         """Counts a training step; returns what has grown after it, None if nothing has.
 
         Call it right after the optimizer's step. Gradients that the step has used are cleared
-        where something is tried; with gradients that wait for a step nothing is tried.
+        where something is tried; with gradients that wait for a step nothing is tried. Where
+        something is raised, an interrupt included, the step is not counted and may be told again.
 
         Args:
             loss: the step's loss.
@@ -128,18 +130,16 @@ class GrowthPolicy:
         """
         if progress is not None and not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress must be from 0 to 1, got {progress!r}")
-        self.taken += 1
-        self.morpher.steps += 1
-        self.traces.loss.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
-        self.work.step()
-        norms, self._watch.norms = self._watch.norms or [], []
-        self.traces.gradient_norm += norms[-1:]
-        every = self.settings.measure_every
-        if every and self.taken % every == 0:
-            self._measure()
-        if self.taken % self.settings.check_every or not self._watch.ready(self.morpher.model):
-            return None
-        return self._ask(self._total(progress))
+        with whole_or_not_at_all(self):
+            return self._step(loss, progress)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what it knows of the run, as JSON can hold it; ``decisions`` are left out."""
+        return state_of(self)
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from :meth:`state_dict` of the policy of a run that was cut short."""
+        load_state(self, state)
 
     def close(self) -> None:
         """Takes the policy off the optimizers."""
@@ -153,7 +153,7 @@ class GrowthPolicy:
         Returns None if there is nothing to try.
 
         Raises:
-            GrowthRefusedError: if a parameter has a gradient that no step has used.
+            GrowthRefusedError: if a parameter has a gradient.
         """
         check_no_gradients(self.morpher.model)
         candidates = self._candidates()
@@ -177,6 +177,20 @@ class GrowthPolicy:
             self.back_off.succeeded()
         return result
 
+    def _step(self, loss: Tensor | float, progress: float | None) -> MorphogenesisEvent | None:
+        self.taken += 1
+        self.morpher.steps += 1
+        self.traces.loss.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
+        self.work.step()
+        norms, self._watch.norms = self._watch.norms or [], []
+        self.traces.gradient_norm += norms[-1:]
+        every = self.settings.measure_every
+        if every and self.taken % every == 0:
+            self._measure()
+        if self.taken % self.settings.check_every or not self._watch.ready(self.morpher.model):
+            return None
+        return self._ask(self._total(progress))
+
     def _total(self, progress: float | None) -> int | None:
         return round(self.taken / progress) if progress else self.settings.total_steps
 
@@ -195,11 +209,9 @@ class GrowthPolicy:
         return None if result is None else result.event
 
     def _candidates(self) -> list[Edit]:
-        if self.budget.events is not None:
-            kept = sum(event.decision == "committed" for event in self.morpher.events)
-            if kept >= self.budget.events:
-                return []
-        settings = self.settings
+        settings, most = self.settings, self.budget.events
+        if most is not None and len(standing(self.morpher.events)) >= most:
+            return []
         found = candidates(
             self.morpher,
             self._statistics(parts_of(settings.weights)),

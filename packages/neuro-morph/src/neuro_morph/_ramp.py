@@ -48,6 +48,7 @@ class Ramp:
     def begin(self, parameter: Tensor, columns: Tensor) -> None:
         """Takes columns to bring in, and leaves ``alpha`` times them in a parameter."""
         self.held = columns.to(parameter).clone()
+        self.entries = self.entries.to(parameter.device)
         self._write(parameter, self.held * self.alpha)
 
     def hold(self, parameter: Tensor) -> None:
@@ -55,21 +56,22 @@ class Ramp:
         self.held = parameter.index_select(self.dim, self.entries).clone()
         self._write(parameter, self.held * self.alpha)
 
-    def lift(self, parameter: Tensor) -> None:
-        """Puts the columns themselves into a parameter, and their gradient into its gradient.
+    @property
+    def share(self) -> float:
+        """What the gradient of the columns themselves is, over that of what is there.
 
         At ``alpha = 0`` no gradient comes through: the columns are given that of the first part.
         """
+        return max(self.alpha, 1.0 / self.steps)
+
+    def lift(self, parameter: Tensor) -> None:
+        """Puts the columns themselves into a parameter."""
         assert self.held is not None
         self._write(parameter, self.held)
-        if parameter.grad is not None:
-            part = max(self.alpha, 1.0 / self.steps)
-            taken = parameter.grad.index_select(self.dim, self.entries) * part
-            parameter.grad.index_copy_(self.dim, self.entries, taken)
 
-    def lower(self, parameter: Tensor) -> None:
-        """Counts a step, and leaves ``alpha`` times the columns in a parameter."""
-        self.taken += 1
+    def lower(self, parameter: Tensor, *, counted: bool = True) -> None:
+        """Leaves ``alpha`` times the columns in a parameter, after a step if one is counted."""
+        self.taken += counted
         self.hold(parameter)
 
     def finish(self, parameter: Tensor) -> None:
@@ -82,8 +84,10 @@ class Ramp:
         """Returns the ramp after an edit of its parameter."""
         for axis in edit.axes:
             if axis.dim == self.dim:
-                places = torch.isin(axis.take, self.entries).nonzero().flatten()
-                return replace(self, entries=places, held=None)
+                places = (
+                    torch.isin(axis.take, self.entries.to(axis.take.device)).nonzero().flatten()
+                )
+                return replace(self, entries=places.to(self.entries.device), held=None)
         return replace(self, held=None)
 
     def held_after(
@@ -100,6 +104,11 @@ class Ramp:
         """Returns a copy that shares nothing."""
         held = None if self.held is None else self.held.clone()
         return replace(self, entries=self.entries.clone(), held=held)
+
+    def to(self, parameter: Tensor) -> "Ramp":
+        """Returns a copy for a parameter, where it is and of its numbers."""
+        held = None if self.held is None else self.held.to(parameter, copy=True)
+        return replace(self, entries=self.entries.to(parameter.device, copy=True), held=held)
 
     def _write(self, parameter: Tensor, columns: Tensor) -> None:
         parameter.index_copy_(self.dim, self.entries, columns.to(parameter))

@@ -6,9 +6,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import keystr, tree_flatten, tree_flatten_with_path, tree_map
+from torch.utils._pytree import tree_flatten, tree_map
 
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._outputs import tensors_in
 from neuro_morph._program import Call, Program, Ref, op_name
 from neuro_morph._record_recurrent import recording
 from neuro_morph._sizes import SizesMode
@@ -30,9 +31,7 @@ def record_by_dispatch(model: nn.Module, inputs: ExampleInputs) -> Program:
         with recorder, sizes:
             result = model(*inputs.args, **inputs.kwargs)
     recorder.program.ties = sizes.ties
-    for path, value in tree_flatten_with_path(result)[0]:
-        if isinstance(value, Tensor):
-            recorder.program.outputs.append((keystr(path), recorder.ref(value)))
+    recorder.program.outputs = [(k, recorder.ref(v)) for k, v in tensors_in(result).items()]
     return recorder.program
 
 

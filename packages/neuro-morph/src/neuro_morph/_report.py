@@ -6,14 +6,28 @@ from neuro_morph._groups import GrowthGroup
 
 _HEAD = ("group", "units", "cost", "made by", "read by", "ways, or why not")
 _SHOWN = 2  # names in one cell
+# what is asked for by ``Widen(..., init=)`` in each way
+INITS = {
+    "free": "ZeroFanOut()",
+    "copy": "Split()",
+    "equal": "Duplicate()",
+    "masked": "ZeroFanOut('masked')",
+}
 
 
 def table_of(groups: Iterable[tuple[GrowthGroup, Sequence[str]]], coverage: float) -> str:
-    """Returns a table of groups with the ways in which they grow, and the coverage below."""
-    rows = [_HEAD, *(_row(group, ways) for group, ways in groups)]
+    """Returns a table of groups with the ways in which they grow, and the coverage below.
+
+    Between them stands what to ask :class:`Widen` for in each way.
+    """
+    listed = list(groups)
+    rows = [_HEAD, *(_row(group, ways) for group, ways in listed)]
     widths = [max(len(row[k]) for row in rows) for k in range(len(_HEAD) - 1)]
     lines = [_line(row, widths) for row in rows]
     lines.insert(1, "-+-".join("-" * width for width in [*widths, len(_HEAD[-1])]))
+    found = {way for group, ways in listed if group.growable for way in ways}
+    asked = ", ".join(f"{way} is init={init}" for way, init in INITS.items() if way in found)
+    lines += [asked] if asked else []
     return "\n".join([*lines, f"{coverage:.1%} of the parameters are in a group that can grow"])
 
 

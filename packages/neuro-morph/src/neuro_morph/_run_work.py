@@ -1,6 +1,6 @@
 """What a run's training takes, and what trials of growth take beside it."""
 
-from neuro_morph._counting import sizes_of_model
+from neuro_morph._counting import count_of, sizes_of_model
 from neuro_morph._morpher import Morpher
 
 
@@ -14,13 +14,15 @@ class RunWork:
     def __init__(self, morpher: Morpher) -> None:
         self.morpher = morpher
         self.trained = self.tried = 0.0
-        self._edits, self._flops = -1, 0
+        self._counted: tuple[int, int] | None = None
+        self._flops = 0
 
     @property
     def flops(self) -> int:
         """The FLOPs of a pass of the network as it is."""
-        if self._edits != len(self.morpher.spec.steps):
-            self._edits = len(self.morpher.spec.steps)
+        now = len(self.morpher.spec.steps), count_of(self.morpher.model)
+        if now != self._counted:
+            self._counted = now
             self._flops = sizes_of_model(self.morpher.model, self.morpher.inputs)[1]
         return self._flops
 

@@ -6,59 +6,20 @@ gradient ``g / gradient``; after it, ``q`` becomes ``p`` again. With the factors
 optimizer sees the network that was not split, whatever its rule: weight decay, epsilon and all.
 """
 
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.optim import Optimizer
 from torch.utils.hooks import RemovableHandle
 
 from neuro_morph._edits import TensorEdit
 from neuro_morph._optimizer_state import STATE_POWERS
 from neuro_morph._ramp import Ramp
+from neuro_morph._slot import Slot
+from neuro_morph._slot_steps import SlotStep, guard_step, with_closure_outside
 from neuro_morph._undo import UndoLog
-
-
-@dataclass
-class Slot:
-    """What an optimizer sees of one parameter.
-
-    Attributes:
-        value: what each entry is, over what the optimizer sees.
-        gradient: what its gradient is, over what the optimizer sees.
-        rate: what part of its step each entry makes.
-        ramps: entries that come in slowly.
-    """
-
-    value: Tensor
-    gradient: Tensor
-    rate: Tensor
-    ramps: list[Ramp] = field(default_factory=list)
-
-    @classmethod
-    def of(cls, parameter: Tensor) -> "Slot":
-        """Returns a slot in which the optimizer sees the parameter as it is."""
-        ones = torch.ones_like(parameter, dtype=torch.float64)
-        return cls(ones, ones.clone(), ones.clone())
-
-    def grown(self, edit: TensorEdit, *, exact: bool) -> "Slot":
-        """Returns the slot of the parameter after an edit."""
-        value, gradient = (_carried(edit, each) for each in (self.value, self.gradient))
-        if exact:
-            for axis in edit.axes:
-                shape = [1] * value.dim()
-                shape[axis.dim] = -1
-                value *= axis.values.reshape(shape)
-                gradient *= axis.gradients.reshape(shape)
-        ramps = [ramp.grown(edit) for ramp in self.ramps]
-        return Slot(value, gradient, _carried(edit, self.rate), ramps)
-
-    def is_plain(self) -> bool:
-        """Whether the optimizer sees the parameter as it is."""
-        tables = (self.value, self.gradient, self.rate)
-        return not self.ramps and all(bool((table == 1).all()) for table in tables)
 
 
 class SlotTable:
@@ -66,11 +27,18 @@ class SlotTable:
 
     Args:
         optimizers: the optimizers.
+        model: whose parameters they hold.
+
+    Attributes:
+        slots: the slots by their parameters.
+        model: the model.
     """
 
-    def __init__(self, optimizers: Iterable[Optimizer]) -> None:
+    def __init__(self, optimizers: Iterable[Optimizer], model: nn.Module) -> None:
         self.slots: dict[Tensor, Slot] = {}
-        self._before: dict[Tensor, Tensor] = {}
+        self.model = model
+        self._steps: dict[Optimizer, SlotStep] = {}
+        self._guards: dict[Optimizer, Callable[[], None]] = {}
         self._handles: list[RemovableHandle] = []
         self._optimizers: list[Optimizer] = []
         for optimizer in optimizers:
@@ -103,6 +71,7 @@ class SlotTable:
         for ramp, past in zip(slot.ramps, before.ramps if before else [], strict=True):
             ramp.held = past.held_after(edit, old, parameter, ramp.entries)
         if before is not None or not slot.is_plain():  # one that is there has to fit
+            self._guard()
             log.set_item(self.slots, parameter, slot)
 
     def set_rate(self, parameter: Tensor, entries: Tensor, dim: int, rate: float) -> None:
@@ -113,13 +82,14 @@ class SlotTable:
         """
         if not 0.0 <= rate < float("inf"):
             raise ValueError(f"rate must be finite and at least 0, got {rate!r}")
-        self._slot(parameter).rate.index_fill_(dim, entries, rate)
+        self._slot(parameter).rate.index_fill_(dim, entries.to(parameter.device), rate)
 
     def add_ramp(self, parameter: Tensor, ramp: Ramp, columns: Tensor, log: UndoLog) -> None:
         """Lets entries of a parameter come in slowly: zero at first, ``columns`` in the end."""
         old = self.slots.get(parameter)
-        slot = Slot.of(parameter) if old is None else _copied(old)
+        slot = Slot.of(parameter) if old is None else old.copy()
         slot.ramps.append(ramp)
+        self._guard()
         log.set_item(self.slots, parameter, slot)
         with torch.no_grad():
             ramp.begin(parameter, columns)
@@ -130,6 +100,7 @@ class SlotTable:
         What the optimizers hold for copies was that of what they are copies of, and is given back
         in units of the copies' own gradients; what came in slowly is there in full.
         """
+        self._put_back()
         for parameter, slot in self.slots.items():
             with torch.no_grad():
                 for ramp in slot.ramps:
@@ -143,53 +114,75 @@ class SlotTable:
         for handle in self._handles:
             handle.remove()
         self._handles.clear()
+        while self._guards:
+            self._guards.popitem()[1]()
 
-    def state_dict(self) -> dict[Tensor, Any]:
-        """Returns the slots, for snapshots of a run in this process."""
-        return {p: _copied(slot) for p, slot in self.slots.items()}
+    def state_dict(self) -> dict[str, dict[str, Any]]:
+        """Returns the slots by the names of their parameters, as tensors, numbers and lists."""
+        self._put_back()
+        named = self.model.named_parameters()
+        return {name: self.slots[p].state_dict() for name, p in named if p in self.slots}
 
-    def load_state_dict(self, state: dict[Tensor, Any]) -> None:
-        """Puts slots back."""
-        self.slots = {p: _copied(slot) for p, slot in state.items()}
+    def load_state_dict(self, state: Mapping[str, Mapping[str, Any]]) -> None:
+        """Puts the slots of :meth:`state_dict` in the place of all that are there.
+
+        Raises:
+            ValueError: if one is of no parameter of the model, or of another shape; nothing has
+                changed then.
+        """
+        named = dict(self.model.named_parameters())
+        if unknown := [name for name in state if name not in named]:
+            raise ValueError(f"slots must be of the model's parameters, got {unknown[0]!r}")
+        slots: dict[Tensor, Slot] = {}
+        slots |= {named[name]: Slot.from_state(held, named[name]) for name, held in state.items()}
+        self._put_back()
+        self.slots = slots
+        self._guard()
 
     def _slot(self, parameter: Tensor) -> Slot:
+        self._guard()
         return self.slots.setdefault(parameter, Slot.of(parameter))
 
-    @torch.no_grad()
-    def _enter(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, slot in self._of(optimizer):
-            for ramp in slot.ramps:
-                ramp.lift(parameter)
-            parameter.div_(slot.value.to(parameter))
-            if parameter.grad is not None:
-                parameter.grad.div_(slot.gradient.to(parameter))
-            self._before[parameter] = parameter.detach().clone()
+    def _enter(self, optimizer: Optimizer, args: Any, kwargs: Any) -> Any:
+        if (step := self._steps.get(optimizer)) is not None:  # a step that calls super().step()
+            step.depth += 1
+            return None
+        held = self._of(optimizer)
+        if not held:
+            return None
+        self._steps[optimizer] = step = SlotStep(held)
+        step.enter()
+        return with_closure_outside(step, args, kwargs)
 
-    @torch.no_grad()
     def _leave(self, optimizer: Optimizer, args: Any, kwargs: Any) -> None:
-        for parameter, slot in self._of(optimizer):
-            before = self._before.pop(parameter)
-            parameter.copy_(before + slot.rate.to(parameter) * (parameter - before))
-            parameter.mul_(slot.value.to(parameter))
-            for ramp in slot.ramps:
-                ramp.lower(parameter)
-            slot.ramps = [ramp for ramp in slot.ramps if not ramp.done]
+        step = self._steps.get(optimizer)
+        if step is None:
+            return
+        step.depth -= 1
+        if not step.depth:
+            step.leave()
+            del self._steps[optimizer]
+
+    def _put_back(self) -> None:
+        for step in self._steps.values():
+            step.put_back()
+
+    def _drop(self, optimizer: Optimizer) -> None:
+        if (step := self._steps.pop(optimizer, None)) is not None:
+            step.put_back()
+
+    def _guard(self) -> None:
+        """Hears of steps that begin and of those that fail from now on."""
+        for optimizer in self._optimizers:
+            if optimizer not in self._guards:
+                self._guards[optimizer] = guard_step(optimizer, self._drop)
 
     def _of(self, optimizer: Optimizer) -> list[tuple[Tensor, Slot]]:
         held = [p for group in optimizer.param_groups for p in group["params"]]
         return [(p, self.slots[p]) for p in held if p in self.slots]
 
 
-def _carried(edit: TensorEdit, table: Tensor) -> Tensor:
-    return edit.carry(table, power=0.0, fresh=1.0)
-
-
 def _scale_state(state: dict[str, Any], factor: Tensor) -> None:
     for key, held in state.items():
         if isinstance(held, Tensor) and held.shape == factor.shape and key in STATE_POWERS:
             held.mul_(factor.to(held) ** STATE_POWERS[key])
-
-
-def _copied(slot: Slot) -> Slot:
-    ramps = [ramp.copy() for ramp in slot.ramps]
-    return Slot(slot.value.clone(), slot.gradient.clone(), slot.rate.clone(), ramps)

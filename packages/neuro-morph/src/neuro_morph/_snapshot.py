@@ -10,23 +10,15 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from neuro_morph._contents import set_contents
-
-_TABLES = (
-    "_parameters",
-    "_buffers",
-    "_modules",
-    "_forward_hooks",
-    "_forward_hooks_with_kwargs",
-    "_forward_pre_hooks",
-    "_forward_pre_hooks_with_kwargs",
-)
+from neuro_morph._holdings import Holdings
 
 
 class Snapshot:
     """A model, what trains it and the random state, as they are now.
 
-    Parameters keep their identity: restoring gives each its old contents, shape included.
+    Whatever modules hold is taken: parameters, buffers, hooks, plain tensors, numbers, lists,
+    dictionaries, arrays, generators, data classes; other objects are not looked into. Restoring
+    writes into the same objects: parameters, gradients and parameter groups keep their identity.
 
     Args:
         model: the model.
@@ -35,49 +27,29 @@ class Snapshot:
             (averages of the model) are taken as the model is.
     """
 
+    @torch.inference_mode(False)
     def __init__(
         self,
         model: nn.Module,
         optimizers: Iterable[Optimizer] = (),
         others: Iterable[Any] = (),
     ) -> None:
-        others = list(others)
+        others, optimizers = list(others), list(optimizers)
         whole = nn.ModuleList([model, *(o for o in others if isinstance(o, nn.Module))])
-        self._modules = [(m, dict(vars(m)), _tables_of(m)) for m in list(whole.modules())[1:]]
-        self._configs = [(c, dict(vars(c))) for c in _configs_of(whole)]
-        tensors: dict[int, Tensor] = {
-            id(t): t
-            for m, _, _ in self._modules
-            for t in (*m._parameters.values(), *m._buffers.values())
-            if t is not None
-        }
-        self._tensors = [
-            (t, t.data.clone(), None if t.grad is None else t.grad.clone(), t.requires_grad)
-            for t in tensors.values()
-        ]
-        self._optimizers = [(o, _state_of(o)) for o in optimizers]
+        holders = [*list(whole.modules())[1:], *_configs_of(whole)]
+        self._optimizers = [(o, o.param_groups, o.state, _state_of(o)) for o in optimizers]
+        groups = [optimizer.param_groups for optimizer in optimizers]
+        self._held = Holdings([*(vars(holder) for holder in holders), *groups])
         rest = [other for other in others if not isinstance(other, nn.Module)]
         self._others = [(o, copy.deepcopy(o.state_dict())) for o in rest]
         self._random = _random_state()
 
+    @torch.inference_mode(False)
     def restore(self) -> None:
         """Puts everything back; the snapshot stays good for another time."""
-        for module, held, tables in self._modules:
-            module.__dict__.clear()
-            module.__dict__.update(held)
-            for name, table in tables.items():  # the same object: handles of hooks know it
-                held[name].clear()
-                held[name].update(table)
-        for config, values in self._configs:
-            vars(config).clear()
-            vars(config).update(values)
-        for tensor, data, grad, requires_grad in self._tensors:
-            tensor.grad = None  # of another shape, perhaps
-            set_contents(tensor, data.clone())
-            tensor.grad = None if grad is None else grad.clone()
-            tensor.requires_grad_(requires_grad)
-        for optimizer, (groups, state) in self._optimizers:
-            optimizer.param_groups[:] = [{**g, "params": list(g["params"])} for g in groups]
+        self._held.restore()
+        for optimizer, groups, held_state, state in self._optimizers:
+            optimizer.param_groups, optimizer.state = groups, held_state
             optimizer.state.clear()
             optimizer.state.update({p: _cloned(held) for p, held in state.items()})
         for other, state in self._others:
@@ -86,11 +58,8 @@ class Snapshot:
 
     def nbytes(self) -> int:
         """Returns the bytes of the tensors of the model that are kept."""
-        return sum(data.numel() * data.element_size() for _, data, _, _ in self._tensors)
-
-
-def _tables_of(module: nn.Module) -> dict[str, dict[str, Any]]:
-    return {k: dict(v) for k, v in vars(module).items() if k in _TABLES}
+        kept = [held.data for held in self._held.tensors.values()]
+        return sum(data.numel() * data.element_size() for data in kept)
 
 
 def _configs_of(model: nn.Module) -> list[Any]:
@@ -99,9 +68,8 @@ def _configs_of(model: nn.Module) -> list[Any]:
     return list({id(c): c for c in held if hasattr(c, "__dict__")}.values())
 
 
-def _state_of(optimizer: Optimizer) -> tuple[list[dict[str, Any]], dict[Any, Any]]:
-    groups = [{**group, "params": list(group["params"])} for group in optimizer.param_groups]
-    return groups, {p: _cloned(held) for p, held in optimizer.state.items()}
+def _state_of(optimizer: Optimizer) -> dict[Any, Any]:
+    return {p: _cloned(held) for p, held in optimizer.state.items()}
 
 
 def _cloned(held: Any) -> Any:

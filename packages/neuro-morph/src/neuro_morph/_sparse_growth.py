@@ -12,8 +12,7 @@ from torch.optim import Optimizer
 from neuro_morph._optimizer_state import STATE_POWERS
 from neuro_morph._sparse_densities import weight_counts
 from neuro_morph._sparse_layers import METHODS, check_names, check_ranges, largest, layers_of
-
-MASK = "weight_mask"
+from neuro_morph._sparse_masks import MASK
 
 
 @dataclass(frozen=True)
@@ -40,6 +39,9 @@ class SparseGrowth:
     New weights begin at zero, without momentum. Masks are buffers ``weight_mask`` of the layers, so
     they are saved and loaded with the model; a model that has them already keeps them.
 
+    The model may grow meanwhile: masks grow with their weights, and each layer keeps its density as
+    far as the network then computes what it did. Layers that are added stay dense.
+
     The optimizer is called as :meth:`step` says::
 
         loss.backward()
@@ -64,7 +66,7 @@ class SparseGrowth:
 
     Raises:
         ValueError: for a density, share, number or name out of range, or no layer to make sparse.
-        TypeError: if ``model`` is no module or ``optimizer`` no optimizer.
+        TypeError: if ``model`` is no module, ``optimizer`` no optimizer or ``dense`` one string.
 
     Example:
         >>> import torch
@@ -106,7 +108,7 @@ class SparseGrowth:
         self.count = 0
         self.updates: list[SparseUpdate] = []
         self.generator = torch.Generator().manual_seed(seed)
-        self._layers = layers_of(model, frozenset(dense))
+        self._layers = layers_of(model, dense)
         shapes = {n: tuple(m.weight.shape) for n, m in self._layers.items()}
         counts = weight_counts(shapes, density, distribution)
         for name, layer in self._layers.items():
@@ -154,13 +156,18 @@ class SparseGrowth:
 
     def apply_masks(self) -> None:
         """Sets weights that are not there to zero."""
+        self._check_shapes()
+        self._apply(self.masks())
+
+    def _apply(self, masks: Mapping[str, Tensor]) -> None:
         with torch.no_grad():
-            for name, mask in self.masks().items():
+            for name, mask in masks.items():
                 self._layers[name].weight.mul_(mask)
 
     def finish(self) -> None:
         """Leaves the weights as they are and takes masks and hooks away."""
-        self.apply_masks()
+        fitting = {n: m for n, m in self.masks().items() if m.shape == self._layers[n].weight.shape}
+        self._apply(fitting)
         for handle in self._handles:
             handle.remove()
         for layer in self._layers.values():
@@ -212,6 +219,7 @@ class SparseGrowth:
             held.masked_fill_(fresh, float(settled.median()) if median else 0.0)
 
     def _mask_gradients(self) -> None:
+        self._check_shapes()
         for name, mask in self.masks().items():
             gradient = self._layers[name].weight.grad
             if gradient is not None:
@@ -229,5 +237,6 @@ class SparseGrowth:
             if mask.shape != shape:
                 raise RuntimeError(
                     f"the weight of {name!r} is {tuple(shape)} now, its mask {tuple(mask.shape)}: "
-                    "finish() this growth before the model is widened and begin another"
+                    "what a Morpher widens keeps its mask; after anything else finish() this "
+                    "growth and begin another"
                 )

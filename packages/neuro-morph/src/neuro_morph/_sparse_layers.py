@@ -1,6 +1,6 @@
 """The layers of a sparse network, and which of their weights are there."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import torch
@@ -24,8 +24,11 @@ def largest(score: Tensor, count: int) -> Tensor:
     return mask.reshape(score.shape)
 
 
-def layers_of(model: nn.Module, dense: frozenset[str]) -> dict[str, Any]:
+def layers_of(model: nn.Module, dense: Iterable[str]) -> dict[str, Any]:
     """Returns the layers whose weights become sparse, each weight once."""
+    if isinstance(dense, str):
+        raise TypeError(f"dense must be several paths of modules, as [{dense!r}], got {dense!r}")
+    dense = frozenset(dense)
     unknown = dense - {name for name, _ in model.named_modules()}
     if unknown:
         raise ValueError(f"dense must be paths of modules, got {min(unknown)!r}")

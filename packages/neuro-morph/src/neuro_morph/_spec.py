@@ -1,10 +1,11 @@
 """The architecture of a grown network, replayed into the model it was grown from."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import nn
@@ -12,12 +13,16 @@ from torch.optim import Optimizer
 
 from neuro_morph._added import enroll
 from neuro_morph._atomic import write_atomically
+from neuro_morph._sparse_masks import masks_in
 from neuro_morph._undo import UndoLog
 from neuro_morph._widening import tensors_of
 
 FORMAT = 1
 
-Rebuild = Callable[[nn.Module, dict[str, Any]], None]
+Rebuild = Callable[[nn.Module, dict[str, Any], UndoLog], None]
+
+# what models of this process have grown by; a copy of a model is not in it
+_KNOWN: "WeakKeyDictionary[nn.Module, ArchitectureSpec]" = WeakKeyDictionary()
 
 # edits that add modules say here how they are built again, by their op
 REBUILDS: dict[str, Rebuild] = {}
@@ -110,19 +115,47 @@ class ArchitectureSpec:
         Raises:
             ValueError: if the model is not the one the network was grown from; nothing has changed.
         """
+        log = UndoLog()
+        try:
+            self.replay_into(model, log, *optimizers)
+        except BaseException:
+            log.undo()
+            raise
+        know_spec(model, self)
+        return model
+
+    @torch.inference_mode(False)
+    def replay_into(self, model: nn.Module, log: UndoLog, *optimizers: Optimizer) -> None:
+        """Does every edit again, and writes into a log how everything was.
+
+        Raises:
+            ValueError: if the model is not the one the network was grown from.
+        """
         self._check(model)
         for step in self.steps:
-            if _adds(step):
-                REBUILDS[step.op](model, step.detail)
-                enroll(model, optimizers, step.detail.get("added", {}), UndoLog())
-            held = tensors_of(model)
-            for name, _, new in step.tensors:
-                held[name].data = torch.zeros(new, dtype=held[name].dtype, device=held[name].device)
-            for path, name, value in step.attributes:
-                module = model.get_submodule(path)
-                old = getattr(module, name, None)
-                setattr(module, name, tuple(value) if isinstance(old, tuple) else value)
-        return model
+            try:
+                _replay(step, model, optimizers, log)
+            except (AttributeError, IndexError, KeyError, TypeError) as error:
+                raise ValueError(
+                    f"the spec does not fit: {step.op} fails with {type(error).__name__}: {error}"
+                ) from error
+
+    def check_result(self, model: nn.Module) -> None:
+        """Raises ValueError if a model has not the shapes that these edits end with."""
+        for name, wanted, held in self._differences(model):
+            raise ValueError(
+                f"the spec does not fit: after its last edit {name!r} is {wanted}, in the model it "
+                f"is {held or 'missing'}"
+            )
+
+    def fits_result(self, model: nn.Module) -> bool:
+        """Whether a model has the shapes that these edits end with."""
+        return not self._differences(model)
+
+    def _differences(self, model: nn.Module) -> list[tuple[str, list[int], list[int] | None]]:
+        held = {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
+        last = {name: list(new) for step in self.steps for name, _, new in step.tensors}
+        return [(n, shape, held.get(n)) for n, shape in last.items() if held.get(n) != shape]
 
     def _check(self, model: nn.Module) -> None:
         shapes = {name: list(tensor.shape) for name, tensor in tensors_of(model).items()}
@@ -139,38 +172,32 @@ class ArchitectureSpec:
                 shapes[name] = list(new)
 
 
+def _replay(step: Step, model: nn.Module, optimizers: Sequence[Optimizer], log: UndoLog) -> None:
+    if _adds(step):
+        REBUILDS[step.op](model, step.detail, log)
+        enroll(model, optimizers, step.detail.get("added", {}), log)
+    held = tensors_of(model)
+    masks = masks_in(held)
+    for name, _, new in step.tensors:
+        log.set_data(held[name], held[name].data.new_zeros(new))
+    for name, weight in masks.items():
+        log.set_data(held[name], held[name].data.new_zeros(held[weight].shape))
+    for path, name, value in step.attributes:
+        module = model.get_submodule(path)
+        old = getattr(module, name, None)
+        log.set_attribute(module, name, tuple(value) if isinstance(old, tuple) else value)
+
+
 def _adds(step: Step) -> bool:
     return step.op in REBUILDS and "built" in step.detail
 
 
-class Fingerprint:
-    """Shapes of a model's tensors and plain numbers of its modules, as they are now."""
-
-    def __init__(self, model: nn.Module) -> None:
-        self._shapes = {name: list(t.shape) for name, t in tensors_of(model).items()}
-        self._numbers = {
-            (path, name): value
-            for path, module in model.named_modules()
-            for name, value in vars(module).items()
-            if name != "training" and _is_plain(value)
-        }
-
-    def step_to(self, now: "Fingerprint", op: str, detail: dict[str, Any]) -> Step:
-        """Returns the step from here to ``now``."""
-        tensors = [
-            (name, old, now._shapes[name])
-            for name, old in self._shapes.items()
-            if name in now._shapes and now._shapes[name] != old
-        ]
-        attributes = [
-            (*key, value)
-            for key, value in now._numbers.items()
-            if key in self._numbers and self._numbers[key] != value
-        ]
-        return Step(op, detail, tensors, attributes)
+def know_spec(model: nn.Module, spec: ArchitectureSpec) -> None:
+    """Notes what a model has grown by, for those who grow it further."""
+    _KNOWN[model] = spec
 
 
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, tuple):
-        return all(_is_plain(each) for each in value)
-    return value is None or type(value) in (int, float)
+def known_spec(model: nn.Module) -> ArchitectureSpec | None:
+    """Returns what a model is known to have grown by in this process, None if nothing is."""
+    spec = _KNOWN.get(model)
+    return spec if spec is not None and spec.fits_result(model) else None

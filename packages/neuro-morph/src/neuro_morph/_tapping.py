@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from neuro_morph._graph import evaluating
+from neuro_morph._untouched import untouched
 
 LossFn = Callable[[nn.Module, Any], Tensor]
 
@@ -67,18 +68,9 @@ def taps_of(
 
 @contextmanager
 def left_as_it_was(model: nn.Module) -> Iterator[None]:
-    """Runs a model in evaluation mode; its buffers and the random state are put back."""
-    state = torch.get_rng_state()
-    buffers = [(b, b.detach().clone()) for b in model.buffers()]
-    try:
-        with evaluating(model):
-            yield
-    finally:
-        torch.set_rng_state(state)
-        with torch.no_grad():
-            for buffer, value in buffers:
-                if not torch.equal(buffer, value):
-                    buffer.copy_(value)
+    """Runs a model in evaluation mode; what the run moves is put back."""
+    with untouched(model), evaluating(model):
+        yield
 
 
 def _listen(module: nn.Module, held: list[tuple[Tensor, Tensor]], stack: ExitStack) -> None:

@@ -2,7 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
-from math import inf, nan
+from math import inf, isfinite
 from typing import Any
 
 import torch
@@ -16,7 +16,9 @@ from neuro_morph._morpher import Morpher
 from neuro_morph._paired import PairedGain, paired_gain
 from neuro_morph._tapping import LossFn
 from neuro_morph._trial import StepFn, check_no_gradients, held_out, train, trial
+from neuro_morph._work import Work
 
+_TRIED = "tried in a tournament"
 COSTS = (None, "parameters", "flops")
 
 
@@ -81,7 +83,8 @@ class Tournament:
     Args:
         morpher: the run, with its optimizers.
         loss_fn: ``loss_fn(model, batch)`` gives the losses of a batch's examples (the test is then
-            over examples) or their mean (over batches).
+            over examples) or their mean (over batches). Of fewer than 8 held-out losses in all
+            nothing is kept.
         batches: what candidates are trained on, taken in turn.
         validation: what they are measured on; it must not be trained on.
         steps: steps of each trial.
@@ -148,11 +151,12 @@ class Tournament:
         """Tries candidates out, keeps the best, or none, and returns what was found.
 
         Candidates that were not kept are noted in the run's events as rolled back, with their
-        gain. Where everything is refused or nothing gains, the run is as it was bit for bit.
+        gain, those that could not be done or would overspend as refused, with the reason. Where
+        everything is refused or nothing gains, the run is as it was bit for bit.
 
         Raises:
             ValueError: if there are no candidates.
-            GrowthRefusedError: if a parameter has a gradient that no step has used.
+            GrowthRefusedError: if a parameter has a gradient.
         """
         if not candidates:
             raise ValueError("candidates must hold at least one edit")
@@ -168,7 +172,7 @@ class Tournament:
     def _try(self, edit: Edit, control: Tensor, candidates: int) -> Trial:
         try:
             after = self._averaged(edit)
-        except (GrowthRefusedError, KeyError) as refusal:
+        except GrowthRefusedError as refusal:
             return Trial(edit, None, refused=str(refusal))
         assert self._event is not None
         gain = paired_gain(control, after, level=self.level / candidates)
@@ -184,7 +188,7 @@ class Tournament:
                 torch.rand(repeat)
                 torch.rand(repeat, generator=self.morpher.generator)
             if edit is not None:
-                event = self.morpher.apply(edit, reason="tried in a tournament")
+                event = self._grown(edit)
                 self._event = self._event if repeat else event
                 self._check_budget(edit)
             first = repeat * self.steps
@@ -193,6 +197,17 @@ class Tournament:
             ]
             train(self.morpher, batches, self.loss_fn, self.step_fn, cool=self.cool)
             return self._measured()
+
+    def _grown(self, edit: Edit) -> MorphogenesisEvent:
+        try:
+            return self.morpher.apply(edit, reason=_TRIED)
+        except GrowthRefusedError:
+            raise
+        except Exception as error:  # an edit may fail in any way; the others go on
+            found = error.args[0] if isinstance(error, KeyError) and error.args else error
+            raise GrowthRefusedError(
+                f"{edit.op} of {edit.target!r} fails with {type(error).__name__}: {found}"
+            ) from error
 
     def _check_budget(self, edit: Edit) -> None:
         over = self.budget.overspent(self.budget.measure(self.morpher))
@@ -214,14 +229,19 @@ class Tournament:
         if winner is None or winner.gain is None:
             return None
         found = f"{reason}: {winner.gain.mean:.4g} less loss after {self.steps} steps"
-        return self.morpher.apply(winner.edit, reason=found)
+        return self.morpher.apply(winner.edit, reason=found, gain=winner.gain.mean)
 
     def _note(self, trials: Sequence[Trial], winner: Trial | None) -> None:
         for each in trials:
-            if each.event is None or each is winner:
+            if each is winner:
                 continue
-            gain = each.gain.mean if each.gain else nan
-            why = "a better one was kept" if winner else "its gain is not beyond the noise"
+            if each.event is None:
+                refused = Work(self.morpher, each.edit, _TRIED).event("refused", each.refused)
+                self.morpher.note(refused)
+                continue
+            gain = each.gain.mean if each.gain and isfinite(each.gain.mean) else None
+            doubt = each.gain.why_not if each.gain else "its gain was not measured"
+            why = "a better one was kept" if winner else doubt
             number = len(self.morpher.events)
             self.morpher.note(
                 replace(each.event, id=number, decision="rolled back", why_not=why, gain=gain)

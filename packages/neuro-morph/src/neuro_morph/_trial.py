@@ -21,25 +21,22 @@ def check_no_gradients(model: nn.Module) -> None:
     for name, parameter in model.named_parameters():
         if parameter.grad is not None:
             raise GrowthRefusedError(
-                f"{name!r} has a gradient that no step has used: try growth after the optimizer's "
-                "step and zero_grad()"
+                f"{name!r} has a gradient: try growth after the optimizer's step and "
+                "zero_grad(), when there are none"
             )
 
 
 @contextmanager
 def trial(morpher: Morpher) -> Iterator[None]:
     """Puts a run back as it was, whatever is done inside: training, edits, events, all of it."""
-    snapshot = morpher.snapshot()
-    random, graph, log = morpher.generator.get_state(), morpher.graph, morpher._log
-    events, steps, step = list(morpher.events), list(morpher.spec.steps), morpher.steps
-    morpher._log = None
+    _ = morpher.graph  # found once, not in every trial
+    snapshot, events = morpher.snapshot(), list(morpher.events)
+    log, morpher._log = morpher._log, None
     try:
         yield
     finally:
-        snapshot.restore()
-        morpher.generator.set_state(random)
-        morpher._graph, morpher._log, morpher.steps = graph, log, step
-        morpher.events[:], morpher.spec.steps[:] = events, steps
+        snapshot.put_back()
+        morpher._log, morpher.events[:] = log, events
 
 
 def train(

@@ -36,7 +36,7 @@ class UndoLog:
 
     def set_attribute(self, module: nn.Module, name: str, value: Any) -> None:
         """Sets an attribute of a module."""
-        self._attributes.append((module, name, getattr(module, name)))
+        self._attributes.append((module, name, getattr(module, name, _MISSING)))
         setattr(module, name, value)
 
     def set_attributes(self, model: nn.Module, edits: list[AttributeEdit]) -> None:
@@ -47,7 +47,10 @@ class UndoLog:
     def undo(self) -> None:
         """Puts everything back; the log is empty afterwards."""
         for module, name, value in reversed(self._attributes):
-            setattr(module, name, value)
+            if value is _MISSING:
+                vars(module).pop(name, None)
+            else:
+                setattr(module, name, value)
         for holder, key, value in reversed(self._items):
             if value is _MISSING:
                 holder.pop(key, None)

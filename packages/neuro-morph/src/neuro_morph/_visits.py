@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from neuro_morph._graph import evaluating
 from neuro_morph._inputs import ExampleInputs
+from neuro_morph._untouched import untouched
 
 
 @dataclass
@@ -46,7 +47,7 @@ def visits_of(
         keep: the modules whose outputs are wanted as numbers.
     """
     found: dict[str, Visit] = {}
-    with ExitStack() as stack, evaluating(model), torch.no_grad():
+    with ExitStack() as stack, untouched(model), evaluating(model), torch.no_grad():
         for path, module in model.named_modules():
             hook: Any = partial(_note, found, path, path in keep)
             stack.callback(module.register_forward_hook(hook).remove)

@@ -8,12 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from neuro_morph._attributes import AttributeEdit, candidates, counts, epsilons, sizes_of
+from neuro_morph._attributes import AttributeEdit, candidates, counts, sizes_of
 from neuro_morph._edits import TensorEdit
 from neuro_morph._graph import GrowthGraph
 from neuro_morph._groups import GrowthGroup
 from neuro_morph._masked_norm import mask_norms
 from neuro_morph._plan_widen import Units, edits_of
+from neuro_morph._sparse_masks import grow_masks
 from neuro_morph._undo import UndoLog
 from neuro_morph._valuing import CannotGrowError, Needs
 
@@ -43,13 +44,12 @@ def widen(
         powers = {n: needs.powers.get(n, 0.0) - 0.5 for n in needs.scored}
         needs = replace(needs, powers={**needs.powers, **powers})
     edits = edits_of(group, needs, units)
-    small = epsilons(model, needs, group.size / units.size)
     held = tensors_of(model)
     _weigh(edits, needs, held, group)
     mask_norms(model, needs, group.atom, units.size, log)
     for edit in edits:
         log.set_data(held[edit.name], edit.apply(held[edit.name], generator))
-    log.set_attributes(model, small)
+    edits += grow_masks(held, edits, units.late, log, generator)
     for path, name, value in counts(group, units.size, graph.numbers()):
         log.set_attribute(model.get_submodule(path), name, value)
     resize_modules(model, [edit.name for edit in edits], log)

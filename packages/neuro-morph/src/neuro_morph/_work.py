@@ -1,7 +1,8 @@
 """One edit being carried out: checked, and undone if it fails."""
 
+import json
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
@@ -14,9 +15,9 @@ from neuro_morph._counting import count_of, sizes_of_model
 from neuro_morph._edit import Edit, Performed
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._fingerprint import Fingerprint
 from neuro_morph._optimizer_state import check_optimizers, migrate
 from neuro_morph._ramp import Ramp, new_entries
-from neuro_morph._spec import Fingerprint, Step
 from neuro_morph._together import all_agree, take_from_first
 from neuro_morph._undo import UndoLog
 from neuro_morph._widening import tensors_of
@@ -28,17 +29,20 @@ if TYPE_CHECKING:
 class Work:
     """One edit being carried out."""
 
-    def __init__(self, morpher: "Morpher", edit: Edit, reason: str) -> None:
-        self.morpher, self.edit, self.reason = morpher, edit, reason
+    def __init__(
+        self, morpher: "Morpher", edit: Edit, reason: str, gain: float | None = None
+    ) -> None:
+        self.morpher, self.edit, self.reason, self.gain = morpher, edit, reason, gain
         self.change: OutputChange | None = None
         self.performed = Performed()
         self.seconds: dict[str, float] = {}
         self.flops: list[int] = []  # of the runs that it is checked by
         self.parameters = count_of(morpher.model)
         self.shape = Fingerprint(morpher.model)
-        self.step: Step | None = None
 
     def carry_out(self) -> MorphogenesisEvent:
+        """Carries the edit out, notes it in the run's spec and events, and returns its event."""
+        self._check_detail()
         self._check_gradients()
         exact = self.morpher.dynamics == "exact"
         check_optimizers(self.morpher.optimizers, exact=exact)
@@ -49,21 +53,42 @@ class Work:
         site = self._timed("capture", self.morpher.site)
         failures: list[str] = []
         for variant in self.edit.variants(site):
-            log = UndoLog()
+            found = self._carry_out(variant, wanted)
+            if isinstance(found, MorphogenesisEvent):
+                return found
+            failures.append(found)
+        raise GrowthRefusedError(f"{self.edit.op} of {self.edit.target!r}: {'; '.join(failures)}")
+
+    def _carry_out(self, variant: Any, wanted: dict[str, Tensor]) -> MorphogenesisEvent | str:
+        """Returns the event, or why the edit failed; whatever is raised, nothing of it stays."""
+        log, morpher = UndoLog(), self.morpher
+        steps, events, graph = len(morpher.spec.steps), len(morpher.events), morpher._graph
+        try:
             failure = self._try(variant, log, wanted)
             if not all_agree(failure is None):
                 failure = failure or "another process refuses"
             if failure is None:
-                take_from_first(self._touched())
-                detail = {**self.edit.detail(), **self.performed.built()}
-                now = Fingerprint(self.morpher.model)
-                self.step = self.shape.step_to(now, self.edit.op, detail)
-                for average in self.morpher.averages:
-                    grow_average(average, self.morpher.model, self.step, self.performed, log)
-                return self.event("committed", None)
+                return self._commit(log)
+        except BaseException:
             log.undo()
-            failures.append(failure)
-        raise GrowthRefusedError(f"{self.edit.op} of {self.edit.target!r}: {'; '.join(failures)}")
+            del morpher.spec.steps[steps:], morpher.events[events:]
+            morpher._graph = graph
+            raise
+        log.undo()
+        return failure
+
+    def _commit(self, log: UndoLog) -> MorphogenesisEvent:
+        take_from_first(self._touched())
+        detail = {**self.edit.detail(), **self.performed.built()}
+        step = self.shape.step_to(Fingerprint(self.morpher.model), self.edit.op, detail)
+        for average in self.morpher.averages:
+            grow_average(average, self.morpher.model, step, self.performed, log)
+        event = self.event("committed", None)
+        json.dumps([event.to_json(), asdict(step)])  # what cannot be written down must not stand
+        self.morpher.spec.steps.append(step)
+        self.morpher.events.append(event)
+        self.morpher._graph = None
+        return event
 
     def _try(self, variant: Any, log: UndoLog, wanted: dict[str, Tensor]) -> str | None:
         """Returns why the edit failed, None if it stands."""
@@ -72,18 +97,15 @@ class Work:
             self._timed("migrate", lambda: self._migrate(log))
             found = self._timed("check", self._probe)
         except GrowthRefusedError:
-            log.undo()
             raise
         except Exception as error:  # a model may fail in any way when its sizes change
             return f"the model fails afterwards ({type(error).__name__}: {error})"
-        except BaseException:
-            log.undo()
-            raise
         self.change = change_between(wanted, found)
         if self.change.within(self.morpher.tolerance):
             self._drop_unneeded(log, wanted)
+            self._follow_names(log, wanted)
             return None
-        return f"the output changes by {self.change.relative:.2g}"
+        return f"the output changes by {self.change.relative:.2g}{self.change.where}"
 
     def _probe(self) -> dict[str, Tensor]:
         with FlopCounterMode(display=False) as counter:
@@ -94,17 +116,33 @@ class Work:
     def _drop_unneeded(self, log: UndoLog, wanted: dict[str, Tensor]) -> None:
         """Gives numbers their old values that only happened to be those of a size that grew."""
         model, kept = self.morpher.model, self.performed.attributes
-        for edit in list(kept) if len(kept) > 1 else ():
+        sizes = [edit for edit in kept if isinstance(edit.new, int)]
+        for edit in sizes if len(sizes) > 1 else ():
             log.set_attributes(model, [replace(edit, new=edit.old)])
-            try:
-                change = change_between(wanted, self.morpher.probe())
-                needed = not change.within(self.morpher.tolerance)
-            except Exception:  # a model may fail in any way when its sizes are wrong
-                needed = True
-            if needed:
-                log.set_attributes(model, [edit])
-            else:
+            if self._still_the_same(wanted):
                 kept.remove(edit)
+            else:
+                log.set_attributes(model, [edit])
+
+    def _follow_names(self, log: UndoLog, wanted: dict[str, Tensor]) -> None:
+        """Gives numbers their new values that are only named after what grew, if that is safe."""
+        model = self.morpher.model
+        held = [vars(model.get_submodule(e.path)).get(e.name) for e in self.performed.named]
+        named = zip(self.performed.named, held, strict=True)
+        stale = [edit for edit, value in named if value == edit.old != edit.new]
+        log.set_attributes(model, stale)
+        if stale and not self._still_the_same(wanted):
+            log.set_attributes(model, [replace(edit, new=edit.old) for edit in stale])
+        else:
+            self.performed.attributes = [*self.performed.attributes, *stale]
+
+    def _still_the_same(self, wanted: dict[str, Tensor]) -> bool:
+        try:
+            change = change_between(wanted, self.morpher.probe())
+            self.performed.check()
+        except Exception:  # a model may fail in any way when its sizes are wrong
+            return False
+        return change.within(self.morpher.tolerance)
 
     def _touched(self) -> list[Tensor]:
         held = tensors_of(self.morpher.model)
@@ -127,12 +165,19 @@ class Work:
             ramp = Ramp(dim, new_entries(edits[name], dim), steps)
             self.morpher.slots.add_ramp(held[name], ramp, columns, log)
 
+    def _check_detail(self) -> None:
+        try:
+            json.dumps(self.edit.detail())
+        except TypeError as error:
+            kind = type(self.edit).__name__
+            raise TypeError(f"{kind}.detail() must be what JSON can hold: {error}") from None
+
     def _check_gradients(self) -> None:
         waiting = [n for n, p in self.morpher.model.named_parameters() if p.grad is not None]
         if waiting:
             raise GrowthRefusedError(
-                f"{waiting[0]!r} has a gradient that no step has used: grow after the optimizer's "
-                "step and zero_grad()"
+                f"{waiting[0]!r} has a gradient: grow after the optimizer's step and "
+                "zero_grad(), when there are none"
             )
 
     def _timed(self, part: str, work: Any) -> Any:
@@ -164,4 +209,5 @@ class Work:
             relative_change=self.change.relative if self.change else None,
             attributes=tuple((e.path, e.name, e.old, e.new) for e in edits),
             seconds=self.seconds,
+            gain=self.gain,
         )
