@@ -37,7 +37,7 @@ class Recurrent(nn.Module):
 
 
 class Normed(Recurrent):
-    """The same with the outputs normalised; the states, and what stands before them, are not used."""
+    """The same with the outputs normalised; the states are not used, nor what comes before."""
 
     def __init__(self, kind: Any, **settings: Any) -> None:
         super().__init__(kind, **settings)
