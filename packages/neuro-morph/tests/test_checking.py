@@ -420,3 +420,26 @@ def test_units_that_only_a_frozen_layer_would_read_are_refused() -> None:
     with pytest.raises(GrowthRefusedError, match=r"'b\.weight' is frozen"):
         morpher_of(model, wide()).apply(Widen("a", by=2))
     assert morpher_of(model, wide()).apply(Widen("a", by=2, init=Split())).decision == "committed"
+
+
+@pytest.mark.parametrize("examples", [3, 8, 40])
+def test_the_further_runs_take_a_few_examples_and_all_where_a_few_cannot_be_run(
+    examples: int,
+) -> None:
+    class Counting(nn.Module):
+        def __init__(self, whole: bool) -> None:
+            super().__init__()
+            self.layer, self.whole = nn.Linear(4, 2), whole
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            if self.whole and len(x) != examples:
+                raise ValueError("other examples")
+            seen.append(len(x))
+            return self.layer(x)
+
+    for whole in (False, True):
+        seen: list[int] = []
+        found = outputs_of(Counting(whole), ExampleInputs.of(torch.randn(examples, 4)))
+        few = examples if whole else min(examples, 8)
+        assert seen == [examples, few, few]
+        assert [len(value) for value in found.values()] == seen

@@ -3,6 +3,7 @@
 import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -19,6 +20,7 @@ from neuro_morph._probing import (
     SteadyNoise,
     is_own,
     perturbed,
+    some_of,
     training,
 )
 from neuro_morph._untouched import RandomStates, untouched
@@ -52,11 +54,11 @@ class OutputChange:
 def outputs_of(model: nn.Module, inputs: ExampleInputs) -> dict[str, Tensor]:
     """Returns the tensors a model gives in evaluation mode, by where they stand in its output.
 
-    Two further runs show what this one cannot, as far as the model can be run so: one on other
-    numbers and tokens (example inputs may be all alike), and one with the modules of own classes
-    in training mode (they may do more then). Dropout drops nothing there; where other random
-    numbers are drawn, zeros stand for what comes out. The model and random states are left as they
-    were.
+    Two further runs show what this one cannot, as far as the model can be run so, on a few of the
+    examples where it can: one on other numbers and tokens (example inputs may be all alike), and
+    one with the modules of own classes in training mode (they may do more then). Dropout drops
+    nothing there; where other random numbers are drawn, zeros stand for what comes out. The model
+    and random states are left as they were.
 
     Raises:
         GrowthRefusedError: if it gives no floating point numbers.
@@ -64,10 +66,14 @@ def outputs_of(model: nn.Module, inputs: ExampleInputs) -> dict[str, Tensor]:
     with untouched(model), evaluating(model), torch.no_grad():
         result = model(*inputs.args, **inputs.kwargs)
         found = {key: value.detach().clone() for key, value in tensors_in(result).items()}
+    runs = {_OTHER: _on_other_inputs}
+    if any(is_own(module) for module in model.modules()):
+        runs[_TRAINING] = _in_training
+    few = some_of(inputs)
     with _disable_current_modes():  # nobody counts what these runs take
-        found |= _further(_OTHER, model, lambda: _on_other_inputs(model, inputs))
-        if any(is_own(module) for module in model.modules()):
-            found |= _further(_TRAINING, model, lambda: _in_training(model, inputs))
+        for kind, run in runs.items():
+            further = {} if few is inputs else _further(kind, model, partial(run, model, few))
+            found |= further or _further(kind, model, partial(run, model, inputs))
     return found
 
 

@@ -7,16 +7,30 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._program import op_name
 from neuro_morph._untouched import RandomStates
 
+_EXAMPLES = 8
 _TABLES = {"embedding", "_embedding_bag", "_embedding_bag_forward_only"}
 SCORES = "scores of attention to a single key, "  # how their names begin
 _DROPPED = {"bernoulli", "native_dropout"}
 _DRAWN = {"rand", "rand_like", "randn", "randn_like", "normal", "normal_functional", "uniform"}
+
+
+def some_of(inputs: ExampleInputs) -> ExampleInputs:
+    """Returns the first few examples, the inputs themselves if it is not plain which these are."""
+    leaves = tree_leaves((inputs.args, inputs.kwargs))
+    sizes = {leaf.shape[0] for leaf in leaves if isinstance(leaf, Tensor) and leaf.dim()}
+    if len(sizes) != 1 or max(sizes) <= _EXAMPLES:
+        return inputs
+
+    def first(leaf: Any) -> Any:
+        return leaf[:_EXAMPLES] if isinstance(leaf, Tensor) and leaf.dim() else leaf
+
+    return ExampleInputs(*tree_map(first, (inputs.args, inputs.kwargs)))
 
 
 def perturbed(inputs: ExampleInputs) -> ExampleInputs:
