@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -425,7 +426,12 @@ def test_a_converted_network_comes_back_to_what_it_was(adlrns, nets: Path) -> No
     assert {p.name for p in (nets / "o").iterdir()} == files
     rows = list(csv.DictReader((nets / "o/table.csv").read_text().splitlines()))
     assert [float(row["accuracy"]) for row in rows] == [row["accuracy"] for row in told]
-    assert not re.search(r"<script|https?://|src=", (nets / "o/report.html").read_text())
+    report = (nets / "o/report.html").read_text()
+    assert not re.search(r"<script|https?://|src=", report)
+    assert "Energy of a sample (estimates)" in report
+    result = json.loads((nets / "o/result.json").read_text())
+    assert result["acs"] + result["macs"] == pytest.approx(result["synops"]) == told[-1]["synops"]
+    assert result["estimated_J.Loihi"] == pytest.approx(result["synops"] * 23.6e-12)
 
 
 def test_synaptic_operations_of_a_conversion_are_its_spikes(adlrns, nets: Path) -> None:
@@ -437,12 +443,31 @@ def test_synaptic_operations_of_a_conversion_are_its_spikes(adlrns, nets: Path) 
     assert told["synops"] == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.usefixtures("digits", "place")
+def test_a_run_with_built_kernels_learns_the_same(adlrns) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    quick = (*QUICK, "--epochs", "1")
+    plain = lines(adlrns("spike", "digits", *quick, "--out", "o", "--json"))[-1]
+    # kernels stay for the life of a process
+    command = [sys.executable, "-m", "adlrns", "spike", "digits", *quick, "--compile", "--json"]
+    done = subprocess.run([*command, "--out", "p"], capture_output=True, text=True, check=True)
+    built = lines(done)[-1]
+    assert built["accuracy"] == pytest.approx(plain["accuracy"], abs=0.1)
+    assert built["synops"] == pytest.approx(plain["synops"], rel=0.1)
+    said = adlrns.error("spike", "digits", *quick, "--out", "p", "--resume")
+    assert "--resume must keep --compile, which was True" in said
+
+
 def test_what_cannot_be_converted_is_named(adlrns, nets: Path, sounds: Path) -> None:
     said = adlrns.error("spike", "digits", "--convert", "spiking_nets:odd", code=1)
     assert "--convert spiking_nets:odd" in said
     assert "Softmax" in said
     said = adlrns.error("spike", "digits", "--convert", "spiking_nets:trained", "--lr", "1e-3")
     assert "--lr is for training, got it beside --convert" in said
+    said = adlrns.error("spike", "digits", "--convert", "spiking_nets:trained", "--compile")
+    assert "--compile is for training" in said
     said = adlrns.error("spike", sounds, "--convert", "spiking_nets:trained")
     assert "--convert is for networks of images, got sounds" in said
+    assert "a current that stays" in said
     assert not (nets / "spiking").exists()

@@ -1,5 +1,6 @@
 """Networks on chips: what fits where, and what whole numbers compute."""
 
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from spike_ops.chips import CHIPS, Chip, check, quantize
-from spike_ops.neuron import ALIF, IF, LIF
+from spike_ops.neuron import ALIF, IF, LIF, Diagonal, Recurrent
 from spike_ops.nir import Stepwise
 
 
@@ -140,6 +141,44 @@ def test_a_small_network_of_shifts_fits_xylo() -> None:
     )
     assert check(net, "xylo", (16,)).fits
     assert [layer.shift for layer in quantize(net, (16,), chip="xylo").quantised] == [2, 4]
+
+
+def test_no_more_connections_than_xylo_stores_may_go_into_a_hidden_neuron() -> None:
+    def net(*connections: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for into, out in itertools.pairwise((16, 70, 40, 8)):
+            layers += [nn.Linear(into, out, bias=False), LIF(2.0, reset="soft")]
+        with torch.no_grad():
+            for layer, count in zip((layers[2], layers[4]), connections, strict=True):
+                layer.weight[:, count:] = 0  # type: ignore[index,operator,union-attr]
+        return nn.Sequential(*layers)
+
+    assert check(net(63, 40), "xylo", (16,)).fits
+    crowded = check(net(64, 40), "xylo", (16,))
+    assert crowded.problems == ("2: a neuron must hear at most 63 connections, got 64",)
+    assert check(net(64, 40), "loihi2", (16,)).fits
+
+
+def test_neurons_that_hear_each_other_go_where_there_are_connections_for_it() -> None:
+    def net(connection: nn.Module) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(4, 60), Recurrent(IF(reset="soft"), connection), nn.Linear(60, 3), IF()
+        )
+
+    own = nn.Linear(60, 60, bias=False)
+    report = check(net(own), "loihi2", (4,))
+    assert report.fits
+    assert report.placements[0].synapses == 4 * 60 + 60 * 60
+    assert "0: the chip has no connections among" in " ".join(
+        check(net(own), "speck", (4,)).problems
+    )
+    assert "at most 63 connections, got 64" in " ".join(check(net(own), "xylo", (4,)).problems)
+    single = " ".join(check(net(Diagonal(60, weight=0.5)), "xylo", (4,)).problems)
+    assert "connections" not in single
+    with pytest.raises(ValueError, match="through a Linear or Diagonal, got IF through Conv1d"):
+        check(net(nn.Conv1d(1, 1, 3)), "loihi2", (4,))
+    with pytest.raises(ValueError, match="not computed in whole numbers"):
+        quantize(net(own), (4,))
 
 
 def test_every_chip_is_of_the_table_and_has_a_source() -> None:

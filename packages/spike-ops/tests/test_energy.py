@@ -5,9 +5,9 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
-from spike_ops import SpikeTensor, energy
+from spike_ops import SpikeTensor, energy, functional, nn as spike_nn
 from spike_ops.energy import LayerOperations, OperationCounts, count_operations
-from spike_ops.neuron import IF, LIF
+from spike_ops.neuron import IF, LIF, PSN, Recurrent
 
 
 def sparse(seed, *shape, share=0.5):
@@ -234,7 +234,7 @@ def test_other_layers_are_counted_once_their_kind_is_known(monkeypatch):
 
     monkeypatch.setattr(_connections, "CONNECTIONS", dict(_connections.CONNECTIONS))
     net = nn.Sequential(Masked())
-    assert count_operations(net, torch.ones(1, 1, 3)).uncounted == ("0",)
+    assert count_operations(net, torch.ones(1, 1, 3), products=False).uncounted == ("0",)
     energy.count_as_connection(Masked, nn.Linear)
     counts = count_operations(net, torch.ones(1, 1, 3))
     assert counts.layers == {"0": LayerOperations(0, 3, 12)}
@@ -325,3 +325,97 @@ def test_every_figure_is_called_an_estimate_and_tells_its_source():
 def test_what_makes_no_sense_is_refused(call, rule):
     with pytest.raises(ValueError, match=rule):
         call()
+
+
+def met_by_hand(a, b):
+    """Count each multiplication of a @ b, one by one: effective and dense."""
+    effective = dense = 0
+    a, b = a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:])
+    for left, right in zip(a, b.expand(len(a), *b.shape[1:]), strict=True):
+        for i, j, k in itertools.product(
+            range(len(left)), range(right.shape[1]), range(len(right))
+        ):
+            dense += 1
+            effective += bool(left[i, k] != 0 and right[k, j] != 0)
+    return effective, dense
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+fired = (sparse(1, 3, 2, 4, 5) != 0).float()
+WEIGHT, OTHER = sparse(2, 5, 3), sparse(3, 3, 2, 5, 4)
+PRODUCTS = {
+    "spikes @ weight": (lambda s: SpikeTensor.from_dense(s) @ WEIGHT, fired, WEIGHT, "matmul"),
+    "spike_mm": (lambda s: functional.spike_mm(s, WEIGHT), fired, WEIGHT, "matmul"),
+    "linear": (lambda s: functional.linear(s, WEIGHT.t()), fired, WEIGHT, "linear"),
+    "torch's": (lambda s: nn.functional.linear(s, WEIGHT.t()), fired, WEIGHT, "linear"),
+    "zeros and ones": (lambda s: s @ WEIGHT, fired, WEIGHT, "matmul"),
+    "batched": (lambda s: torch.matmul(s, OTHER), fired, OTHER, "matmul"),
+    "spikes behind": (lambda s: OTHER.mT @ s.mT, OTHER.mT, fired.mT, "matmul"),
+    "currents": (lambda s: (s / 2) @ WEIGHT, fired / 2, WEIGHT, "matmul"),
+}
+
+
+@pytest.mark.parametrize("row", PRODUCTS)
+def test_products_outside_of_layers_count_where_two_values_meet(row):
+    function, left, right, kind = PRODUCTS[row]
+    net = nn.Sequential(nn.Identity(), Calls(function))
+    counts = count_operations(net, fired)
+    effective, dense = met_by_hand(left, right)
+    expected = LayerOperations(0, effective, dense)
+    if row == "currents":
+        expected = LayerOperations(effective, 0, dense)
+    assert counts.layers == {f"1.{kind}": expected}
+    assert 0 < effective < dense
+    assert not count_operations(net, fired, products=False).layers
+
+
+def test_attention_of_spikes_counts_both_of_its_products():
+    net = Calls(lambda s: functional.spike_attention(s, s, s))
+    counts = count_operations(net, SpikeTensor.from_dense(fired))
+    first, second = met_by_hand(fired, fired.mT), met_by_hand(fired @ fired.mT, fired)
+    total = LayerOperations(0, first[0] + second[0], first[1] + second[1])
+    assert counts.layers == {"attention": total}
+
+
+def test_layers_are_not_counted_twice_by_their_products_and_neurons_by_what_they_multiply():
+    heard = sparse(4, 6, 6)
+    recurrent = Recurrent(IF(), lambda s: s @ heard)
+    net = nn.Sequential(nn.Linear(5, 6), recurrent, spike_nn.Linear(6, 4, spike_in=True))
+    layers = count_operations(net, fired[:, :, 0]).layers
+    assert layers.keys() == {"0", "1.matmul", "2"}
+    assert layers["1.matmul"].dense == 3 * 2 * 36
+    (parallel,) = count_operations(PSN(3), fired[:, :, 0]).layers.values()
+    assert parallel.dense == 3 * 3 * 2 * 5
+
+
+def test_modules_that_multiply_by_parameters_of_their_own_are_counted():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5, 2))
+
+        def forward(self, x):
+            return x @ self.weight
+
+    assert count_operations(nn.Sequential(Own()), fired).uncounted == ()
+    assert count_operations(nn.Sequential(Own()), fired, products=False).uncounted == ("0",)
+
+
+def test_sparse_synapses_count_as_what_exists_of_them(monkeypatch):
+    from spike_ops.energy import _connections
+
+    monkeypatch.setattr(_connections, "CONNECTIONS", dict(_connections.CONNECTIONS))
+    layer = spike_nn.SparseSynapse(5, 6, connection="random", probability=0.4, seed=1)
+    expected = int((fired.flatten(0, -2).sum(0) * layer.mask.sum(0)).sum())
+    for _ in range(2):
+        counts = count_operations(layer, fired)
+        assert counts.layers == {"": LayerOperations(acs=expected, dense=3 * 2 * 4 * 30)}
+        energy.count_as_connection(spike_nn.SparseSynapse, nn.Linear)

@@ -400,11 +400,11 @@ def test_spoken_digits_are_read_again_one_at_a_time(tmp_path):
 def test_files_that_are_not_of_spoken_digits_are_refused(tmp_path):
     h5py = pytest.importorskip("h5py", reason="the extra spike-ops[events] is not installed")
     (tmp_path / "a.h5").write_bytes(b"no HDF5")
-    with pytest.raises(EventFileError, match="must be HDF5 of recordings"):
+    with pytest.raises(EventFileError, match="must be whole, HDF5 of recordings"):
         SpikeRecordings(tmp_path / "a.h5")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["labels"] = [1]
-    with pytest.raises(EventFileError, match="spikes/times|must be HDF5"):
+    with pytest.raises(EventFileError, match="spikes/times|must be whole"):
         SpikeRecordings(tmp_path / "b.h5")
     write_recordings([spoken(0)], [1], tmp_path / "c.h5")
     for field, value, rule in (("units", 700, "units"), ("times", np.nan, "times")):

@@ -13,6 +13,7 @@ from spike_ops.neuron import (
     CLIF,
     CUBA,
     EIF,
+    GLIF,
     IF,
     ILIF,
     KLIF,
@@ -63,6 +64,17 @@ def klif(x: list[float]) -> list[float]:
         f = max(1.5 * (v / 2 + current / 2), 0)
         out.append(float(f >= 1))
         v = settled(f, out[-1], "hard")
+    return out
+
+
+def glif(x: list[float]) -> list[float]:
+    v, s, out = 0.0, 0.0, []
+    for current in x:
+        h = (1 - 0.7 * (1 - 0.6)) * v - (1 - 0.7) * 0.05
+        h += (1 - 0.2 * (1 - 0.3)) * current
+        h -= (1 - 0.7 * (1 - 0.6)) * v * 0.4 * s + (1 - 0.4) * 0.8 * s
+        v, s = h, float(h >= 0.75)
+        out.append(s)
     return out
 
 
@@ -221,6 +233,12 @@ ROWS: dict[str, tuple[Callable[..., Neuron], Loop, float]] = {
         lambda **o: SRM(6.0, tau_synapse=2.0, tau_refractory=4.0, **o), srm, 1.0
     ),
     "clif": (lambda **o: CLIF(2.0, **o), clif, 1.0),
+    "glif": (
+        lambda **o: GLIF(
+            alpha=0.7, beta=0.2, gamma=0.4, decay=0.6, conductance=0.3, leak=0.05, subtract=0.8,
+            threshold=0.75, **o,
+        ), glif, 1.0,
+    ),
     "liaf": (lambda **o: LIAF(4.0, threshold=0.5, reset="soft", **o), liaf, 2.0),
     "ilif": (lambda **o: ILIF(0.25, most=3, threshold=0.5, **o), ilif, 1.0),
     "sigma-delta": (lambda **o: SigmaDelta(0.3, **o), sigma_delta, 1.0),
@@ -339,6 +357,17 @@ def test_learned_constants_of_any_shape_that_broadcasts_get_their_gradient() -> 
         assert found[0].abs().sum() > 0
 
 
+def test_gates_at_their_ends_make_the_neurons_that_they_are_between() -> None:
+    x = currents(1.0)
+    for gamma, reset in ((-99.0, "soft"), (99.0, "hard")):
+        gated = GLIF(decay=0.75).double()
+        gates = {"alpha": 99.0, "beta": -99.0, "gamma": gamma, "decay": math.log(3)}
+        gated.load_state_dict({name: torch.tensor(v) for name, v in gates.items()}, strict=False)
+        leaky = LIF(4.0, decay_input=False, reset=reset, reset_delay=True)  # type: ignore[arg-type]
+        assert torch.equal(gated(x), leaky(x))
+        assert 0.1 < leaky(x).mean() < 0.9
+
+
 def test_short_term_plasticity_is_its_definition() -> None:
     spikes = (currents(1.0) > 0.5).double()
     synapse = TsodyksMarkram(0.3, tau_depression=9.0, tau_facilitation=4.0)
@@ -403,6 +432,7 @@ def test_delays_shift_every_input_by_its_own_steps_and_gradients_back() -> None:
         (lambda: PLIF(1.0), "tau must be greater than 1"),
         (lambda: ALIF(kappa=-1.0), "kappa must not be negative"),
         (lambda: CUBA(order="both"), "order must be"),  # type: ignore[arg-type]
+        (lambda: GLIF(gamma=1.0), "gamma must be between 0 and 1"),
         (lambda: QIF(tau=0.0), "tau must be positive"),
         (lambda: Izhikevich(dt=2.0), "dt must be at most 1 ms"),
         (lambda: SRM(5.0, tau_synapse=5.0), "must differ from tau"),

@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from hypothesis import given, strategies as st
 
 from spike_ops import SpikeTensor, pack_bits
+from spike_ops.neuron import LIF
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -280,3 +281,64 @@ def test_saved_for_the_backward_pass_are_the_bits():
         spikes @ weight
     assert [each.nbytes for each in saved if isinstance(each, SpikeTensor)] == [64 * 512 // 8]
     assert len(saved) == 1
+
+
+# torch's own tracing instantiates what torch deprecates, and asks spikes for their gradient
+traced = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning", "ignore:The .grad attribute"
+)
+
+
+def compiled_and_plain(function):
+    torch.compiler.reset()
+    return torch.compile(function, backend="aot_eager"), function
+
+
+@traced
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: net(x),
+        lambda net, x: net(x)[0].t(),
+        lambda net, x: (net(x), net(x) @ torch.ones(5, 2)),
+    ],
+    ids=["spikes", "transposed", "spikes and a product"],
+)
+def test_gradients_reach_through_the_spikes_that_a_compiled_graph_returns(function):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5), LIF(spike_out=True))
+    x = torch.randn(3, 4, 6)
+    found = []
+    for call in compiled_and_plain(lambda x: function(net, x)):
+        net.zero_grad()
+        given = call(x)
+        first, *more = given if isinstance(given, tuple) else (given,)
+        assert isinstance(first, SpikeTensor)
+        weights = torch.arange(first.numel()).reshape(first.shape) / 10
+        ((first * weights).sum() + sum((each**2).sum() for each in more)).backward()
+        found.append(net[0].weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1])
+    assert found[1].any()
+
+
+@traced
+def test_a_graph_that_breaks_behind_spikes_goes_on_with_them():
+    torch.manual_seed(0)
+    neurons, x = LIF(spike_out=True), torch.randn(3, 4, 6, requires_grad=True)
+
+    def broken(x):
+        spikes = neurons(x)
+        torch._dynamo.graph_break()
+        return spikes @ torch.ones(6, 2)
+
+    gradients = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in compiled_and_plain(broken)]
+    torch.testing.assert_close(*gradients)
+
+
+@traced
+def test_values_are_not_looked_at_inside_a_compiled_graph():
+    compiled, plain = compiled_and_plain(SpikeTensor.from_dense)
+    halves = torch.tensor([0.0, 0.5])
+    assert compiled(halves).to_dense().tolist() == [0.0, 1.0]
+    with pytest.raises(ValueError, match=r"must be 0 or 1, got 0\.5"):
+        plain(halves)

@@ -35,7 +35,18 @@ class Reset(StrEnum):
 
 
 # what says nothing where nothing is trained
-_OF_TRAINING = ("net", "hidden", "encoding", "tau", "reset", "bands", "epochs", "lr", "resume")
+_OF_TRAINING = (
+    "net",
+    "hidden",
+    "encoding",
+    "tau",
+    "reset",
+    "bands",
+    "epochs",
+    "lr",
+    "compile",
+    "resume",
+)
 
 
 def spike(
@@ -80,6 +91,10 @@ def spike(
     batch_size: Annotated[int, typer.Option(min=1, help="Items a training step.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the network and of all draws.")] = 0,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "auto",
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Build neurons and additions in C first: some seconds."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out that was cut short.")
     ] = False,
@@ -130,6 +145,7 @@ def spike(
         resume=resume,
         json=json,
         command=_commands._command(),
+        compile=compile,
     )
     if convert is not None:
         _check_alone(context)

@@ -7,9 +7,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import spike_ops.neuron
 from adlrns._beside import naming
 from adlrns._console import remark, show, stage
-from adlrns._errors import MissingExtraError, UseError, need
+from adlrns._errors import MissingExtraError, UseError, from_user, need
 from adlrns._grow import check_out
 from adlrns._grow_stop import Interrupts
 from adlrns._grow_work import to_csv
@@ -40,7 +41,10 @@ def run(settings: Settings) -> None:
     if material.kind != "images" and settings.encoding != "direct":
         raise UseError(f"--encoding {settings.encoding} is for images, got {material.kind}")
     torch.manual_seed(settings.seed)
-    training = Training(build(settings, material).to(device), settings, material, device)
+    net = build(settings, material).to(device)
+    if settings.compile:
+        _compile(net, device)
+    training = Training(net, settings, material, device)
     if settings.resume:
         training.history = restore(settings.out, training.net, training.optimizer, settings)
     with naming(settings.out):
@@ -59,6 +63,20 @@ def check_settings(settings: Settings) -> None:
         check_out(settings.out)
     elif not settings.out.is_dir():
         raise UseError(f"--resume needs an earlier run in --out, got no folder {settings.out}")
+
+
+def _compile(net: nn.Module, device: torch.device) -> None:
+    """Builds the C kernels of products and neurons.
+
+    Raises:
+        UseError: if the device is no CPU.
+        RunError: if there is no compiler, or it fails.
+    """
+    if device.type != "cpu":
+        raise UseError(f"--compile is for --device cpu, got {device}")
+    with stage("build kernels"), from_user("--compile"):
+        spike_ops.compile_kernels()
+        spike_ops.neuron.build(net, torch.zeros(1, 1))
 
 
 def _train(training: Training, interrupts: Interrupts, lines: Lines) -> None:
@@ -117,5 +135,5 @@ def _tell(training: Training, measured: Measured, lines: Lines) -> None:
         return
     show(result_table(training.history, measured, settings))
     show(layer_table(measured))
-    show(energy_estimates(measured))
+    show(energy_estimates(measured.estimates))
     print(f"report: {(settings.out / PAGE).resolve()}")  # noqa: T201

@@ -23,11 +23,13 @@ from adlrns._run_folder import write_text
 from adlrns._source import open_model
 from adlrns._spike_data import Material, open_material
 from adlrns._spike_lines import Lines
+from adlrns._spike_measure import operations
+from adlrns._spike_report import energy_estimates
 from adlrns._spike_settings import Settings
 from adlrns._spike_train import Row
 from adlrns._table import Column, Table
 from spike_ops.convert import ConversionReport, ConvertedNet, convert
-from spike_ops.energy import count_operations
+from spike_ops.energy import OperationCounts, energy_table
 
 PAGE, TABLE, RESULT, WEIGHTS = "report.html", "table.csv", "result.json", "converted.safetensors"
 # training items that thresholds are found on, and validation items that are told apart, at most
@@ -41,6 +43,7 @@ class Converted(NamedTuple):
     report: ConversionReport
     rows: list[Row]
     items: int
+    counts: OperationCounts  # with all steps
 
 
 def run(model: str, settings: Settings) -> None:
@@ -51,19 +54,20 @@ def run(model: str, settings: Settings) -> None:
     with stage(f"open {settings.data}"):
         material = open_material(settings)
     if material.kind != "images":
-        raise UseError(f"--convert is for networks of images, got {material.kind}")
+        why = "the input of a converted network is a current that stays"
+        raise UseError(f"--convert is for networks of images, got {material.kind}: {why}")
     with stage(f"convert {model}"), from_user(f"--convert {model}"):
         made = convert(plain, _shown(settings, material, device), steps=settings.steps)
         done = _measured(made, settings, material, device)
-    table, layers = _table(model, done), _layers(done)
+    tables = [_table(model, done), _layers(done), energy_estimates(energy_table(done.counts))]
     with naming(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
-        _write(model, done, settings, [table, layers])
+        _write(model, done, settings, tables)
     for row in done.rows:
         lines.record("steps", row)
     if not settings.json:
-        show(table)
-        show(layers)
+        for table in tables:
+            show(table)
         print(f"report: {(settings.out / PAGE).resolve()}")  # noqa: T201
 
 
@@ -100,17 +104,18 @@ def _measured(
             "agreement": row.agreement,
             "error": row.output_error,
             "rate": row.rate,
-            "synops": count_operations(made, x, batch_axis=0).synops,
+            "synops": (counts := made.count_operations(x)).synops,
         }
         rows.append(found)
-    return Converted(made, report, rows, count)
+    return Converted(made, report, rows, count, counts)
 
 
 def _write(model: str, done: Converted, settings: Settings, tables: list[Table]) -> None:
     out, state = settings.out, done.net.net.state_dict()
     save_file({k: v.cpu().contiguous() for k, v in state.items()}, out / WEIGHTS, {"format": "pt"})
     write_text(out / TABLE, to_csv(done.rows))
-    write_text(out / RESULT, json.dumps(done.rows[-1], indent=2) + "\n")
+    result = done.rows[-1] | operations(done.counts, energy_table(done.counts))
+    write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     parts = [
         *(table.to_html() for table in tables),
         facts("Run", {"command": settings.command, "model": model, "data": settings.data}),
@@ -136,7 +141,7 @@ def _table(model: str, done: Converted) -> Table:
         f"{done.items} validation items; thresholds were found on training items, without labels",
         "error: mean difference of outputs over their mean size",
         "SynOps: weights that meet a value which is not zero; the first layer sees the image "
-        "itself in every step",
+        "itself in every step and multiplies, a layer that hears neurons adds",
     ]
     return Table(f"{model} with spikes", columns, list(done.rows), notes)
 

@@ -14,6 +14,7 @@ from adlrns._spike_measure import Measured
 from adlrns._spike_settings import Settings
 from adlrns._spike_train import Row
 from adlrns._table import Column, Table
+from spike_ops.energy import EnergyEstimate
 
 
 def result_table(history: Sequence[Row], measured: Measured, settings: Settings) -> Table:
@@ -67,7 +68,7 @@ def layer_table(measured: Measured) -> Table:
     return Table("Neurons", columns, list(rows))
 
 
-def energy_estimates(measured: Measured) -> Table:
+def energy_estimates(estimates: Sequence[EnergyEstimate]) -> Table:
     """Returns the estimates of energy on all hardware, arithmetic and memory side by side."""
     columns = (
         Column("hardware", "hardware"),
@@ -82,9 +83,9 @@ def energy_estimates(measured: Measured) -> Table:
             "memory": each.with_memory_j,
             "dense": each.dense_with_memory_j,
         }
-        for each in measured.estimates
+        for each in estimates
     ]
-    notes = list(dict.fromkeys(said for e in measured.estimates for said in e.assumptions))
+    notes = list(dict.fromkeys(said for e in estimates for said in e.assumptions))
     return Table("Energy of a sample (estimates)", columns, list(rows), notes)
 
 
@@ -104,7 +105,7 @@ def write_report(
         result_table(history, measured, settings).to_html(),
         *drawn,
         layer_table(measured).to_html(),
-        energy_estimates(measured).to_html(),
+        energy_estimates(measured.estimates).to_html(),
         facts("Run", {"command": settings.command} | settings.facts()),
         facts("Classes", {str(i): name for i, name in enumerate(material.classes)}),
         facts("Machine", machine()),

@@ -27,6 +27,7 @@ class Settings:
     resume: bool
     json: bool
     command: str
+    compile: bool = False
 
     def facts(self) -> dict[str, str]:
         """Returns what a run is, as words: what may not change when it goes on."""

@@ -1,5 +1,6 @@
 """Convolutions of spikes, for autograd and for compiled graphs."""
 
+from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -8,6 +9,7 @@ from torch import Tensor
 from spike_ops._autograd import apply
 from spike_ops._bits import in_numpy
 from spike_ops._conv import conv, conv_input, conv_shape, conv_weight
+from spike_ops._conv_shape import ConvShape
 from spike_ops._cost import Method
 from spike_ops._ops import spikes_conv, spikes_conv_weight
 from spike_ops._spike_tensor import SpikeTensor
@@ -35,12 +37,17 @@ def convolve(
     if spikes.dtype != weight.dtype:
         kinds = f"{spikes.dtype} and {weight.dtype}"
         raise TypeError(f"spikes and weight must have one dtype, got {kinds}")
-    shape = conv_shape(spikes.shape, weight.shape, *options)
     if in_numpy(spikes._packed):
+        shape = _known_shape(tuple(spikes.shape), tuple(weight.shape), options)
         return conv(spikes._index, shape, weight, bias, method)
     lists = [list(each) for each in options[:3]]
     sizes = list(spikes.shape)
     return spikes_conv(spikes._packed, sizes, weight, bias, *lists, options.groups, method)
+
+
+@lru_cache(maxsize=256)
+def _known_shape(spikes: Sizes, weight: Sizes, options: ConvOptions) -> ConvShape:
+    return conv_shape(spikes, weight, *options)
 
 
 def kernel_gradient(

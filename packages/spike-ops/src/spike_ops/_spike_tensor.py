@@ -13,6 +13,7 @@ from spike_ops._bits import bytes_needed, in_numpy
 from spike_ops._index import SpikeIndex
 from spike_ops._ops import packed_bits, unpacked
 from spike_ops._plain import PlainValues
+from spike_ops._window import Window
 
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -53,6 +54,7 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
     _packed: Tensor
     _transposed: bool
     _index: SpikeIndex
+    _window: Window | None = None  # of the neuron that made them, where it uses their gradient
 
     @staticmethod
     def __new__(
@@ -87,12 +89,14 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
     def from_dense(cls, dense: Tensor, dtype: torch.dtype | None = None) -> "SpikeTensor":
         """Return the spikes of a tensor of zeros and ones; gradients pass through unchanged.
 
+        Inside `torch.compile` values are not looked at: whatever is not 0 is a spike there.
+
         Args:
             dense: Zeros and ones (or booleans) of any shape.
             dtype: The type that operations see; that of `dense` if it is a float, else float32.
 
         Raises:
-            ValueError: `dense` holds something else than 0 and 1.
+            ValueError: `dense` holds something else than 0 and 1 (not inside `torch.compile`).
         """
         fired = check_binary(dense)
         kind = dtype or (dense.dtype if dense.dtype in FLOATS else torch.float32)

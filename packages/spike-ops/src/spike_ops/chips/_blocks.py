@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from spike_ops.neuron import LIF
+from spike_ops.neuron import LIF, Diagonal, Recurrent
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._layer_pieces import out_shape
 from spike_ops.nir._layers import Stepwise
@@ -26,6 +26,7 @@ class Block:
         heard: Shape of a sample that the layer hears.
         shape: Shape of a sample behind it.
         area: Of the feature map that a flatten before a linear layer took apart; else 1 by 1.
+        recurrent: The layer through which the neurons hear their own spikes, if they do.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Block:
     heard: Shape
     shape: Shape
     area: Shape = (1, 1)
+    recurrent: nn.Linear | Diagonal | None = None
 
     @property
     def size(self) -> int:
@@ -44,8 +46,17 @@ class Block:
     @property
     def synapses(self) -> int:
         """Connections, those at borders counted as if there were none."""
-        weight = self.layer.weight
-        return int(weight.numel() * math.prod(self.shape[1:]))
+        own = 0 if self.recurrent is None else self.recurrent.weight.numel()
+        return int(self.layer.weight.numel() * math.prod(self.shape[1:])) + own
+
+    @property
+    def fan_in(self) -> int:
+        """The most connections into one neuron: weights that are not zero."""
+        heard = (getattr(self.layer, "connected", self.layer.weight) != 0).flatten(1).sum(1)
+        if self.recurrent is not None:
+            own = self.recurrent.weight != 0
+            heard = heard + (own.sum(1) if own.ndim == 2 else own)
+        return int(heard.max())
 
 
 def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
@@ -59,10 +70,10 @@ def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
     shape, area = tuple(input_shape), (1, 1)
     for name, outer in _leaves(net):
         layer = outer.layer if isinstance(outer, Stepwise) else outer
-        if isinstance(layer, LIF):
+        if isinstance(layer, LIF | Recurrent):
             if not blocks or blocks[-1].neurons is not None or pools:
                 raise ValueError(f"{name}: neurons must stand right behind weights")
-            blocks[-1].neurons = layer
+            blocks[-1].neurons, blocks[-1].recurrent = _neurons(name, layer)
             continue
         after = _after(name, outer, shape)
         if isinstance(layer, nn.Flatten):
@@ -75,12 +86,24 @@ def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
             blocks.append(Block(name, layer, None, pools, shape, after, area))
             pools, area = [], (1, 1)
         elif not isinstance(layer, nn.Identity | nn.Dropout):
-            can = "Linear, Conv2d, AvgPool2d, Flatten, LIF and IF"
+            can = "Linear, Conv2d, AvgPool2d, Flatten, LIF, IF and Recurrent of these"
             raise ValueError(f"{name}: chips run {can}, got {type(layer).__name__}")
         shape = after
     if not blocks or pools:
         raise ValueError("a network must have weights, and end in weights or neurons")
     return blocks
+
+
+def _neurons(name: str, layer: LIF | Recurrent) -> tuple[LIF, nn.Linear | Diagonal | None]:
+    """Return neurons, and the layer through which they hear their own spikes."""
+    if isinstance(layer, LIF):
+        return layer, None
+    neurons, connection = layer.neuron, layer.connection
+    if not isinstance(neurons, LIF) or not isinstance(connection, nn.Linear | Diagonal):
+        kinds = f"{type(neurons).__name__} through {type(connection).__name__}"
+        rule = "recurrent neurons must be LIF or IF through a Linear or Diagonal"
+        raise ValueError(f"{name}: {rule}, got {kinds}")
+    return neurons, connection
 
 
 def _leaves(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:

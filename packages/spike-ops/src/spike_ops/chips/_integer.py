@@ -135,7 +135,7 @@ def quantize(
 
     Raises:
         ValueError: An argument is outside its range, the network is no such sequence, a reset is
-            delayed, or a threshold is no number of the state.
+            delayed, neurons are recurrent, or a threshold is no number of the state.
 
     Example:
         >>> from spike_ops.neuron import IF
@@ -154,7 +154,12 @@ def quantize(
         raise ValueError(f"bits must be in 2..16, got {bits}")
     if not 8 <= state_bits <= 32:
         raise ValueError(f"state_bits must be in 8..32, got {state_bits}")
-    layers = [_quantised(block, bits, state_bits) for block in blocks_of(net, input_shape)]
+    blocks = blocks_of(net, input_shape)
+    for block in blocks:
+        if block.recurrent is not None:
+            rule = "neurons that hear each other are not computed in whole numbers here"
+            raise ValueError(f"{block.name}: {rule}; check takes them")
+    layers = [_quantised(block, bits, state_bits) for block in blocks]
     return IntegerNet(layers, state_bits)
 
 

@@ -2,6 +2,7 @@
 
 from collections import defaultdict
 from collections.abc import Iterable
+from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.energy._connections import connection_of
 from spike_ops.energy._counts import LayerCounter, LayerOperations, OperationCounts
+from spike_ops.energy._products import Products
 from spike_ops.monitor._begun import States, beginning
 from spike_ops.neuron import Neuron
 
@@ -23,6 +25,7 @@ def count_operations(
     *,
     batch_axis: int = 1,
     membranes: bool = False,
+    products: bool = True,
 ) -> OperationCounts:
     """Return the operations that a network does on some inputs, per layer and per sample.
 
@@ -32,15 +35,21 @@ def count_operations(
     nothing but -1, 0 and 1, else a multiply-accumulate (MAC). Biases are left out. `dense` is the
     number with every weight and value taken as not zero. Here all are exact integers.
 
-    The network runs in evaluation mode and without gradients; its modes come back. Products
-    outside of connection layers (attention, `spikes @ weight`) are not seen; modules with
-    parameters that were not counted are listed in `uncounted`.
+    Products outside of connection layers (`spikes @ weight`, `spike_attention`) count under the
+    module that computes them and their kind, as `block.matmul`: one operation where two values meet
+    that are not zero, an AC if one side holds nothing but -1, 0 and 1.
+    NeuroBench does not see them. Not seen here either are `einsum`, torch's own attention, and
+    convolutions that are called as functions; modules with parameters that were not counted are
+    listed in `uncounted`.
+
+    The network runs in evaluation mode and without gradients; its modes come back.
 
     Args:
         net: The network.
         batches: One input, or several; each goes through `net(batch)`.
         batch_axis: The axis of the inputs that counts samples: 1 in [T, B, ...].
         membranes: Count changes of membranes as well, which steps all neurons once more.
+        products: Count products outside of layers; without, counts are NeuroBench's.
 
     Raises:
         ValueError: There are no samples, or an input does not have that axis.
@@ -56,6 +65,7 @@ def count_operations(
         (4.0, 0.0, 12.0)
     """
     counter = _Counter(net, membranes)
+    watching = Products(counter.product) if products else nullcontext()
     modes = {module: module.training for module in net.modules()}
     samples = 0
     try:
@@ -63,7 +73,8 @@ def count_operations(
         with torch.no_grad():
             for batch in [batches] if isinstance(batches, Tensor) else batches:
                 samples += _samples(batch, batch_axis)
-                net(batch)
+                with watching:
+                    net(batch)
     finally:
         counter.close()
         for module, mode in modes.items():
@@ -113,7 +124,11 @@ class _Counter:
         self.outputs: dict[str, int] = defaultdict(int)
         self.updates: dict[str, int] = defaultdict(int)
         self.hooks: list[Any] = []
+        self.multiplying: set[str] = set()
+        self.within: list[tuple[str, nn.Module]] = []
         for name, module in net.named_modules():
+            self.hooks.append(module.register_forward_pre_hook(partial(self._enter, name)))
+            self.hooks.append(module.register_forward_hook(self._leave, always_call=True))
             if connection_of(module) is not None:
                 hook = partial(self._connection, name, LayerCounter(module))
                 self.hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -127,10 +142,28 @@ class _Counter:
         for hook in self.hooks:
             hook.remove()
 
+    def product(self, kind: str, done: LayerOperations) -> None:
+        """Note a product, unless a layer is at work: those are counted as such."""
+        if any(connection_of(module) is not None for _, module in self.within):
+            return
+        outer = self.within[-1][0] if self.within else ""
+        name = f"{outer}.{kind}".lstrip(".")
+        self.layers[name] = self.layers.get(name, LayerOperations()).plus(done)
+        self.multiplying.add(outer)
+
+    def _enter(self, name: str, module: nn.Module, args: Any) -> None:
+        del args
+        self.within.append((name, module))
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        del module, args, output
+        self.within.pop()
+
     def result(self, samples: int) -> OperationCounts:
         with_parameters = [
             name for name, module in self.net.named_modules()
-            if name not in self.layers and any(True for _ in module.parameters(recurse=False))
+            if name not in self.layers.keys() | self.multiplying
+            and any(True for _ in module.parameters(recurse=False))
         ]  # fmt: skip
         return OperationCounts(
             self.layers, samples, dict(self.zeros), dict(self.outputs), dict(self.updates),

@@ -1,9 +1,6 @@
 """Spoken digits and commands as spikes (SHD and SSC): many recordings in one HDF5 file."""
 
 import importlib
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +8,12 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from spike_ops._hdf5 import why_unreadable
 from spike_ops.events._errors import Broken, EventFileError
 from spike_ops.events._events import Events
 
 CHANNELS = 700
 LONGEST_S = 1e6
-# bytes a second that reading takes at the slowest
-SLOWEST = 1e5
 READ_ALL = """
 import sys, h5py
 with h5py.File(sys.argv[1], "r") as file:
@@ -55,8 +51,8 @@ class SpikeRecordings(Dataset[tuple[Events, int]]):
         _h5py()
         if not self.path.is_file():
             raise FileNotFoundError(f"path must be a file, got {self.path}")
-        if check and (reason := _crash(self.path)):
-            raise self._broken(reason)
+        if check and (reason := why_unreadable(self.path, READ_ALL)):
+            raise self._broken(f"the file must be whole, HDF5 of recordings: {reason}")
         held = self._open()
         try:
             labels = np.asarray(held["labels"])
@@ -112,23 +108,6 @@ class SpikeRecordings(Dataset[tuple[Events, int]]):
 
     def _broken(self, rule: str) -> EventFileError:
         return Broken(0, rule).in_file(self.path)
-
-
-def _crash(path: Path) -> str:
-    """Return how reading everything fails in another process; nothing if it does not."""
-    command = [sys.executable, "-P", "-c", READ_ALL, str(path)]
-    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    limit = 60 + path.stat().st_size / SLOWEST
-    try:
-        run = subprocess.run(
-            command, env=surroundings, capture_output=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"the file must be readable by HDF5, its library was not done after {limit:.0f} s"
-    if run.returncode < 0:
-        return f"the file must be whole, HDF5's library crashes on it (signal {-run.returncode})"
-    told = run.stderr.decode(errors="replace").strip().splitlines()[-1:]
-    return f"the file must be HDF5 of recordings: {' '.join(told)[:200]}" if run.returncode else ""
 
 
 def write_recordings(recordings: Sequence[Events], labels: Sequence[int], path: str | Path) -> None:

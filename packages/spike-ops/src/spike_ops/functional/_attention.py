@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spike_ops._batched import batched_product
 from spike_ops._cost import Method
+from spike_ops._overrides import overridable
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.functional._mm import as_spikes, check_method
 
@@ -14,6 +15,7 @@ from spike_ops.functional._mm import as_spikes, check_method
 EXACT = 1 << 24
 
 
+@overridable
 def spike_attention(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.0, method: Method = "auto"
 ) -> Tensor:

@@ -7,18 +7,24 @@ from torch import Tensor
 
 from spike_ops._batched import batched_product
 from spike_ops._cost import METHODS, Method, ProductPlan
+from spike_ops._masked import knows_window, windowed_product
 from spike_ops._mm import plan_mm
+from spike_ops._overrides import overridable
 from spike_ops._product import spike_product
 from spike_ops._spike_tensor import SpikeTensor
 
 
+@overridable
 def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
     """Return S @ W, by additions where that is cheaper: spikes [..., K], weight [K, N].
 
     The event path adds for each row of spikes the rows of the weight whose spike is there, in the
     order of k; its result is the same on every run, for any number of threads and whatever other
     rows are in the batch. The dense path unpacks the spikes and multiplies. The weight's gradient
-    Sᵀ @ G goes the same two ways; that of the spikes, G @ Wᵀ, is dense.
+    Sᵀ @ G goes the same two ways. That of the spikes, G @ Wᵀ, is dense; but for spikes that come
+    straight from a `LIF` or `IF` with `spike_out` whose surrogate has a window (`support`) and
+    with `compile_kernels`, only what the neuron will use of it is computed, where that is cheaper
+    and nobody else looks at it (by a hook, `retain_grad` or `torch.autograd.grad`).
 
     Args:
         spikes: A `SpikeTensor`, or zeros and ones (packed on entry) [..., K].
@@ -39,18 +45,34 @@ def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
         tensor([[110., 220.],
                 [  0.,   0.]])
     """
+    if weight.ndim > 2:
+        check_method(method)
+        return batched_product(as_spikes(spikes, weight.dtype), weight, method)
+    return _product(spikes, weight, None, method)
+
+
+def _product(spikes: Tensor, weight: Tensor, bias: Tensor | None, method: Method) -> Tensor:
+    """Return S @ W + b of spikes [..., K]."""
     packed = as_spikes(spikes, weight.dtype)
     check_method(method)
-    if weight.ndim > 2:
-        return batched_product(packed, weight, method)
+    if torch.is_grad_enabled() and knows_window(packed):
+        return _with(bias, windowed_product(packed, weight, method))
     if spikes.ndim == 2:
-        return spike_product(packed, weight, method)
+        return _with(bias, spike_product(packed, weight, method))
     columns = spikes.shape[-1] if spikes.ndim else 0
     flat = packed.reshape(spikes.numel() // max(columns, 1), columns)
-    result = spike_product(cast(SpikeTensor, flat), weight, method)
+    result = _with(bias, spike_product(cast(SpikeTensor, flat), weight, method))
     return result.reshape(*spikes.shape[:-1], weight.shape[-1])
 
 
+def _with(bias: Tensor | None, fresh: Tensor) -> Tensor:
+    """Return a new product with a bias, which is added where the product lies."""
+    if bias is None:
+        return fresh
+    return fresh.add_(bias) if bias.dtype == fresh.dtype else fresh + bias
+
+
+@overridable
 def linear(
     spikes: Tensor, weight: Tensor, bias: Tensor | None = None, method: Method = "auto"
 ) -> Tensor:
@@ -80,8 +102,7 @@ def linear(
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         got = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)}"
         raise ValueError(f"weight and bias must be [out, in] and [out], got {got}")
-    result = spike_mm(spikes, weight.t(), method)
-    return result if bias is None else result + bias
+    return _product(spikes, weight.t(), bias, method)
 
 
 def explain(spikes: Tensor, weight: Tensor, method: Method = "auto") -> ProductPlan:

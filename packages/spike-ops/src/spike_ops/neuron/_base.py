@@ -1,5 +1,6 @@
 """What a spiking neuron is: a pure step, and a module that runs it over time."""
 
+from collections.abc import Callable
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -151,11 +152,20 @@ class Neuron(nn.Module):
 
     def run(self, currents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the spikes of currents [T, B, ...] and the state after the last step."""
+        return self._run(currents, state, self._over_time)
+
+    def _run(
+        self,
+        currents: Tensor,
+        state: State | None,
+        over_time: Callable[[Tensor, State], tuple[Tensor, State]],
+    ) -> tuple[Tensor, State]:
+        """Return what `run` does, by a function that makes spikes of currents and a first state."""
         currents = self._checked(currents)
         if self._carried is not None:
             state = self._carried[0]
         before = self._begin(currents, state)
-        spikes, after = self._over_time(currents, before)
+        spikes, after = over_time(currents, before)
         _check_finite(after, currents)
         if self._carried is not None:
             self._carried[0] = after

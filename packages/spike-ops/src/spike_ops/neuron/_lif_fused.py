@@ -8,8 +8,9 @@ from torch.autograd.function import once_differentiable
 
 from spike_ops._bits import pack_bits, unpack_bits
 from spike_ops._spike_tensor import SpikeTensor
+from spike_ops._window import Window
 from spike_ops.neuron._lif_kernel import kernel_backward, kernel_forward
-from spike_ops.neuron._lif_loops import Kept, eager_backward, eager_forward
+from spike_ops.neuron._lif_loops import Kept, eager_backward, eager_forward, keep
 from spike_ops.neuron._lif_rule import LifRule
 from spike_ops.surrogate import Rectangular
 
@@ -29,7 +30,22 @@ def lif(
     """Return the spikes [T, ...] of currents x [T, ...] from v [...], and v after them."""
     kept = kept_for(rule, saving)
     spikes, after = _Lif.apply(x, v, rule, kept, compiled, spike_out)  # type: ignore[no-untyped-call,unused-ignore]
+    if not spikes.requires_grad and isinstance(spikes, SpikeTensor):
+        spikes._window = None  # no backward pass will come
     return spikes, after
+
+
+def _window(rule: LifRule, kept: Kept, saved: Tensor) -> Window | None:
+    """Return where the backward pass uses the gradient by spikes: elsewhere it is times zero."""
+    if rule.surrogate.support is None or torch.compiler.is_compiling():
+        return None
+
+    def bits(saved: Tensor) -> Tensor:
+        if kept == "bits":
+            return saved
+        return pack_bits(saved if kept == "bytes" else keep(rule, saved, "bits"))
+
+    return Window(saved, bits)
 
 
 class _Lif(torch.autograd.Function):
@@ -47,7 +63,9 @@ class _Lif(torch.autograd.Function):
         after = run.state.reshape(v.shape)
         if spike_out:
             assert packed is not None
-            return SpikeTensor(packed, x.shape, x.dtype), after
+            spikes = SpikeTensor(packed, x.shape, x.dtype)
+            spikes._window = _window(rule, kept, saved)
+            return spikes, after
         assert run.dense is not None
         return run.dense.reshape(x.shape), after
 
