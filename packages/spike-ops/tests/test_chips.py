@@ -315,6 +315,29 @@ def test_a_readout_gives_currents() -> None:
     np.testing.assert_allclose(out, net[2](hidden).detach(), atol=5 * whole.quantised[-1].scale)
 
 
+class Half(LIF):
+    def transition(self, current: Tensor, state: Any, *constants: Tensor) -> Any:
+        return super().transition(current / 2, state, *constants)
+
+
+class Late(Recurrent):
+    def initial(self, current: Tensor) -> Any:
+        return tuple(each + 1 for each in super().initial(current))
+
+
+def test_neurons_with_a_step_of_their_own_fit_no_chip() -> None:
+    for neurons, told in (
+        (Half(), "run the step of LIF, got Half"),
+        (Recurrent(Half(), Diagonal(4)), "run the step of LIF, got Half"),
+        (Late(soft(), Diagonal(4)), "run the step of Recurrent, got Late"),
+    ):
+        net = nn.Sequential(nn.Linear(4, 4), neurons)
+        with pytest.raises(ValueError, match=told):
+            quantize(net, (4,))
+        with pytest.raises(ValueError, match=told):
+            check(net, "loihi2", (4,))
+
+
 def test_what_cannot_be_quantised_is_refused() -> None:
     net = nn.Sequential(nn.Linear(4, 4), soft())
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -335,5 +358,33 @@ def test_what_cannot_be_quantised_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=rule):
             quantize(bad, (4,))
+    for layers, rule in (
+        ([nn.AvgPool2d(2, divisor_override=3), nn.Conv2d(2, 3, 2)], "divide by its size or by 1"),
+        ([nn.AvgPool2d((2, 3), ceil_mode=True), nn.Conv2d(2, 3, 2)], "must round down"),
+        ([nn.AvgPool2d(2, padding=(0, 1), count_include_pad=False), nn.Conv2d(2, 3, 2)], "padded"),
+        ([nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")], "padding_mode must be 'zeros'"),
+    ):
+        pictures = nn.Sequential(*map(Stepwise, layers), soft())
+        with pytest.raises(ValueError, match=rule):
+            quantize(pictures, (2, 7, 7))
+        with pytest.raises(ValueError, match=rule):
+            check(pictures, "speck", (2, 7, 7))
     with pytest.raises(TypeError, match="whole"):
         quantize(net, (4,))(torch.full((2, 1, 4), 0.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"divisor_override": 4}, {"divisor_override": 1}, {"count_include_pad": False},
+     {"padding": 1}],
+)  # fmt: skip
+def test_pools_that_divide_by_their_size_or_not_at_all_are_computed_as_they_are(
+    options: dict[str, Any],
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 2)
+    net = nn.Sequential(Stepwise(nn.AvgPool2d(2, **options)), Stepwise(layer))
+    x = spikes(5, 2, 2, 6, 6)
+    whole = quantize(net, (2, 6, 6), bits=16)
+    close = whole(x) * whole.quantised[0].scale
+    np.testing.assert_allclose(close, net(x).detach(), atol=40 * whole.quantised[0].scale)

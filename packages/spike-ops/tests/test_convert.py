@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
-from spike_ops import SpikeTensor, encoding
+from spike_ops import SpikeTensor, encoding, energy
 from spike_ops.convert import QCFS, ConversionError, ConvertedNet, Spiking, WinnerPool, convert
 
 
@@ -172,6 +172,24 @@ def test_thresholds_are_the_maxima_and_percentiles_of_the_activations() -> None:
     assert first(percentile=90.0).item() == pytest.approx(expected, rel=1e-3)
     single = convert(net, x, percentile=99.0).layers()["1"].thresholds
     assert single < activation.max()
+
+
+def test_the_original_that_a_converted_network_keeps_is_not_told_as_uncounted() -> None:
+    net, x = relus(), inputs(6, 8)
+    made = convert(net, x, steps=4)
+    by_definition = energy.count_operations(made, x, batch_axis=0)
+    counts = made.count_operations(x)
+    assert by_definition.uncounted == counts.uncounted == ()
+    assert by_definition.effective_acs == 0
+    assert counts.effective_acs > 0
+    assert counts.synops == by_definition.synops
+
+
+def test_percentiles_see_every_value_of_large_layers() -> None:
+    x = torch.rand(500, 25, 8, 24, generator=torch.Generator().manual_seed(0))
+    x[..., 0::3] *= 0.1  # as every n-th value would be where n divides the width
+    theta = convert(nn.Sequential(nn.ReLU()), x).layers()["0"].thresholds
+    assert (x < theta).double().mean().item() == pytest.approx(0.999, abs=1e-5)
 
 
 def test_a_layer_that_never_answers_gets_a_threshold_all_the_same() -> None:

@@ -7,7 +7,9 @@ from torch import nn
 
 from spike_ops import SpikeTensor, energy, functional, nn as spike_nn
 from spike_ops.energy import LayerOperations, OperationCounts, count_operations
-from spike_ops.neuron import IF, LIF, PSN, Recurrent
+from spike_ops.memory import OTTT, CheckpointedTime
+from spike_ops.monitor import Monitor
+from spike_ops.neuron import IF, LIF, PLIF, PSN, SRM, Delay, Recurrent, Refractory, SlidingPSN
 
 
 def sparse(seed, *shape, share=0.5):
@@ -377,6 +379,35 @@ def test_products_outside_of_layers_count_where_two_values_meet(row):
     assert not count_operations(net, fired, products=False).layers
 
 
+CONVOLVED = {
+    "torch's": (nn.functional.conv2d, {"padding": 1, "stride": 2}),
+    "of spikes": (functional.conv2d, {"padding": 1, "groups": 2}),
+    "of spikes, packed": (functional.conv2d, {"method": "event", "dilation": 2, "padding": 2}),
+}
+
+
+@pytest.mark.parametrize("row", CONVOLVED)
+def test_convolutions_that_are_called_as_functions_count_as_layers_do(row):
+    function, options = CONVOLVED[row]
+    x = (sparse(5, 2, 4, 6, 5) != 0).float()
+    own = {name: value for name, value in options.items() if name != "method"}
+    layer = with_sparse_weights(nn.Conv2d(4, 6, 3, bias=True, **own))
+    given = SpikeTensor.from_dense(x) if "packed" in row else x
+    net = nn.Sequential(Calls(lambda s: function(s, layer.weight, layer.bias, **options)))
+    (counted,) = count_operations(net, given, batch_axis=0).layers.items()
+    effective, dense = products_by_hand(layer, x)
+    assert counted == ("0.conv2d", LayerOperations(0, effective, dense))
+
+
+def test_parallel_neurons_that_slide_are_counted():
+    neuron = SlidingPSN(3)
+    counts = count_operations(nn.Sequential(neuron), fired)
+    # each input meets its own step and the two after it, those beyond the end left out
+    met = sum(int(fired[t].count_nonzero()) * min(3, len(fired) - t) for t in range(len(fired)))
+    assert counts.layers["0.conv1d"].acs == met
+    assert counts.uncounted == ()
+
+
 def test_attention_of_spikes_counts_both_of_its_products():
     net = Calls(lambda s: functional.spike_attention(s, s, s))
     counts = count_operations(net, SpikeTensor.from_dense(fired))
@@ -419,3 +450,99 @@ def test_sparse_synapses_count_as_what_exists_of_them(monkeypatch):
         counts = count_operations(layer, fired)
         assert counts.layers == {"": LayerOperations(acs=expected, dense=3 * 2 * 4 * 30)}
         energy.count_as_connection(spike_nn.SparseSynapse, nn.Linear)
+
+
+def test_layers_that_watching_calls_again_are_counted_once():
+    net = nn.Sequential(nn.Linear(5, 6), Recurrent(IF(), nn.Linear(6, 6)))
+    x = fired[:, :, 0]
+    plain = count_operations(net, x)
+    assert plain.layers["1.connection"].dense == 3 * 2 * 36
+    assert count_operations(net, x, membranes=True).layers == plain.layers
+    with Monitor(net, traces=2) as monitor:
+        assert count_operations(net, x, membranes=True) == count_operations(net, x, membranes=True)
+        assert count_operations(net, x).layers == plain.layers
+        assert monitor.activity("1").calls == 3
+
+
+def test_products_that_watching_repeats_are_counted_once():
+    heard = sparse(4, 6, 6)
+    net = nn.Sequential(nn.Linear(5, 6), Recurrent(IF(), lambda s: s @ heard))
+    x = fired[:, :, 0]
+    plain = count_operations(net, x)
+    assert plain.layers["1.matmul"].dense == 3 * 2 * 36
+    assert count_operations(net, x, membranes=True).layers == plain.layers
+
+
+def test_layers_with_traces_of_their_inputs_are_counted_once_by_their_inputs():
+    layer = nn.Linear(5, 4)
+    x = fired[:, :, 0]
+    net = OTTT(layer, decay=0.5)
+    (counted,) = count_operations(net, x).layers.values()
+    assert counted == count_operations(layer, x).layers[""]
+    assert counted.acs > 0
+
+
+def test_layers_with_traces_keep_them_without_gradients():
+    x = fired[:, :, 0]
+    streams = [OTTT(nn.Linear(5, 4, bias=False), decay=0.5, stateful=True) for _ in range(2)]
+    streams[1].load_state_dict(streams[0].state_dict())
+    with torch.no_grad():
+        without = streams[0](x)
+    assert torch.equal(without, streams[1](x).detach())
+    for stream in streams:
+        stream(x).sum().backward()
+    ours, theirs = (each.layer.weight.grad for each in streams)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda: Recurrent(IF(), lambda s: 0 * s), lambda: Refractory(IF(), 0)]
+)
+def test_membranes_of_wrapped_neurons_are_those_that_count(wrapped):
+    currents = torch.randn(6, 2, 3) * (torch.rand(6, 2, 3) < 0.4)
+    updates = energy.count_membrane_updates(IF(), currents)
+    assert energy.count_membrane_updates(wrapped(), currents) == updates
+    assert energy.count_membrane_updates(Refractory(wrapped(), 0), currents) == updates
+
+
+def test_membranes_of_response_neurons_and_delays_are_what_they_are_by_definition():
+    neuron = SRM(threshold=100.0)
+    x = torch.rand(7, 2, 3, dtype=torch.float64)
+    _, state = neuron.run(x)
+    lags = torch.arange(6, -1, -1, dtype=torch.float64)
+    kernel = ((-lags / 10).exp() - (-lags / 5).exp()) * 10 / (10 - 5)
+    torch.testing.assert_close(neuron.membrane(state), torch.einsum("t,tbn->bn", kernel, x))
+    delay = Delay(torch.tensor([0, 2, 1]))
+    assert torch.equal(delay.membrane(delay.run(x)[1]), torch.zeros(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("neuron", [PSN(3), SlidingPSN(2)])
+def test_outputs_of_parallel_neurons_count_among_the_activations(neuron):
+    nn.init.constant_(neuron.weight, 0.5)
+    counts = count_operations(nn.Sequential(neuron), 3 * fired)
+    spikes = int(neuron(3 * fired).sum())
+    assert counts.outputs == {"0": fired.numel()}
+    assert counts.zeros == {"0": fired.numel() - spikes}
+    assert spikes > 0
+
+
+def test_only_modules_whose_parameters_took_part_are_told_as_uncounted():
+    class Some(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.never, self.rests = nn.BatchNorm1d(4), Refractory(PLIF(), 1)
+            self.norm, self.borrowed = nn.LayerNorm(5), nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.rests(self.norm(x) + torch.einsum("oi,...i->...o", self.borrowed.weight, x))
+
+    counts = count_operations(Some(), fired)
+    assert set(counts.uncounted) == {"rests.neuron", "norm", "borrowed"}
+
+
+def test_steps_that_a_checkpoint_repeats_are_seen_once():
+    inner = nn.Sequential(nn.Linear(5, 4), LIF(), nn.Linear(4, 4), LIF())
+    net = CheckpointedTime(inner, steps=2)
+    with Monitor(net) as monitor:
+        net(fired[:, :, 0].requires_grad_()).sum().backward()
+    assert [each.observed for each in monitor.activities().values()] == [3 * 2, 3 * 2]

@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spike_ops.memory import SLTT
 from spike_ops.neuron import (
     ALIF,
     CLIF,
@@ -20,16 +21,19 @@ from spike_ops.neuron import (
     LIAF,
     LIF,
     PLIF,
+    PSN,
     QIF,
     SRM,
     AdEx,
     Delay,
     Diagonal,
     Izhikevich,
+    MaskedPSN,
     Neuron,
     Recurrent,
     Refractory,
     SigmaDelta,
+    SlidingPSN,
     TsodyksMarkram,
     build,
 )
@@ -396,6 +400,38 @@ def test_no_two_spikes_are_closer_than_the_refractory_period() -> None:
     assert spikes[:, 0, 0].nonzero().flatten().diff().unique().tolist() == [5]
 
 
+def test_neurons_rest_after_negative_spikes_too() -> None:
+    x = torch.tensor([-1.0, -2.0, 3.0, -4.0]).reshape(4, 1, 1).double()
+    for backend in ("reference", "compiled"):
+        resting = Refractory(SigmaDelta(0.5), 2, backend=backend)  # type: ignore[arg-type]
+        assert resting(x).flatten().tolist() == [-1, 0, 0, -1]
+
+
+FORGETFUL: dict[str, Callable[[], nn.Module]] = {
+    "psn": lambda: PSN(4),
+    "masked psn": lambda: MaskedPSN(4, order=2),
+    "sliding psn": lambda: SlidingPSN(2),
+    "sigma-delta": lambda: SigmaDelta(0.3),
+    "klif": lambda: KLIF(2.0),
+    "klif, built": lambda: KLIF(2.0, backend="compiled"),
+    "delay": lambda: Delay(1),
+    "refractory": lambda: Refractory(IF(), 3),
+    "recurrent": lambda: Recurrent(SigmaDelta(0.3), Diagonal(5)),
+    "within a step": lambda: SLTT(SigmaDelta(0.3)),
+}
+
+
+@pytest.mark.parametrize("row", FORGETFUL)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_currents_that_leave_no_trace_are_refused_even_so(row: str, value: float) -> None:
+    x = torch.full((4, 2, 5), 2.0)
+    neuron = FORGETFUL[row]()
+    neuron(x)
+    x[1, 1, 3] = value
+    with pytest.raises(ValueError, match=rf"currents must be finite, got {value} at \(1, 1, 3\)"):
+        neuron(x)
+
+
 def test_all_to_all_and_local_recurrence_hear_the_spikes_of_the_step_before() -> None:
     x = torch.zeros(3, 1, 2)
     x[0, 0, 0] = 1.0
@@ -439,6 +475,7 @@ def test_delays_shift_every_input_by_its_own_steps_and_gradients_back() -> None:
         (lambda: LIAF(spike_out=True), "spike_out must be False"),
         (lambda: ILIF(most=0), "most must be at least 1"),
         (lambda: Refractory(IF(), -1), "period must not be negative"),
+        (lambda: Refractory(IF(), 2.5), "period must be a whole number"),  # type: ignore[arg-type]
         (lambda: Delay(torch.tensor([-1])), "not negative"),
         (lambda: EIF(threshold=math.inf), "finite threshold"),
         (lambda: TsodyksMarkram(0.0), "utilization must be in"),

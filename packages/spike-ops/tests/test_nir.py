@@ -24,6 +24,7 @@ from spike_ops.neuron import (
     Delay,
     Diagonal,
     Izhikevich,
+    LIFNode,
     Recurrent,
     Refractory,
 )
@@ -203,6 +204,33 @@ def test_neurons_that_rest_or_adapt_come_back_as_circles_of_nodes(
     assert 0.02 < neuron(x).mean() < 0.98
     first, memory = back.run(x[:25])
     assert torch.equal(torch.cat([first, back.run(x[25:], memory)[0]]), neuron(x))
+
+
+class Slow(LIFNode):
+    def neuronal_reset(self, spike: Tensor) -> None:
+        self.v = self.v - spike / 2
+
+
+class Doubled(PLIF):
+    def transition(self, current: Tensor, state: Any, *constants: Tensor) -> Any:
+        return super().transition(2 * current, state, *constants)
+
+
+class Deaf(Recurrent):
+    def transition(self, current: Tensor, state: Any, *constants: Tensor) -> Any:
+        return super().transition(0 * current, state, *constants)
+
+
+def test_neurons_with_a_step_of_their_own_are_refused() -> None:
+    for neuron, told in (
+        (Slow(), "Slow: its step is another than LIF's"),
+        (Doubled(), "Doubled: its step is another than PLIF's"),
+        (Deaf(LIF(), Diagonal(2)), "Deaf: its step is another than Recurrent's"),
+        (Recurrent(Doubled(), Diagonal(2)), "Doubled: its step"),
+    ):
+        with pytest.raises(NirError, match=told):
+            to_nir(neuron, (2,), dt=DT, ties="exact")
+    assert to_nir(LIFNode(), (2,), dt=DT, ties="exact").nodes
 
 
 def test_what_circles_of_nodes_cannot_say_is_refused_with_the_reason() -> None:
@@ -657,6 +685,17 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
         with pytest.raises(NirError, match="graph of known nodes") as caught:
             from_nir(path, dt=1e-3)
         assert caught.value.node == str(path)
+
+
+def test_a_graph_whose_writing_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path, graph = tmp_path / "net.nir", to_nir(nn.Sequential(nn.Linear(2, 3), LIF(2.0)), dt=1e-3)
+    write(graph, path)
+    held = path.read_bytes()
+    graph.metadata["odd"] = object()  # HDF5 has no type for it
+    with pytest.raises(TypeError, match="HDF5 equivalent"):
+        write(graph, path)
+    assert path.read_bytes() == held
+    assert [each.name for each in tmp_path.iterdir()] == ["net.nir"]
 
 
 def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ from hypothesis import given, strategies as st
 
 from spike_ops import SpikeTensor, pack_bits
 from spike_ops.neuron import LIF
+from spike_ops.nn import Linear
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -189,6 +190,9 @@ WRITES = {
     "copy_": lambda s: s.copy_(torch.zeros(2, 4)),
     "out": lambda s: torch.add(torch.ones(2, 4), 1, out=s),
     "masked_fill_": lambda s: s.masked_fill_(s > 0, 0.0),
+    "one of several": lambda s: torch._foreach_mul_([torch.ones(2, 4), s], 2.0),
+    "several": lambda s: torch._foreach_add_((s, s), [torch.ones(2, 4)] * 2),
+    "outs": lambda s: torch.max(torch.ones(2, 4), 1, out=(s, torch.zeros(2, dtype=torch.long))),
 }
 
 
@@ -285,7 +289,9 @@ def test_saved_for_the_backward_pass_are_the_bits():
 
 # torch's own tracing instantiates what torch deprecates, and asks spikes for their gradient
 traced = pytest.mark.filterwarnings(
-    "ignore:.*should not be instantiated:DeprecationWarning", "ignore:The .grad attribute"
+    "ignore:.*should not be instantiated:DeprecationWarning",
+    "ignore:The .grad attribute",
+    "ignore:.*torch.jit:DeprecationWarning",
 )
 
 
@@ -336,9 +342,110 @@ def test_a_graph_that_breaks_behind_spikes_goes_on_with_them():
 
 
 @traced
-def test_values_are_not_looked_at_inside_a_compiled_graph():
-    compiled, plain = compiled_and_plain(SpikeTensor.from_dense)
-    halves = torch.tensor([0.0, 0.5])
-    assert compiled(halves).to_dense().tolist() == [0.0, 1.0]
-    with pytest.raises(ValueError, match=r"must be 0 or 1, got 0\.5"):
-        plain(halves)
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_what_is_not_zero_or_one_is_refused_in_a_compiled_graph_too(backend):
+    torch.compiler.reset()
+    compiled = torch.compile(SpikeTensor.from_dense, backend=backend)
+    dense = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    assert torch.equal(compiled(dense).to_dense(), dense)
+    for value in (0.5, -1.0, float("nan")):
+        dense[1, 0] = value
+        with pytest.raises(ValueError, match=rf"must be 0 or 1, got {value:g} at \(1, 0\)"):
+            compiled(dense)
+
+
+@traced
+def test_a_compiled_layer_of_spikes_refuses_currents():
+    torch.compiler.reset()
+    layer = Linear(8, 4, spike_in=True)
+    compiled, spikes = torch.compile(layer, backend="aot_eager"), zeros_and_ones(3, 8)
+    torch.testing.assert_close(compiled(spikes), layer(spikes))
+    with pytest.raises(ValueError, match="must be 0 or 1"):
+        compiled(torch.rand(3, 8, requires_grad=True))
+
+
+REFUSED = {
+    "select": lambda s: s.select(0, 5),
+    "select before": lambda s: s.select(1, -6),
+    "select dim": lambda s: s.select(7, 0),
+    "select of none": lambda s: s[:0].select(0, 0),
+    "unsqueeze": lambda s: s.unsqueeze(7),
+    "unsqueeze before": lambda s: s.unsqueeze(-5),
+    "squeeze": lambda s: s.squeeze(9),
+    "squeeze some": lambda s: s.squeeze((0, -4)),
+    "squeeze twice": lambda s: s.squeeze((0, -3)),
+    "transpose": lambda s: s.transpose(0, 7),
+    "transpose of two": lambda s: s[0].transpose(0, 7),
+    "permute": lambda s: s.permute(0, 1),
+    "slice dim": lambda s: torch.ops.aten.slice.Tensor(s, 3, 0, 1),
+    "slice step": lambda s: torch.ops.aten.slice.Tensor(s, 0, 0, 1, 0),
+    "narrow": lambda s: s.narrow(1, 3, 3),
+    "split dim": lambda s: s.split(2, 3),
+    "split by none": lambda s: s.split(0),
+    "split by less": lambda s: s.split(-1),
+    "split by too few": lambda s: s.split([1, 1]),
+    "split by too many": lambda s: s.split([3, 1]),
+    "split by negative": lambda s: s.split([4, -1]),
+    "unbind": lambda s: s.unbind(3),
+    "cat": lambda s: torch.cat([s, s], 3),
+    "cat of others": lambda s: torch.cat([s, s[:, 1:]], 2),
+    "view": lambda s: s.view(7, -1),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_torch_refuses_of_a_tensor_it_refuses_of_spikes(name):
+    dense, errors = zeros_and_ones(3, 5, 8), []
+    for tensor in (dense, SpikeTensor.from_dense(dense)):
+        with pytest.raises((IndexError, RuntimeError, ValueError)) as error:
+            REFUSED[name](tensor)
+        errors.append(error)
+    if name != "view":
+        assert errors[0].type is errors[1].type
+        assert str(errors[0].value) == str(errors[1].value)
+
+
+@pytest.mark.parametrize("first", DTYPES, ids=str)
+@pytest.mark.parametrize("second", DTYPES, ids=str)
+@pytest.mark.parametrize("join", [torch.cat, torch.stack], ids=["cat", "stack"])
+def test_joined_spikes_have_the_type_of_joined_tensors(join, first, second):
+    dense = [zeros_and_ones(2, 3, dtype=first), zeros_and_ones(2, 3, dtype=second, seed=1)]
+    got, expected = join([SpikeTensor.from_dense(each) for each in dense]), join(dense)
+    assert isinstance(got, SpikeTensor)
+    assert got.dtype == expected.dtype
+    assert torch.equal(got.to_dense(), expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_single_spike_is_rearranged_as_a_single_number(value):
+    for rearrange in (
+        lambda s: s.permute(()),
+        lambda s: s.unsqueeze(-1),
+        lambda s: s.squeeze(),
+        lambda s: s.squeeze(0),
+        lambda s: s.transpose(0, -1),
+        lambda s: s.mT if s.ndim > 1 else s.t(),
+    ):
+        dense = torch.tensor(value)
+        assert torch.equal(rearrange(SpikeTensor.from_dense(dense)), rearrange(dense))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
+def test_no_spikes_are_split_as_nothing_is(shape):
+    dense = torch.zeros(shape)
+    for size in (2, [0, dense.shape[0]]):
+        parts = SpikeTensor.from_dense(dense).split(size)
+        assert [each.shape for each in parts] == [each.shape for each in dense.split(size)]
+
+
+@pytest.mark.parametrize("step", [2, 3, -1])
+def test_bits_that_lie_apart_are_those_of_a_copy(step):
+    whole = torch.tensor([255, 0, 3, 0, 255, 7], dtype=torch.uint8)
+    packed = whole[::step] if step > 0 else torch.stack([whole, whole], 1)[:, 0]
+    shape, weight = (len(packed), 8), torch.randn(8, 5)
+    got, expected = SpikeTensor(packed, shape), SpikeTensor(packed.clone(), shape)
+    assert got.packed.is_contiguous()
+    assert got.count == expected.count
+    assert torch.equal(got @ weight, expected @ weight)
+    assert torch.equal(got.to_dense(), expected.to_dense())
+    assert torch.equal(torch.ops.spike_ops.unpack(packed, shape, torch.float32), got.to_dense())

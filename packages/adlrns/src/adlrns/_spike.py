@@ -16,14 +16,14 @@ from adlrns._grow_stop import Interrupts
 from adlrns._grow_work import to_csv
 from adlrns._nets import device_of
 from adlrns._run_folder import write_text
-from adlrns._spike_checkpoint import NAME, restore, save
+from adlrns._spike_checkpoint import restore, save
 from adlrns._spike_data import Material, open_material
 from adlrns._spike_lines import Lines
 from adlrns._spike_measure import Measured, measure
 from adlrns._spike_net import build
 from adlrns._spike_report import energy_estimates, layer_table, result_table, write_report
-from adlrns._spike_settings import Settings
-from adlrns._spike_train import Training, accuracy
+from adlrns._spike_settings import CHECKPOINT, Settings
+from adlrns._spike_train import Row, Training, accuracy
 
 PAGE, HISTORY, RESULT = "report.html", "history.csv", "result.json"
 WEIGHTS, GRAPH = "network.safetensors", "network.nir"
@@ -96,7 +96,7 @@ def _train(training: Training, interrupts: Interrupts, lines: Lines) -> None:
                 lines.record("epoch", row)
     except KeyboardInterrupt:
         if history:
-            remark(f"{out / NAME} holds the run as it was after epoch {len(history)}")
+            remark(f"{out / CHECKPOINT} holds the run as it was after epoch {len(history)}")
         raise
 
 
@@ -107,9 +107,19 @@ def _write(training: Training, material: Material, measured: Measured) -> None:
         save_file(state, out / f".{WEIGHTS}.new", {"format": "pt"})
         (out / f".{WEIGHTS}.new").replace(out / WEIGHTS)
         _export(training.net, out / GRAPH, material)
-        result = {**training.history[-1], **measured.record(), "classes": list(material.classes)}
+        result = {**_result(training, measured), "classes": list(material.classes)}
         write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
         write_report(out / PAGE, training.history, measured, settings, material)
+
+
+def _result(training: Training, measured: Measured) -> Row:
+    """Returns the numbers of a run by name."""
+    material = training.material
+    train, valid = material.sizes
+    items: Row = {
+        "training_items": train, "validation_items": valid, "chance": material.chance,
+    }  # fmt: skip
+    return {**training.history[-1], **items, **measured.record()}
 
 
 def _export(net: nn.Module, path: Path, material: Material) -> None:
@@ -131,9 +141,9 @@ def _export(net: nn.Module, path: Path, material: Material) -> None:
 def _tell(training: Training, measured: Measured, lines: Lines) -> None:
     settings = training.settings
     if settings.json:
-        lines.record("result", {**training.history[-1], **measured.record()})
+        lines.record("result", _result(training, measured))
         return
-    show(result_table(training.history, measured, settings))
+    show(result_table(training.history, measured, settings, training.material))
     show(layer_table(measured))
     show(energy_estimates(measured.estimates))
     print(f"report: {(settings.out / PAGE).resolve()}")  # noqa: T201

@@ -17,7 +17,9 @@ from adlrns._table import Column, Table
 from spike_ops.energy import EnergyEstimate
 
 
-def result_table(history: Sequence[Row], measured: Measured, settings: Settings) -> Table:
+def result_table(
+    history: Sequence[Row], measured: Measured, settings: Settings, material: Material
+) -> Table:
     """Returns what a run came to, in one row."""
     counts = measured.counts
     columns = (
@@ -39,11 +41,25 @@ def result_table(history: Sequence[Row], measured: Measured, settings: Settings)
         "dense": counts.dense,
     }
     notes = [
-        "accuracy: of the validation part, which decides nothing",
+        "items: {:,} to train on, {:,} of the validation part".format(*material.sizes),
+        "accuracy: of the validation part, which decides nothing; " + guessing(material),
         f"counts: mean of {measured.items} validation items over {settings.steps} steps; a zero "
         "costs nothing; biases and neurons are left out",
     ]
     return Table(f"{settings.net} on {settings.data}", columns, [row], notes)
+
+
+def guessing(material: Material) -> str:
+    """Returns what accuracy a guess has, as words."""
+    return f"a guess among {len(material.classes)} classes has {material.chance:.4f}"
+
+
+def _applying(settings: Settings, material: Material) -> dict[str, str]:
+    """Returns the settings that had an effect on a run."""
+    left_out = {"encoding", "size", "bands"} - {*material.options}
+    if settings.limit is None:
+        left_out.add("limit")
+    return {name: value for name, value in settings.facts().items() if name not in left_out}
 
 
 def layer_table(measured: Measured) -> Table:
@@ -102,11 +118,11 @@ def write_report(
     except MissingExtraError as error:
         drawn = [note(f"no plots: {one_line(error)}")]
     parts = [
-        result_table(history, measured, settings).to_html(),
+        result_table(history, measured, settings, material).to_html(),
         *drawn,
         layer_table(measured).to_html(),
         energy_estimates(measured.estimates).to_html(),
-        facts("Run", {"command": settings.command} | settings.facts()),
+        facts("Run", {"command": settings.command} | _applying(settings, material)),
         facts("Classes", {str(i): name for i, name in enumerate(material.classes)}),
         facts("Machine", machine()),
         facts("Versions", versions() | libraries()),

@@ -31,6 +31,20 @@ def in_numpy(tensor: Tensor) -> bool:
     )
 
 
+def fired_in(dense: Tensor) -> Tensor:
+    """Return where there is a spike.
+
+    Raises:
+        ValueError: There is something else than zeros and ones.
+    """
+    fired = dense != 0
+    if not torch.equal(fired, dense == 1):
+        wrong = fired & (dense != 1)
+        where = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(f"spikes must be 0 or 1, got {dense[where].item():g} at {where}")
+    return fired
+
+
 def pack_bits_reference(fired: Tensor) -> Tensor:
     """Return the bits of a boolean tensor by shifts and sums: [ceil(n / 8)] of uint8."""
     flat = fired.reshape(-1).to(torch.uint8)

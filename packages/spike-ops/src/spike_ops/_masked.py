@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from spike_ops import _native
-from spike_ops._autograd import apply
+from spike_ops._autograd import apply, without_autocast
 from spike_ops._bits import count_bits
 from spike_ops._cost import Method, ProductPlan, plan_masked
 from spike_ops._dense import dense_by_spikes
@@ -75,6 +75,7 @@ class Windowed(torch.autograd.Function):
         return whole
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         spikes, weight, kept = ctx.saved_tensors
         gradient = gradients[0].reshape(-1, weight.shape[1])

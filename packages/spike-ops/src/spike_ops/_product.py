@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spike_ops._autograd import apply
+from spike_ops._autograd import apply, without_autocast
 from spike_ops._bits import in_numpy
 from spike_ops._cost import Method
 from spike_ops._dense import dense_by_spikes
@@ -45,6 +45,7 @@ class Product(torch.autograd.Function):
         return product(spikes, weight, method)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = gradients
         spikes, weight = ctx.saved_tensors

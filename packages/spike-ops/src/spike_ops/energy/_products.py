@@ -1,18 +1,21 @@
 """Products outside of connection layers: what a forward multiplies by itself."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
+from torch.utils._pytree import tree_leaves
 
 from spike_ops import functional
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.energy._counts import LayerOperations, is_spikes
 
-Note = Callable[[str, LayerOperations], None]
+# a kind of product, and what counts it
+Note = Callable[[str, Callable[[], LayerOperations]], None]
 
 
 def product_operations(a: Tensor, b: Tensor) -> LayerOperations:
@@ -61,6 +64,24 @@ def _attention(query: Tensor, key: Tensor, value: Tensor, **options: Any) -> Lay
     return product_operations(q, k.mT).plus(product_operations(agreed, v))
 
 
+def _convolution(
+    rank: int, input: Tensor, weight: Tensor, bias: Any = None, *rest: Any, **options: Any
+) -> LayerOperations:
+    """Return those of a convolution: as many as one of ones where values are not zero."""
+    del bias
+    options.pop("method", None)
+    convolve: Any = (F.conv1d, F.conv2d, F.conv3d)[rank - 1]
+    met, rest = _present(input).double(), rest[:4]
+    met = met.reshape(-1, *met.shape[-rank - 1 :])
+    used = _present(weight).double()
+    effective = int(convolve(met, used, None, *rest, **options).sum())
+    every = torch.ones_like(met), torch.ones_like(used)
+    dense = int(convolve(*every, None, *rest, **options).sum())
+    if is_spikes(input) or is_spikes(weight):
+        return LayerOperations(acs=effective, dense=dense)
+    return LayerOperations(macs=effective, dense=dense)
+
+
 COUNTED: dict[Any, tuple[str, Callable[..., LayerOperations]]] = {
     torch.matmul: ("matmul", _matmul),
     torch.Tensor.matmul: ("matmul", _matmul),
@@ -76,6 +97,12 @@ COUNTED: dict[Any, tuple[str, Callable[..., LayerOperations]]] = {
     functional.spike_mm: ("matmul", _matmul),
     functional.linear: ("linear", _linear),
     functional.spike_attention: ("attention", _attention),
+    torch.conv1d: ("conv1d", partial(_convolution, 1)),
+    torch.conv2d: ("conv2d", partial(_convolution, 2)),
+    torch.conv3d: ("conv3d", partial(_convolution, 3)),
+    functional.conv1d: ("conv1d", partial(_convolution, 1)),
+    functional.conv2d: ("conv2d", partial(_convolution, 2)),
+    functional.conv3d: ("conv3d", partial(_convolution, 3)),
 }
 
 
@@ -83,22 +110,26 @@ class Products(TorchFunctionMode):
     """Tell of every product that is called while it is entered.
 
     Args:
-        note: Is handed the kind of a product and its operations.
+        note: Is handed the kind of a product and what counts its operations.
+        use: Is handed every tensor that a function takes.
     """
 
-    def __init__(self, note: Note) -> None:
+    def __init__(self, note: Note, use: Callable[[Tensor], None]) -> None:
         super().__init__()
-        self.note = note
+        self.note, self.use = note, use
 
     def __torch_function__(
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         """Run a function of torch or of this package, and tell of it if it is a product."""
         del types
+        for each in tree_leaves((args, kwargs)):
+            if isinstance(each, Tensor):
+                self.use(each)
         result = func(*args, **(kwargs or {}))
         if func in COUNTED:
             kind, count = COUNTED[func]
-            self.note(kind, count(*args, **(kwargs or {})))
+            self.note(kind, partial(count, *args, **(kwargs or {})))
         return result
 
 

@@ -9,6 +9,7 @@ import numpy as np
 from torch.utils.data import Dataset
 
 from spike_ops._hdf5 import why_unreadable
+from spike_ops._whole import whole
 from spike_ops.events._errors import Broken, EventFileError
 from spike_ops.events._events import Events
 
@@ -113,10 +114,18 @@ class SpikeRecordings(Dataset[tuple[Events, int]]):
 def write_recordings(recordings: Sequence[Events], labels: Sequence[int], path: str | Path) -> None:
     """Write recordings as an SHD file does: times in seconds, channels, labels.
 
-    Times are kept as 64-bit floats, so that they come back exactly.
+    Times are kept as 64-bit floats, so that they come back exactly. The file is there whole or not
+    at all, and what was there before stays until then.
+
+    Args:
+        recordings: Events of one row of at most 700 pixels, all on, from t = 0.
+        labels: One for each recording, 0 to 65535.
+        path: The file; what is there is replaced.
 
     Raises:
-        ValueError: There is not one label for each recording, or a sensor has more than one row.
+        TypeError: A label is not a whole number.
+        ValueError: There is not one label for each recording, a label does not fit into 16 bits, a
+            sensor has more than one row, or a time is negative or above eleven days.
         ImportError: h5py is not installed.
     """
     if len(recordings) != len(labels):
@@ -125,14 +134,26 @@ def write_recordings(recordings: Sequence[Events], labels: Sequence[int], path: 
     for events in recordings:
         if events.height != 1 or events.width > CHANNELS or not events.p.all():
             raise ValueError(f"recordings must have {CHANNELS} channels, all on, got {events}")
+        if len(events) and not 0 <= events.t[0] <= events.t[-1] < LONGEST_S * 1e6:
+            raise ValueError(f"t must be in 0..{LONGEST_S * 1e6:.0f} - 1, got {events}")
+    numbers = _labels(labels)
     h5py = _h5py()
-    with h5py.File(path, "w") as file:
+    with whole(Path(path)) as part, h5py.File(part, "w") as file:
         shape = (len(recordings),)
         times = file.create_dataset("spikes/times", shape, h5py.vlen_dtype(np.float64))
         units = file.create_dataset("spikes/units", shape, h5py.vlen_dtype(np.uint16))
         for index, events in enumerate(recordings):
             times[index], units[index] = events.t / 1e6, events.x
-        file["labels"] = np.asarray(labels, np.uint16)
+        file["labels"] = numbers
+
+
+def _labels(labels: Sequence[int]) -> np.ndarray[Any, Any]:
+    given = np.asarray(labels)
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(f"labels must be whole numbers, got {given.dtype}")
+    if given.size and not 0 <= given.min() <= given.max() < 2**16:
+        raise ValueError(f"labels must be in 0..65535, got {given.min()}..{given.max()}")
+    return given.astype(np.uint16)
 
 
 def _h5py() -> Any:

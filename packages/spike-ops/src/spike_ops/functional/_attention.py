@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from spike_ops._autograd import without_autocast
 from spike_ops._batched import batched_product
 from spike_ops._cost import Method
 from spike_ops._overrides import overridable
@@ -57,6 +58,7 @@ def spike_attention(
     return (counts * scale).to(q.dtype)
 
 
+@without_autocast
 def _counts(q: SpikeTensor, k: SpikeTensor, v: SpikeTensor, method: Method) -> Tensor:
     queries, depth = q.shape[-2:]
     tokens, width = v.shape[-2:]

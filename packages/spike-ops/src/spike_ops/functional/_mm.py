@@ -5,6 +5,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from spike_ops._autograd import in_autocast_type
 from spike_ops._batched import batched_product
 from spike_ops._cost import METHODS, Method, ProductPlan
 from spike_ops._masked import knows_window, windowed_product
@@ -33,7 +34,7 @@ def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
         method: `"event"`, `"dense"`, or `"auto"` for the cheaper by the calibration in use.
 
     Returns:
-        [..., N] in the type of the weight.
+        [..., N] in the type of the weight; where autocast is on, in the type it asks of products.
 
     Raises:
         ValueError: The shapes do not fit, the method is unknown, or spikes are not zeros and ones.
@@ -47,7 +48,8 @@ def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
     """
     if weight.ndim > 2:
         check_method(method)
-        return batched_product(as_spikes(spikes, weight.dtype), weight, method)
+        packed, weight = in_autocast_type(weight, as_spikes(spikes, weight.dtype), weight)
+        return batched_product(packed, weight, method)
     return _product(spikes, weight, None, method)
 
 
@@ -55,6 +57,8 @@ def _product(spikes: Tensor, weight: Tensor, bias: Tensor | None, method: Method
     """Return S @ W + b of spikes [..., K]."""
     packed = as_spikes(spikes, weight.dtype)
     check_method(method)
+    if torch.is_autocast_enabled(weight.device.type):
+        packed, weight, bias = in_autocast_type(weight, packed, weight, bias)
     if torch.is_grad_enabled() and knows_window(packed):
         return _with(bias, windowed_product(packed, weight, method))
     if spikes.ndim == 2:
@@ -129,6 +133,7 @@ def explain(spikes: Tensor, weight: Tensor, method: Method = "auto") -> ProductP
     if not spikes.ndim or weight.ndim != 2 or spikes.shape[-1] != weight.shape[0]:
         shapes = f"{tuple(spikes.shape)} and {tuple(weight.shape)}"
         raise ValueError(f"spikes [..., K] need a weight [K, N], got {shapes}")
+    (weight,) = in_autocast_type(weight, weight)
     rows = spikes.numel() // max(weight.shape[0], 1)
     return plan_mm(spikes.index, rows, weight, method)
 

@@ -4,7 +4,6 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from spike_ops._bits import pack_bits, unpack_bits
 from spike_ops._spike_tensor import SpikeTensor
@@ -12,6 +11,7 @@ from spike_ops._window import Window
 from spike_ops.neuron._lif_kernel import kernel_backward, kernel_forward
 from spike_ops.neuron._lif_loops import Kept, eager_backward, eager_forward, keep
 from spike_ops.neuron._lif_rule import LifRule
+from spike_ops.neuron._once import once
 from spike_ops.surrogate import Rectangular
 
 Saving = Literal["exact", "8bit"]
@@ -70,10 +70,11 @@ class _Lif(torch.autograd.Function):
         return run.dense.reshape(x.shape), after
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved, *packed = ctx.saved_tensors
-        gs, gv = gradients[0].reshape(ctx.shape[0], -1), gradients[1].reshape(-1)
+        gs, gv = (each.to_dense() if isinstance(each, SpikeTensor) else each for each in gradients)
+        gs, gv = gs.reshape(ctx.shape[0], -1), gv.reshape(-1)
         fired = unpack_bits(packed[0], gs.shape) if packed else None
         saved = unpack_bits(saved, gs.shape) if ctx.kept == "bits" else saved
         backward = kernel_backward if ctx.compiled else eager_backward

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from spike_ops._hdf5 import why_unreadable
+from spike_ops._whole import whole
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._library import library
 
@@ -80,7 +81,7 @@ def write(graph: Any, path: str | Path) -> None:
 
     Args:
         graph: A `nir.NIRGraph`, as `to_nir` returns it.
-        path: The file; it is written anew.
+        path: The file; it is there whole or not at all, and what was there stays until then.
 
     Raises:
         TypeError: It is no graph.
@@ -95,4 +96,5 @@ def write(graph: Any, path: str | Path) -> None:
     nir = library()
     if not isinstance(graph, nir.NIRGraph):
         raise TypeError(f"graph must be a nir.NIRGraph, got {type(graph).__name__}")
-    nir.write(path, graph)
+    with whole(Path(path)) as part:
+        nir.write(part, graph)

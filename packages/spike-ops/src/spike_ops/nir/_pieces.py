@@ -6,7 +6,7 @@ from typing import Any
 from torch import nn
 
 from spike_ops import nn as spike_nn
-from spike_ops.neuron import ALIF, CUBA, LIF, PLIF, Delay, Diagonal, Recurrent, Refractory
+from spike_ops.neuron import ALIF, CUBA, LIF, PLIF, Delay, Diagonal, Neuron, Recurrent, Refractory
 from spike_ops.nir import (
     _circle_pieces as circles,
     _layer_pieces as layers,
@@ -17,6 +17,7 @@ from spike_ops.nir._errors import NirError
 from spike_ops.nir._layers import Fire, Scale, Stepwise
 from spike_ops.nir._writing import Piece, Shape, Writing
 
+STEPS = (LIF, PLIF, CUBA, ALIF, Recurrent, Refractory, Delay, Chain, Integrator, Cells)
 # why nodes that are linear but for a threshold and a reset cannot say it, by the name's part
 REASONS = {
     "GLIF": "its reset is a share of the membrane",
@@ -57,7 +58,18 @@ def piece(name: str, module: nn.Module, shape: Shape, writing: Writing) -> Piece
         ((spike_nn.BatchNorm2d, spike_nn.TimeBatchNorm), layers.norm),
     ]  # fmt: skip
     maker = next((each for kinds, each in makers if isinstance(module, kinds)), _none)
+    if isinstance(module, Neuron) and maker is not _none:
+        _check_step(name, module)
     return maker(name, module, shape, writing)
+
+
+def _check_step(name: str, neuron: Neuron) -> None:
+    kind = next(each for each in STEPS if isinstance(neuron, each))
+    if not neuron._is_a(kind):
+        own = type(neuron).__name__
+        raise NirError(
+            name, f"NIR has no node for {own}: its step is another than {kind.__name__}'s"
+        )
 
 
 def _none(name: str, module: nn.Module, shape: Shape, writing: Writing) -> Piece:
