@@ -2,6 +2,7 @@ import csv
 import json
 import math
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -17,9 +18,11 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor
 
-from adlrns import _spike
+from adlrns import _manifest, _spike
+from adlrns._datasets import names
 from adlrns._spike_checkpoint import restore
 from adlrns._spike_data import open_material
+from adlrns._spike_look import IMAGES, OTHERS
 from adlrns._spike_net import build, encode
 from adlrns._spike_settings import Settings
 from adlrns._spike_sounds import mel_bands, read_wav, spectrogram
@@ -277,6 +280,15 @@ def test_a_run_goes_on_only_as_it_was(adlrns) -> None:
     assert "--resume needs an earlier run in --out, got o without checkpoint" in said
 
 
+@pytest.mark.usefixtures("digits", "place")
+def test_ctrl_c_before_anything_is_kept_promises_nothing(adlrns, monkeypatch) -> None:
+    monkeypatch.setattr(_spike, "accuracy", CutShort(1, _spike.accuracy))
+    said = adlrns.error("spike", "digits", *QUICK, "--out", "o", code=130)
+    assert said.startswith("interrupted before the first epoch was whole")
+    assert "--resume" not in said
+    assert not list(Path("o").iterdir())
+
+
 @pytest.mark.usefixtures("digits")
 def test_ctrl_c_ends_between_steps_and_leaves_a_run_that_goes_on(place: Path) -> None:
     # in a shell's background Ctrl-C is ignored, and children inherit that
@@ -361,9 +373,74 @@ def test_options_that_do_not_fit_are_named(adlrns, sounds: Path, options, told: 
 def test_data_that_is_none_of_the_three_is_refused(adlrns, place: Path) -> None:
     assert "no such file or folder" in adlrns.error("spike", "nowhere")
     (place / "words.txt").write_text("one two three " * 500)
-    assert "must be images, sounds or events, got text" in adlrns.error("spike", "words.txt")
+    assert "images, sounds or events, got a file" in adlrns.error("spike", "words.txt")
+    said = adlrns.error("spike", "text:words.txt")
+    assert said == "DATA text:words.txt must be images, sounds or events, got text"
     write_wav(place / "one" / "only" / "a.wav", tone(300))
     assert "must have at least 2 classes, got 'only'" in adlrns.error("spike", "one")
+
+
+def test_a_folder_of_nothing_that_is_read_is_told_what_would_be(adlrns, place: Path) -> None:
+    (place / "empty").mkdir()
+    said = adlrns.error("spike", "empty")
+    for kind in ("train/CLASS", "idx files", "wav files", "event files", "digits, mnist:PATH"):
+        assert kind in said
+    assert said.endswith("got an empty folder")
+    (place / "empty" / "notes.odt").touch()
+    assert adlrns.error("spike", "empty").endswith("got 'notes.odt'")
+    assert "glue" not in said + adlrns.error("spike", "nowhere")
+    assert adlrns.error("spike", "mnist") == "DATA mnist needs a path: mnist:PATH"
+    assert "DATA mnist:nowhere: no such file" in adlrns.error("spike", "mnist:nowhere")
+
+
+def test_data_are_refused_before_anything_slow_is_imported(place: Path) -> None:
+    (place / "empty").mkdir()
+    script = (
+        "import sys; from adlrns._cli import app\n"
+        "try: app(['spike', 'empty', '--threads', '1'])\n"
+        "except SystemExit as end: print(end.code, 'torch' in sys.modules)"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=False
+    )
+    assert done.stdout.split() == ["2", "False"], done.stderr
+
+
+def test_every_data_set_is_either_read_or_refused_by_its_name() -> None:
+    assert sorted((*IMAGES, *OTHERS)) == sorted(names())
+
+
+@pytest.mark.usefixtures("digits")
+def test_an_option_of_other_data_is_refused(adlrns, sounds: Path) -> None:
+    said = adlrns.error("spike", "digits", "--bands", "40")
+    assert said == "--bands is for sounds, got images"
+    said = adlrns.error("spike", "digits", "--size", "16")
+    assert said == "--size is for folders of pictures, got digits"
+    assert "--size is for folders of pictures, got" in adlrns.error("spike", sounds, "--size", "16")
+
+
+def test_a_report_lists_what_applied_and_says_what_a_guess_is_right_in(
+    adlrns, sounds: Path
+) -> None:
+    options = ("--epochs", "1", "--hidden", "4", "--bands", "12", "--out", "o")
+    told = adlrns("spike", sounds, *options).stdout
+    page = Path("o/report.html").read_text()
+    for name in ("encoding", "size", "limit"):
+        assert not re.search(rf">{name}<", page)
+    assert re.search(r">bands<", page)
+    for text in (page, " ".join(told.split())):
+        assert "items: 19 to train on, 5 of the validation part" in text
+        assert "a guess among 2 classes has 0.5000" in text
+    result = json.loads(Path("o/result.json").read_text())
+    assert (result["training_items"], result["validation_items"]) == (19, 5)
+    assert result["chance"] == 0.5
+
+
+def test_versions_are_those_of_all_packages_that_are_there(monkeypatch) -> None:
+    found = _manifest.versions()
+    assert {"adlrns", "layer-importance", "neuro-morph", "spike-ops", "torch"} <= found.keys()
+    monkeypatch.setattr(_manifest, "_PACKAGES", ("torch", "a-package-of-nobody"))
+    assert list(_manifest.versions()) == ["torch"]
 
 
 def test_damaged_files_are_named(adlrns, sounds: Path, recordings: Path) -> None:
@@ -371,7 +448,7 @@ def test_damaged_files_are_named(adlrns, sounds: Path, recordings: Path) -> None
     bad.write_bytes(bad.read_bytes()[:500])
     assert f"{bad}: must hold 2000 frames" in adlrns.error("spike", sounds)
     bad.write_bytes(b"RIFF")
-    assert f"{bad}: not a readable wav file" in adlrns.error("spike", sounds)
+    assert f"{bad}: not a readable wav file: it ends early" in adlrns.error("spike", sounds)
     bad = recordings / "Train" / "left" / "3.bin"
     bad.write_bytes(bad.read_bytes()[:-2])
     assert str(bad) in adlrns.error("spike", recordings, "--epochs", "1")
@@ -404,6 +481,30 @@ def trained():
 
 def odd():
     return nn.Sequential(nn.Flatten(), nn.Linear(64, 10), nn.Softmax(1))
+
+
+def five():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 8), nn.ReLU(), nn.Linear(8, 5))
+
+
+def large():
+    return nn.Sequential(nn.Flatten(), nn.Linear(784, 8), nn.ReLU(), nn.Linear(8, 10))
+
+
+def straight():
+    return nn.Sequential(nn.Flatten(), nn.Linear(64, 10))
+
+
+def pair():
+    class Two(nn.Linear):
+        def forward(self, x):
+            return super().forward(x.flatten(1)), x
+
+    return Two(64, 10)
+
+
+def stopped():
+    raise KeyboardInterrupt
 """
 
 
@@ -425,7 +526,12 @@ def test_a_converted_network_comes_back_to_what_it_was(adlrns, nets: Path) -> No
     assert {p.name for p in (nets / "o").iterdir()} == files
     rows = list(csv.DictReader((nets / "o/table.csv").read_text().splitlines()))
     assert [float(row["accuracy"]) for row in rows] == [row["accuracy"] for row in told]
-    assert not re.search(r"<script|https?://|src=", (nets / "o/report.html").read_text())
+    report = (nets / "o/report.html").read_text()
+    assert not re.search(r"<script|https?://|src=", report)
+    assert "Energy of a sample (estimates)" in report
+    result = json.loads((nets / "o/result.json").read_text())
+    assert result["acs"] + result["macs"] == pytest.approx(result["synops"]) == told[-1]["synops"]
+    assert result["estimated_J.Loihi"] == pytest.approx(result["synops"] * 23.6e-12)
 
 
 def test_synaptic_operations_of_a_conversion_are_its_spikes(adlrns, nets: Path) -> None:
@@ -437,12 +543,55 @@ def test_synaptic_operations_of_a_conversion_are_its_spikes(adlrns, nets: Path) 
     assert told["synops"] == pytest.approx(wanted, rel=1e-6)
 
 
+@pytest.mark.usefixtures("digits", "place")
+def test_a_run_with_built_kernels_learns_the_same(adlrns) -> None:
+    if shutil.which("cc") is None:
+        pytest.skip("there is no C compiler")
+    quick = (*QUICK, "--epochs", "1")
+    plain = lines(adlrns("spike", "digits", *quick, "--out", "o", "--json"))[-1]
+    # kernels stay for the life of a process
+    command = [sys.executable, "-m", "adlrns", "spike", "digits", *quick, "--compile", "--json"]
+    done = subprocess.run([*command, "--out", "p"], capture_output=True, text=True, check=True)
+    built = lines(done)[-1]
+    assert built["accuracy"] == pytest.approx(plain["accuracy"], abs=0.1)
+    assert built["synops"] == pytest.approx(plain["synops"], rel=0.1)
+    said = adlrns.error("spike", "digits", *quick, "--out", "p", "--resume")
+    assert "--resume must keep --compile, which was True" in said
+
+
 def test_what_cannot_be_converted_is_named(adlrns, nets: Path, sounds: Path) -> None:
     said = adlrns.error("spike", "digits", "--convert", "spiking_nets:odd", code=1)
     assert "--convert spiking_nets:odd" in said
     assert "Softmax" in said
     said = adlrns.error("spike", "digits", "--convert", "spiking_nets:trained", "--lr", "1e-3")
     assert "--lr is for training, got it beside --convert" in said
+    said = adlrns.error("spike", "digits", "--convert", "spiking_nets:trained", "--compile")
+    assert "--compile is for training" in said
     said = adlrns.error("spike", sounds, "--convert", "spiking_nets:trained")
     assert "--convert is for networks of images, got sounds" in said
+    assert "a current that stays" in said
     assert not (nets / "spiking").exists()
+
+
+@pytest.mark.parametrize(
+    "name, told",
+    [
+        ("five", ["must give 10 outputs, one a class of digits, got 5"]),
+        ("pair", ["must give 10 outputs", "got tuple"]),
+        ("large", ["must take the images of digits, 1 x 8 x 8 (channels", "2x64 and 784x8"]),
+        ("straight", ["must have ReLUs that become neurons, got none"]),
+    ],
+)
+def test_a_network_that_does_not_fit_the_images_is_refused(
+    adlrns, nets: Path, name: str, told: list[str]
+) -> None:
+    said = adlrns.error("spike", "digits", "--convert", f"spiking_nets:{name}")
+    assert all(each in said for each in (f"--convert spiking_nets:{name} ", *told)), said
+    assert "While executing" not in said
+    assert not (nets / "spiking").exists()
+
+
+@pytest.mark.usefixtures("nets")
+def test_an_interrupted_conversion_is_not_said_to_go_on(adlrns) -> None:
+    said = adlrns.error("spike", "digits", "--convert", "spiking_nets:stopped", code=130)
+    assert said == "interrupted"

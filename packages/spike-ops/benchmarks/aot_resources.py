@@ -26,6 +26,8 @@ from spike_ops._triton import (
     _bits,
     _lif_kernels as lif,
     _lif_ops,
+    _linear_lif_kernel,
+    _linear_lif_ops,
     _product_kernels as kernels,
     _products,
     _surrogates,
@@ -40,7 +42,7 @@ POINTERS = {
     "COUNT": "*i64",
 }  # fmt: skip
 # pointers to the dtype
-FLOATS = frozenset(["X", "W", "Y", "V", "S", "LAST", "GS", "GV", "GX", "FIRST"])
+FLOATS = frozenset(["X", "W", "B", "Y", "V", "S", "LAST", "GS", "GV", "GX", "FIRST"])
 SCALARS = {"limit": "i64"} | dict.fromkeys(
     ["beta", "gain", "offset", "threshold", "v_reset", "support", "peak", "a", "b", "c"], "fp32"
 )
@@ -62,6 +64,20 @@ SLOPES = {kept: _surrogates.NUMBERS[Gaussian if kept == "bytes" else MultiGaussi
 def kept_as(kept: str) -> dict[str, int]:
     """Return what a LIF kernel is told about what it keeps."""
     return {"KEEP": lif.KEPT[kept], "SURROGATE": SLOPES[kept]}
+
+
+ONE = {"STEPS": 1, "depth": 1, "width": 1, "IN_BYTES": False, "WHOLE_BYTES": False}
+
+
+def linear_lif(
+    place: int, kept: str, *, bits: bool, one: bool = False
+) -> tuple[Any, dict[int, Tiles], dict[str, Any]]:
+    """Return the kernel of a linear layer and LIF in its widest tiles (place 0) or narrower."""
+    found = (_linear_lif_ops.SINGLE if one else _linear_lif_ops.TILES).items()
+    tiles = {size: each[place] for size, each in found if place < len(each)}
+    flags = LIF | kept_as(kept) | {"BITS": bits, "IN_BYTES": bits, "BIAS": True, "DENSE": False}
+    flags |= ONE if one else {"STEPS": _linear_lif_ops.STEPS}
+    return _linear_lif_kernel.linear_lif_kernel, tiles, flags
 
 
 # name -> kernel, tiles by bytes of an element, what is switched on
@@ -87,6 +103,12 @@ KERNELS: dict[str, tuple[Any, dict[int, Tiles], dict[str, Any]]] = {
         for kept in lif.KEPT
         if kept != "nothing"
     },
+    **{f"linear lif, {kept}": linear_lif(0, kept, bits=True) for kept in lif.KEPT},
+    "linear lif, dense": linear_lif(0, "membrane", bits=False),
+    "linear lif, narrower": linear_lif(1, "membrane", bits=True),
+    "linear lif, narrowest": linear_lif(2, "membrane", bits=True),
+    # sizes of one are constants of a kernel, which must compile with them
+    "linear lif, one step": linear_lif(0, "bits", bits=True, one=True),
     "event": (kernels.event_kernel, {4: _products.EVENT, 2: _products.EVENT}, AHEAD),
 }
 ADDITIONS_ONLY = frozenset({"event"})
@@ -109,14 +131,16 @@ def source(kernel: Any, dtype: str, tiles: Tiles, flags: dict[str, Any]) -> ASTS
         "DEPTH": tiles.depth, "w_col": 1,
     }  # fmt: skip
     given |= flags
+    given["BATCH"] = tiles.rows // given.get("STEPS", 1)
     names = kernel.arg_names
     constants = {name: given[name] for name in names if name in given}
     signature = {name: "constexpr" if name in constants else _type(name, dtype) for name in names}
     if "KEEP" in constants:
         signature["K"] = f"*{dtype}" if constants["KEEP"] == lif.KEPT["membrane"] else "*u8"
+    sizes = {"w_row", "size", "depth", "width"}
     aligned = {(i,): ALIGNED for i, name in enumerate(names)
-               if name not in constants and ((name.isupper() and len(name) > 1) or name in "PWYKXSV"
-                                             or name in {"w_row", "size"})}  # fmt: skip
+               if name not in constants and ((name.isupper() and len(name) > 1)
+                                             or name in "PWYKXSVB" or name in sizes)}  # fmt: skip
     return ASTSource(kernel, signature, {(names.index(k),): v for k, v in constants.items()},
                      aligned)  # fmt: skip
 

@@ -1,13 +1,14 @@
 """Time a training step of a 3-layer spiking net against SpikingJelly's: forward, loss, backward.
 
-784-1024-1024-10, LIF (tau 2, hard reset with a detached gradient, arctangent surrogate), cross
-entropy of the mean currents. Inputs are spikes at random. Both sides have the same weights, scaled
+784-1024-1024-10, LIF (tau 2, hard reset with a detached gradient), cross entropy of the mean
+currents. Inputs are spikes at random. Both sides have the same weights, scaled
 so that the hidden layers fire about as often as the input; before anything is timed, the loss must
 agree to 1e-4 and the gradients to 1e-2 of their norm (sums in another order flip a few spikes).
 Calls take turns, the second of two is timed; medians. `times` is how often ours fits into theirs.
 
-Rows: `ours` (spikes as bits between layers, kernels built), `unbuilt` (no compiler),
-`rectangular` (its surrogate: two bits kept, and another gradient, so it is not compared).
+Rows, for the arctangent as surrogate and for the rectangular window: `kernels` (spikes as bits
+between layers, everything built), `ours` (only the neurons built), `unbuilt` (no compiler), and
+SpikingJelly with the same surrogate, which the gradients of each are compared with.
 
     python bench_training.py [--steps 16] [--batch 64] [--density 0.03] [--rounds 9] [--csv PATH]
 
@@ -19,6 +20,8 @@ import csv
 import platform
 import statistics
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +29,28 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spike_ops import SpikeTensor
+from spike_ops import Calibration, SpikeTensor, _native, compile_kernels, use_calibration
+from spike_ops._calibration import NATIVE
 from spike_ops.neuron import LIF, build
 from spike_ops.nn import Linear
 from spike_ops.surrogate import ATan, Rectangular, Surrogate
 
 WIDTHS = (784, 1024, 1024, 10)
+SURROGATES = {"arctangent": ATan(), "rectangular": Rectangular()}
+
+
+@contextmanager
+def kernels(*, used: bool) -> Iterator[None]:
+    """Have products go by the compiled kernels, or as if they had never been."""
+    compile_kernels()
+    held = list(_native._libraries)
+    try:
+        if not used:
+            _native._libraries.clear()
+        with use_calibration(NATIVE if used else Calibration()):
+            yield
+    finally:
+        _native._libraries[:] = held
 
 
 def ours(surrogate: Surrogate, *, backend: Any = "auto") -> nn.Sequential:
@@ -45,13 +64,15 @@ def ours(surrogate: Surrogate, *, backend: Any = "auto") -> nn.Sequential:
     )  # fmt: skip
 
 
-def theirs() -> nn.Sequential:
+def theirs(name: str) -> nn.Sequential:
     """Return SpikingJelly's net."""
     from spikingjelly.activation_based import neuron, surrogate
 
+    chosen = {"arctangent": surrogate.ATan, "rectangular": surrogate.Rect}[name]
+
     def node() -> nn.Module:
         return neuron.LIFNode(
-            tau=2.0, detach_reset=True, surrogate_function=surrogate.ATan(), step_mode="m"
+            tau=2.0, detach_reset=True, surrogate_function=chosen(), step_mode="m"
         )
 
     a, b, c, d = WIDTHS
@@ -100,32 +121,42 @@ def check(one: nn.Sequential, other: nn.Sequential, x: Tensor, y: Tensor) -> Non
             )
 
 
-def rows(steps: int, batch: int, density: float, rounds: int) -> list[dict[str, Any]]:
-    """Return medians of all sides."""
+def rows(
+    surrogate: str, steps: int, batch: int, density: float, rounds: int
+) -> list[dict[str, Any]]:
+    """Return medians of all sides with a surrogate."""
+    chosen = SURROGATES[surrogate]
     torch.manual_seed(0)
     dense = (torch.rand(steps, batch, WIDTHS[0]) < density).float()
     x, y = SpikeTensor.from_dense(dense), torch.randint(10, (batch,))
-    sides = {"ours": ours(ATan()), "unbuilt": ours(ATan(), backend="eager"),
-             "rectangular": ours(Rectangular()), "spikingjelly": theirs()}  # fmt: skip
-    for name in ("ours", "rectangular"):
+    sides = {
+        "kernels": ours(chosen),
+        "ours": ours(chosen),
+        "unbuilt": ours(chosen, backend="eager"),
+        "spikingjelly": theirs(surrogate),
+    }
+    for name in ("kernels", "ours"):
         build(sides[name], dense)
     rates = fire_as_often(sides["ours"], x, density)
     state = {name: value.clone() for name, value in sides["ours"].state_dict().items()}
     for net in sides.values():
         net.load_state_dict(state)
-    check(sides["ours"], sides["spikingjelly"], x, y)
+    for name in ("kernels", "ours"):
+        with kernels(used=name == "kernels"):
+            check(sides[name], sides["spikingjelly"], x, y)
     inputs = {name: dense if name == "spikingjelly" else x for name in sides}
     times: dict[str, list[float]] = {name: [] for name in sides}
     for _ in range(rounds):
         for name, net in sides.items():
-            step(net, inputs[name], y)
-            begun = time.perf_counter()
-            step(net, inputs[name], y)
-            times[name].append(time.perf_counter() - begun)
+            with kernels(used=name == "kernels"):
+                step(net, inputs[name], y)
+                begun = time.perf_counter()
+                step(net, inputs[name], y)
+                times[name].append(time.perf_counter() - begun)
     whole = statistics.median(times["spikingjelly"])
     return [
         {
-            "row": name, "density": density, "rate1": round(rates[0], 4),
+            "surrogate": surrogate, "row": name, "density": density, "rate1": round(rates[0], 4),
             "rate2": round(rates[1], 4), "ms": round(1e3 * statistics.median(each), 2),
             "least_ms": round(1e3 * min(each), 2),
             "times": round(whole / statistics.median(each), 2),
@@ -147,9 +178,10 @@ def main() -> None:
     print(f"{shape}, {threads} thread(s), torch {torch.__version__}, {platform.machine()}")
     found = []
     for density in told.density:
-        for row in rows(told.steps, told.batch, density, told.rounds):
-            print("  ".join(f"{key} {value!s:>8}" for key, value in row.items()), flush=True)
-            found.append(row)
+        for surrogate in SURROGATES:
+            for row in rows(surrogate, told.steps, told.batch, density, told.rounds):
+                print("  ".join(f"{key} {value!s:>8}" for key, value in row.items()), flush=True)
+                found.append(row)
     if told.csv:
         with told.csv.open("w", newline="") as file:
             writer = csv.DictWriter(file, list(found[0]), lineterminator="\n")

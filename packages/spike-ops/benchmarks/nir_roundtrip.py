@@ -4,6 +4,9 @@ Networks of dyadic weights and inputs (multiples of 1/16, so that sums are exact
 `to_nir`, written, read by the importer and run step by step. A flip is an output spike, of all
 steps, that differs from the network's own. Rows of what a library has no node for say so.
 
+Rows "in metadata" export soft resets as NIR's own neurons whose metadata say what they are: read as
+they are, a reset to 0; "told", with the importer's neurons set to the reset that the metadata name.
+
     python nir_roundtrip.py [--steps 300] [--csv PATH]
 
 It needs nir and h5py beside this package; spikingjelly (2.0), snntorch (1.0) and nirtorch (2.6) for
@@ -14,9 +17,11 @@ definition of the nodes, in float64: what any reader of the format can compute.
 import argparse
 import contextlib
 import csv
+import functools
 import importlib.metadata
 import io
 import tempfile
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -68,6 +73,18 @@ def networks() -> dict[str, nn.Module]:
     }
 
 
+def softened(net: nn.Module) -> nn.Module:
+    """Set the neurons of an imported network to the soft reset of their metadata."""
+    for each in net.modules():
+        if hasattr(each, "reset_mechanism"):  # snnTorch
+            each.reset_mechanism = "subtract"
+            each.state_function = each._base_sub
+            each.reset_delay = False
+        elif hasattr(each, "v_reset"):  # SpikingJelly
+            each.v_reset = None
+    return net
+
+
 def own(path: Path, x: Tensor) -> Tensor:
     return from_nir(path, dt=DT)(x)
 
@@ -80,10 +97,11 @@ def stepped(net: Any, x: Tensor) -> Tensor:
     return torch.stack(out)
 
 
-def spikingjelly(path: Path, x: Tensor) -> Tensor:
+def spikingjelly(path: Path, x: Tensor, told: bool = False) -> Tensor:
     from spikingjelly.activation_based import nir_exchange
 
-    return stepped(nir_exchange.import_from_nir(path, dt=DT), x)
+    net = nir_exchange.import_from_nir(path, dt=DT)
+    return stepped(softened(net) if told else net, x)
 
 
 class Leak(nn.Module):
@@ -137,10 +155,11 @@ def nirtorch(path: Path, x: Tensor) -> Tensor:
     return stepped(reader.nir_to_torch(read(path), nodes), x)
 
 
-def snntorch(path: Path, x: Tensor) -> Tensor:
+def snntorch(path: Path, x: Tensor, told: bool = False) -> Tensor:
     from snntorch.import_nir import import_from_nir
 
-    return stepped(import_from_nir(read(path)), x)
+    net = import_from_nir(read(path))
+    return stepped(softened(net) if told else net, x)
 
 
 def rows(steps: int) -> list[dict[str, str]]:
@@ -154,12 +173,25 @@ def rows(steps: int) -> list[dict[str, str]]:
         for kind, net in networks().items():
             path = Path(folder) / "net.nir"
             write(to_nir(net, dt=DT), path)
-            expected = net(x)
-            row = {"network": kind, "rate": f"{expected.mean().item():.3f}"}
-            for name, run in importers.items():
-                row[name] = flips(run, path, x, expected)
-            found.append(row)
+            found.append(row_of(kind, net(x), importers, path, x))
+        net = networks()["soft"]
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # that it is another network until it is told
+            write(to_nir(net, dt=DT, soft_reset="metadata"), path)
+        found.append(row_of("soft, in metadata", net(x), importers, path, x))
+        after = {
+            name: functools.partial(run, told=True) if name in {"spikingjelly", "snntorch"} else run
+            for name, run in importers.items()
+        }
+        found.append(row_of("soft, in metadata, told", net(x), after, path, x))
     return found
+
+
+def row_of(
+    kind: str, expected: Tensor, importers: dict[str, Run], path: Path, x: Tensor
+) -> dict[str, str]:
+    row = {"network": kind, "rate": f"{expected.mean().item():.3f}"}
+    return row | {name: flips(run, path, x, expected) for name, run in importers.items()}
 
 
 @torch.no_grad()

@@ -1,5 +1,6 @@
 """Networks on chips: what fits where, and what whole numbers compute."""
 
+import itertools
 import math
 from typing import Any
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from spike_ops.chips import CHIPS, Chip, check, quantize
-from spike_ops.neuron import ALIF, IF, LIF
+from spike_ops.neuron import ALIF, IF, LIF, Diagonal, Recurrent
 from spike_ops.nir import Stepwise
 
 
@@ -140,6 +141,44 @@ def test_a_small_network_of_shifts_fits_xylo() -> None:
     )
     assert check(net, "xylo", (16,)).fits
     assert [layer.shift for layer in quantize(net, (16,), chip="xylo").quantised] == [2, 4]
+
+
+def test_no_more_connections_than_xylo_stores_may_go_into_a_hidden_neuron() -> None:
+    def net(*connections: int) -> nn.Module:
+        layers: list[nn.Module] = []
+        for into, out in itertools.pairwise((16, 70, 40, 8)):
+            layers += [nn.Linear(into, out, bias=False), LIF(2.0, reset="soft")]
+        with torch.no_grad():
+            for layer, count in zip((layers[2], layers[4]), connections, strict=True):
+                layer.weight[:, count:] = 0  # type: ignore[index,operator,union-attr]
+        return nn.Sequential(*layers)
+
+    assert check(net(63, 40), "xylo", (16,)).fits
+    crowded = check(net(64, 40), "xylo", (16,))
+    assert crowded.problems == ("2: a neuron must hear at most 63 connections, got 64",)
+    assert check(net(64, 40), "loihi2", (16,)).fits
+
+
+def test_neurons_that_hear_each_other_go_where_there_are_connections_for_it() -> None:
+    def net(connection: nn.Module) -> nn.Module:
+        return nn.Sequential(
+            nn.Linear(4, 60), Recurrent(IF(reset="soft"), connection), nn.Linear(60, 3), IF()
+        )
+
+    own = nn.Linear(60, 60, bias=False)
+    report = check(net(own), "loihi2", (4,))
+    assert report.fits
+    assert report.placements[0].synapses == 4 * 60 + 60 * 60
+    assert "0: the chip has no connections among" in " ".join(
+        check(net(own), "speck", (4,)).problems
+    )
+    assert "at most 63 connections, got 64" in " ".join(check(net(own), "xylo", (4,)).problems)
+    single = " ".join(check(net(Diagonal(60, weight=0.5)), "xylo", (4,)).problems)
+    assert "connections" not in single
+    with pytest.raises(ValueError, match="through a Linear or Diagonal, got IF through Conv1d"):
+        check(net(nn.Conv1d(1, 1, 3)), "loihi2", (4,))
+    with pytest.raises(ValueError, match="not computed in whole numbers"):
+        quantize(net(own), (4,))
 
 
 def test_every_chip_is_of_the_table_and_has_a_source() -> None:
@@ -276,6 +315,29 @@ def test_a_readout_gives_currents() -> None:
     np.testing.assert_allclose(out, net[2](hidden).detach(), atol=5 * whole.quantised[-1].scale)
 
 
+class Half(LIF):
+    def transition(self, current: Tensor, state: Any, *constants: Tensor) -> Any:
+        return super().transition(current / 2, state, *constants)
+
+
+class Late(Recurrent):
+    def initial(self, current: Tensor) -> Any:
+        return tuple(each + 1 for each in super().initial(current))
+
+
+def test_neurons_with_a_step_of_their_own_fit_no_chip() -> None:
+    for neurons, told in (
+        (Half(), "run the step of LIF, got Half"),
+        (Recurrent(Half(), Diagonal(4)), "run the step of LIF, got Half"),
+        (Late(soft(), Diagonal(4)), "run the step of Recurrent, got Late"),
+    ):
+        net = nn.Sequential(nn.Linear(4, 4), neurons)
+        with pytest.raises(ValueError, match=told):
+            quantize(net, (4,))
+        with pytest.raises(ValueError, match=told):
+            check(net, "loihi2", (4,))
+
+
 def test_what_cannot_be_quantised_is_refused() -> None:
     net = nn.Sequential(nn.Linear(4, 4), soft())
     wrong: list[tuple[dict[str, Any], str]] = [
@@ -296,5 +358,33 @@ def test_what_cannot_be_quantised_is_refused() -> None:
     ):
         with pytest.raises(ValueError, match=rule):
             quantize(bad, (4,))
+    for layers, rule in (
+        ([nn.AvgPool2d(2, divisor_override=3), nn.Conv2d(2, 3, 2)], "divide by its size or by 1"),
+        ([nn.AvgPool2d((2, 3), ceil_mode=True), nn.Conv2d(2, 3, 2)], "must round down"),
+        ([nn.AvgPool2d(2, padding=(0, 1), count_include_pad=False), nn.Conv2d(2, 3, 2)], "padded"),
+        ([nn.Conv2d(2, 3, 3, padding=1, padding_mode="circular")], "padding_mode must be 'zeros'"),
+    ):
+        pictures = nn.Sequential(*map(Stepwise, layers), soft())
+        with pytest.raises(ValueError, match=rule):
+            quantize(pictures, (2, 7, 7))
+        with pytest.raises(ValueError, match=rule):
+            check(pictures, "speck", (2, 7, 7))
     with pytest.raises(TypeError, match="whole"):
         quantize(net, (4,))(torch.full((2, 1, 4), 0.5))
+
+
+@pytest.mark.parametrize(
+    "options",
+    [{"divisor_override": 4}, {"divisor_override": 1}, {"count_include_pad": False},
+     {"padding": 1}],
+)  # fmt: skip
+def test_pools_that_divide_by_their_size_or_not_at_all_are_computed_as_they_are(
+    options: dict[str, Any],
+) -> None:
+    torch.manual_seed(0)
+    layer = nn.Conv2d(2, 3, 2)
+    net = nn.Sequential(Stepwise(nn.AvgPool2d(2, **options)), Stepwise(layer))
+    x = spikes(5, 2, 2, 6, 6)
+    whole = quantize(net, (2, 6, 6), bits=16)
+    close = whole(x) * whole.quantised[0].scale
+    np.testing.assert_allclose(close, net(x).detach(), atol=40 * whole.quantised[0].scale)

@@ -14,6 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
+from spike_ops import SpikeTensor, encoding, energy
 from spike_ops.convert import QCFS, ConversionError, ConvertedNet, Spiking, WinnerPool, convert
 
 
@@ -171,6 +172,24 @@ def test_thresholds_are_the_maxima_and_percentiles_of_the_activations() -> None:
     assert first(percentile=90.0).item() == pytest.approx(expected, rel=1e-3)
     single = convert(net, x, percentile=99.0).layers()["1"].thresholds
     assert single < activation.max()
+
+
+def test_the_original_that_a_converted_network_keeps_is_not_told_as_uncounted() -> None:
+    net, x = relus(), inputs(6, 8)
+    made = convert(net, x, steps=4)
+    by_definition = energy.count_operations(made, x, batch_axis=0)
+    counts = made.count_operations(x)
+    assert by_definition.uncounted == counts.uncounted == ()
+    assert by_definition.effective_acs == 0
+    assert counts.effective_acs > 0
+    assert counts.synops == by_definition.synops
+
+
+def test_percentiles_see_every_value_of_large_layers() -> None:
+    x = torch.rand(500, 25, 8, 24, generator=torch.Generator().manual_seed(0))
+    x[..., 0::3] *= 0.1  # as every n-th value would be where n divides the width
+    theta = convert(nn.Sequential(nn.ReLU()), x).layers()["0"].thresholds
+    assert (x < theta).double().mean().item() == pytest.approx(0.999, abs=1e-5)
 
 
 def test_a_layer_that_never_answers_gets_a_threshold_all_the_same() -> None:
@@ -367,3 +386,59 @@ def test_a_network_of_levels_for_digits_is_the_same_network_at_as_many_steps(
     # rounding may move a sum that just reaches a level
     assert report.rows[0].agreement > 0.996
     assert report.rows[0].output_error < 1e-3
+
+
+def test_layers_that_hear_neurons_add_and_those_that_hear_numbers_multiply() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.Flatten(), nn.Linear(32, 5), nn.ReLU(), nn.Linear(5, 2)
+    )
+    x = torch.rand(4, 1, 6, 6)
+    made = convert(model, x, steps=3)
+    counts = made.count_operations(x)
+    first, second, last = (counts.layers[f"net.{name}"] for name in ("0", "3", "5"))
+    assert (first.macs, first.acs) == (3 * 4 * 2 * 9 * 16, 0)
+    fired = made.counts(x)
+    assert (second.macs, second.acs) == (0, int(fired["1"].sum()) * 5)
+    assert (last.macs, last.acs) == (0, int(fired["4"].sum()) * 2)
+    assert made.count_operations(x, 6).layers["net.0"].macs == 2 * first.macs
+    assert made.steps == 3
+
+
+def test_a_layer_behind_averages_of_spikes_multiplies() -> None:
+    model = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.ReLU(), nn.AvgPool2d(2), nn.Flatten(), nn.Linear(8, 2)
+    )
+    made = convert(model, torch.rand(4, 1, 6, 6), steps=4)
+    counts = made.count_operations(torch.rand(2, 1, 6, 6))
+    assert counts.layers["net.4"].macs > 0
+    assert counts.effective_acs == 0
+
+
+def test_an_encoded_input_is_its_mean_to_neurons_that_wait_for_all_of_it() -> None:
+    torch.manual_seed(0)
+    model = nn.Sequential(nn.Linear(6, 8), QCFS(4), nn.Linear(8, 3))
+    made, x = convert(model, torch.rand(16, 6), neurons="phased", steps=4), torch.rand(5, 6)
+    seen: list[Tensor] = []
+
+    def encoder(inputs: Tensor, steps: int) -> Tensor:
+        seen.append(encoding.rate(inputs, steps))
+        return seen[-1]
+
+    got = made(x, encoder=encoder)
+    torch.testing.assert_close(got, model(seen[0].mean(0)))
+    packed = made(x, encoder=lambda *_: SpikeTensor.from_dense(seen[0]))
+    assert torch.equal(packed, got)
+    assert torch.equal(made(x, encoder=encoding.direct), made(x))
+    with pytest.raises(ValueError, match=r"encoder must return \(4, 5, 6\), got \(5, 6\)"):
+        made(x, encoder=lambda inputs, steps: inputs)
+
+
+def test_the_error_of_spikes_at_random_falls_with_time() -> None:
+    torch.manual_seed(0)
+    model, x = nn.Sequential(nn.Linear(6, 32), nn.ReLU(), nn.Linear(32, 3)), torch.rand(64, 6)
+    made = convert(model, x)
+    first, last = made.report(x, steps=(8, 512), encoder=encoding.rate).rows
+    constant = made.report(x, steps=(8,)).rows[0]
+    assert last.output_error < first.output_error / 4
+    assert first.output_error > constant.output_error

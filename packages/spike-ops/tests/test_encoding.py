@@ -88,6 +88,47 @@ def test_rates_have_the_mean_and_variance_of_a_binomial(gain):
     assert ((counts.var(0) - variance).abs() <= 5 * variance * (2 / trials) ** 0.5).all()
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_rates_in_half_precision_are_those_of_their_values(dtype):
+    steps, batch = 100, 20_000
+    for value in (1e-4, 1e-3, 0.3, 0.9990234375):
+        x = torch.full((batch,), value, dtype=dtype)
+        p, trials = x[0].double().item(), steps * batch
+        counts = [
+            encoding.rate(x, steps, generator=generator()).double().sum(),
+            encoding.poisson(x, steps, generator=generator()).double().sum(),
+            encoding.poisson(1000 * x, steps, dt=1e-3, generator=generator()).double().sum(),
+        ]
+        chances = [p, -math.expm1(-p), -math.expm1(-1e-3 * (1000 * x)[0].double().item())]
+        for counted, chance in zip(counts, chances, strict=True):
+            assert abs(counted - chance * trials) <= 5 * math.sqrt(chance * (1 - chance) * trials)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_fires_where_float32_does(dtype):
+    x = torch.rand(1, 500, generator=generator()).to(dtype)
+    for encode in RANDOM:
+        half, single = (encode(each, 20, generator=generator(1)) for each in (x, x.float()))
+        assert half.dtype == dtype
+        assert torch.equal(half.float(), single)
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_half_precision_decodes_to_what_float32_does_rounded(dtype):
+    often = encoding.rate(torch.full((50,), 0.997), 1000, generator=generator())
+    for spikes in (often, torch.ones(1000, 1)):
+        told = encoding.decode_poisson(spikes.to(dtype))
+        assert torch.equal(told, encoding.decode_poisson(spikes).to(dtype))
+    moved, start = torch.ones(1001, 1, 2), torch.zeros(1)
+    moved[:, :, 0] = 0
+    told = encoding.decode_delta(moved.to(dtype), 0.1, start=start.to(dtype))
+    assert torch.equal(told, encoding.decode_delta(moved, 0.1, start=start).to(dtype))
+    x = torch.rand(9, generator=generator()).to(dtype)
+    answers = encoding.population(x, 600)
+    assert answers.dtype == dtype
+    assert torch.equal(answers, encoding.population(x.float(), 600).to(dtype))
+
+
 def test_steps_of_rates_are_independent():
     spikes = encoding.rate(
         torch.full((20_000,), 0.3, dtype=torch.float64), 2, generator=generator()

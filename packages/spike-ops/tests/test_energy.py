@@ -5,9 +5,11 @@ import torch
 from hypothesis import given, strategies as st
 from torch import nn
 
-from spike_ops import SpikeTensor, energy
+from spike_ops import SpikeTensor, energy, functional, nn as spike_nn
 from spike_ops.energy import LayerOperations, OperationCounts, count_operations
-from spike_ops.neuron import IF, LIF
+from spike_ops.memory import OTTT, CheckpointedTime
+from spike_ops.monitor import Monitor
+from spike_ops.neuron import IF, LIF, PLIF, PSN, SRM, Delay, Recurrent, Refractory, SlidingPSN
 
 
 def sparse(seed, *shape, share=0.5):
@@ -234,7 +236,7 @@ def test_other_layers_are_counted_once_their_kind_is_known(monkeypatch):
 
     monkeypatch.setattr(_connections, "CONNECTIONS", dict(_connections.CONNECTIONS))
     net = nn.Sequential(Masked())
-    assert count_operations(net, torch.ones(1, 1, 3)).uncounted == ("0",)
+    assert count_operations(net, torch.ones(1, 1, 3), products=False).uncounted == ("0",)
     energy.count_as_connection(Masked, nn.Linear)
     counts = count_operations(net, torch.ones(1, 1, 3))
     assert counts.layers == {"0": LayerOperations(0, 3, 12)}
@@ -325,3 +327,222 @@ def test_every_figure_is_called_an_estimate_and_tells_its_source():
 def test_what_makes_no_sense_is_refused(call, rule):
     with pytest.raises(ValueError, match=rule):
         call()
+
+
+def met_by_hand(a, b):
+    """Count each multiplication of a @ b, one by one: effective and dense."""
+    effective = dense = 0
+    a, b = a.reshape(-1, *a.shape[-2:]), b.reshape(-1, *b.shape[-2:])
+    for left, right in zip(a, b.expand(len(a), *b.shape[1:]), strict=True):
+        for i, j, k in itertools.product(
+            range(len(left)), range(right.shape[1]), range(len(right))
+        ):
+            dense += 1
+            effective += bool(left[i, k] != 0 and right[k, j] != 0)
+    return effective, dense
+
+
+class Calls(nn.Module):
+    def __init__(self, function):
+        super().__init__()
+        self.function = function
+
+    def forward(self, x):
+        return self.function(x)
+
+
+fired = (sparse(1, 3, 2, 4, 5) != 0).float()
+WEIGHT, OTHER = sparse(2, 5, 3), sparse(3, 3, 2, 5, 4)
+PRODUCTS = {
+    "spikes @ weight": (lambda s: SpikeTensor.from_dense(s) @ WEIGHT, fired, WEIGHT, "matmul"),
+    "spike_mm": (lambda s: functional.spike_mm(s, WEIGHT), fired, WEIGHT, "matmul"),
+    "linear": (lambda s: functional.linear(s, WEIGHT.t()), fired, WEIGHT, "linear"),
+    "torch's": (lambda s: nn.functional.linear(s, WEIGHT.t()), fired, WEIGHT, "linear"),
+    "zeros and ones": (lambda s: s @ WEIGHT, fired, WEIGHT, "matmul"),
+    "batched": (lambda s: torch.matmul(s, OTHER), fired, OTHER, "matmul"),
+    "spikes behind": (lambda s: OTHER.mT @ s.mT, OTHER.mT, fired.mT, "matmul"),
+    "currents": (lambda s: (s / 2) @ WEIGHT, fired / 2, WEIGHT, "matmul"),
+}
+
+
+@pytest.mark.parametrize("row", PRODUCTS)
+def test_products_outside_of_layers_count_where_two_values_meet(row):
+    function, left, right, kind = PRODUCTS[row]
+    net = nn.Sequential(nn.Identity(), Calls(function))
+    counts = count_operations(net, fired)
+    effective, dense = met_by_hand(left, right)
+    expected = LayerOperations(0, effective, dense)
+    if row == "currents":
+        expected = LayerOperations(effective, 0, dense)
+    assert counts.layers == {f"1.{kind}": expected}
+    assert 0 < effective < dense
+    assert not count_operations(net, fired, products=False).layers
+
+
+CONVOLVED = {
+    "torch's": (nn.functional.conv2d, {"padding": 1, "stride": 2}),
+    "of spikes": (functional.conv2d, {"padding": 1, "groups": 2}),
+    "of spikes, packed": (functional.conv2d, {"method": "event", "dilation": 2, "padding": 2}),
+}
+
+
+@pytest.mark.parametrize("row", CONVOLVED)
+def test_convolutions_that_are_called_as_functions_count_as_layers_do(row):
+    function, options = CONVOLVED[row]
+    x = (sparse(5, 2, 4, 6, 5) != 0).float()
+    own = {name: value for name, value in options.items() if name != "method"}
+    layer = with_sparse_weights(nn.Conv2d(4, 6, 3, bias=True, **own))
+    given = SpikeTensor.from_dense(x) if "packed" in row else x
+    net = nn.Sequential(Calls(lambda s: function(s, layer.weight, layer.bias, **options)))
+    (counted,) = count_operations(net, given, batch_axis=0).layers.items()
+    effective, dense = products_by_hand(layer, x)
+    assert counted == ("0.conv2d", LayerOperations(0, effective, dense))
+
+
+def test_parallel_neurons_that_slide_are_counted():
+    neuron = SlidingPSN(3)
+    counts = count_operations(nn.Sequential(neuron), fired)
+    # each input meets its own step and the two after it, those beyond the end left out
+    met = sum(int(fired[t].count_nonzero()) * min(3, len(fired) - t) for t in range(len(fired)))
+    assert counts.layers["0.conv1d"].acs == met
+    assert counts.uncounted == ()
+
+
+def test_attention_of_spikes_counts_both_of_its_products():
+    net = Calls(lambda s: functional.spike_attention(s, s, s))
+    counts = count_operations(net, SpikeTensor.from_dense(fired))
+    first, second = met_by_hand(fired, fired.mT), met_by_hand(fired @ fired.mT, fired)
+    total = LayerOperations(0, first[0] + second[0], first[1] + second[1])
+    assert counts.layers == {"attention": total}
+
+
+def test_layers_are_not_counted_twice_by_their_products_and_neurons_by_what_they_multiply():
+    heard = sparse(4, 6, 6)
+    recurrent = Recurrent(IF(), lambda s: s @ heard)
+    net = nn.Sequential(nn.Linear(5, 6), recurrent, spike_nn.Linear(6, 4, spike_in=True))
+    layers = count_operations(net, fired[:, :, 0]).layers
+    assert layers.keys() == {"0", "1.matmul", "2"}
+    assert layers["1.matmul"].dense == 3 * 2 * 36
+    (parallel,) = count_operations(PSN(3), fired[:, :, 0]).layers.values()
+    assert parallel.dense == 3 * 3 * 2 * 5
+
+
+def test_modules_that_multiply_by_parameters_of_their_own_are_counted():
+    class Own(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.weight = nn.Parameter(torch.ones(5, 2))
+
+        def forward(self, x):
+            return x @ self.weight
+
+    assert count_operations(nn.Sequential(Own()), fired).uncounted == ()
+    assert count_operations(nn.Sequential(Own()), fired, products=False).uncounted == ("0",)
+
+
+def test_sparse_synapses_count_as_what_exists_of_them(monkeypatch):
+    from spike_ops.energy import _connections
+
+    monkeypatch.setattr(_connections, "CONNECTIONS", dict(_connections.CONNECTIONS))
+    layer = spike_nn.SparseSynapse(5, 6, connection="random", probability=0.4, seed=1)
+    expected = int((fired.flatten(0, -2).sum(0) * layer.mask.sum(0)).sum())
+    for _ in range(2):
+        counts = count_operations(layer, fired)
+        assert counts.layers == {"": LayerOperations(acs=expected, dense=3 * 2 * 4 * 30)}
+        energy.count_as_connection(spike_nn.SparseSynapse, nn.Linear)
+
+
+def test_layers_that_watching_calls_again_are_counted_once():
+    net = nn.Sequential(nn.Linear(5, 6), Recurrent(IF(), nn.Linear(6, 6)))
+    x = fired[:, :, 0]
+    plain = count_operations(net, x)
+    assert plain.layers["1.connection"].dense == 3 * 2 * 36
+    assert count_operations(net, x, membranes=True).layers == plain.layers
+    with Monitor(net, traces=2) as monitor:
+        assert count_operations(net, x, membranes=True) == count_operations(net, x, membranes=True)
+        assert count_operations(net, x).layers == plain.layers
+        assert monitor.activity("1").calls == 3
+
+
+def test_products_that_watching_repeats_are_counted_once():
+    heard = sparse(4, 6, 6)
+    net = nn.Sequential(nn.Linear(5, 6), Recurrent(IF(), lambda s: s @ heard))
+    x = fired[:, :, 0]
+    plain = count_operations(net, x)
+    assert plain.layers["1.matmul"].dense == 3 * 2 * 36
+    assert count_operations(net, x, membranes=True).layers == plain.layers
+
+
+def test_layers_with_traces_of_their_inputs_are_counted_once_by_their_inputs():
+    layer = nn.Linear(5, 4)
+    x = fired[:, :, 0]
+    net = OTTT(layer, decay=0.5)
+    (counted,) = count_operations(net, x).layers.values()
+    assert counted == count_operations(layer, x).layers[""]
+    assert counted.acs > 0
+
+
+def test_layers_with_traces_keep_them_without_gradients():
+    x = fired[:, :, 0]
+    streams = [OTTT(nn.Linear(5, 4, bias=False), decay=0.5, stateful=True) for _ in range(2)]
+    streams[1].load_state_dict(streams[0].state_dict())
+    with torch.no_grad():
+        without = streams[0](x)
+    assert torch.equal(without, streams[1](x).detach())
+    for stream in streams:
+        stream(x).sum().backward()
+    ours, theirs = (each.layer.weight.grad for each in streams)
+    assert torch.equal(ours, theirs)
+
+
+@pytest.mark.parametrize(
+    "wrapped", [lambda: Recurrent(IF(), lambda s: 0 * s), lambda: Refractory(IF(), 0)]
+)
+def test_membranes_of_wrapped_neurons_are_those_that_count(wrapped):
+    currents = torch.randn(6, 2, 3) * (torch.rand(6, 2, 3) < 0.4)
+    updates = energy.count_membrane_updates(IF(), currents)
+    assert energy.count_membrane_updates(wrapped(), currents) == updates
+    assert energy.count_membrane_updates(Refractory(wrapped(), 0), currents) == updates
+
+
+def test_membranes_of_response_neurons_and_delays_are_what_they_are_by_definition():
+    neuron = SRM(threshold=100.0)
+    x = torch.rand(7, 2, 3, dtype=torch.float64)
+    _, state = neuron.run(x)
+    lags = torch.arange(6, -1, -1, dtype=torch.float64)
+    kernel = ((-lags / 10).exp() - (-lags / 5).exp()) * 10 / (10 - 5)
+    torch.testing.assert_close(neuron.membrane(state), torch.einsum("t,tbn->bn", kernel, x))
+    delay = Delay(torch.tensor([0, 2, 1]))
+    assert torch.equal(delay.membrane(delay.run(x)[1]), torch.zeros(2, 3, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("neuron", [PSN(3), SlidingPSN(2)])
+def test_outputs_of_parallel_neurons_count_among_the_activations(neuron):
+    nn.init.constant_(neuron.weight, 0.5)
+    counts = count_operations(nn.Sequential(neuron), 3 * fired)
+    spikes = int(neuron(3 * fired).sum())
+    assert counts.outputs == {"0": fired.numel()}
+    assert counts.zeros == {"0": fired.numel() - spikes}
+    assert spikes > 0
+
+
+def test_only_modules_whose_parameters_took_part_are_told_as_uncounted():
+    class Some(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.never, self.rests = nn.BatchNorm1d(4), Refractory(PLIF(), 1)
+            self.norm, self.borrowed = nn.LayerNorm(5), nn.Linear(5, 5)
+
+        def forward(self, x):
+            return self.rests(self.norm(x) + torch.einsum("oi,...i->...o", self.borrowed.weight, x))
+
+    counts = count_operations(Some(), fired)
+    assert set(counts.uncounted) == {"rests.neuron", "norm", "borrowed"}
+
+
+def test_steps_that_a_checkpoint_repeats_are_seen_once():
+    inner = nn.Sequential(nn.Linear(5, 4), LIF(), nn.Linear(4, 4), LIF())
+    net = CheckpointedTime(inner, steps=2)
+    with Monitor(net) as monitor:
+        net(fired[:, :, 0].requires_grad_()).sum().backward()
+    assert [each.observed for each in monitor.activities().values()] == [3 * 2, 3 * 2]

@@ -397,14 +397,51 @@ def test_spoken_digits_are_read_again_one_at_a_time(tmp_path):
         held[3]
 
 
+@pytest.mark.parametrize(
+    "seed, labels, error, rule",
+    [(0, [-1], ValueError, "labels must be in 0..65535, got -1..-1"),
+     (0, [70_000], ValueError, "labels must be in 0..65535, got 70000..70000"),
+     (0, [1.5], TypeError, "labels must be whole numbers, got float64"),
+     (None, [1], ValueError, "t must be in 0..1000000000000 - 1"),
+     (10**12, [1], ValueError, "t must be in 0..1000000000000 - 1"),
+     (0, [1, 2], ValueError, "must have one length")],
+)  # fmt: skip
+def test_recordings_that_could_not_be_read_again_leave_the_file_as_it_was(
+    seed, labels, error, rule, tmp_path
+):
+    pytest.importorskip("h5py", reason="the extra spike-ops[events] is not installed")
+    path, good = tmp_path / "digits.h5", spoken(0)
+    write_recordings([good], [65_535], path)
+    held = path.read_bytes()
+    late = good.t - 10**6 if seed is None else good.t + seed
+    with pytest.raises(error, match=rule):
+        write_recordings([good.like(good.x, good.y, late, good.p)], labels, path)
+    assert path.read_bytes() == held
+    assert SpikeRecordings(path)[0] == (good, 65_535)
+
+
+def test_recordings_whose_writing_fails_leave_the_file_as_it_was(tmp_path, monkeypatch):
+    pytest.importorskip("h5py", reason="the extra spike-ops[events] is not installed")
+    from spike_ops.events import _recordings
+
+    path = tmp_path / "digits.h5"
+    write_recordings([spoken(0)], [1], path)
+    held = path.read_bytes()
+    monkeypatch.setattr(_recordings, "_labels", lambda labels: object())
+    with pytest.raises(TypeError, match="HDF5 equivalent"):
+        write_recordings([spoken(1)], [2], path)
+    assert path.read_bytes() == held
+    assert [each.name for each in tmp_path.iterdir()] == ["digits.h5"]
+
+
 def test_files_that_are_not_of_spoken_digits_are_refused(tmp_path):
     h5py = pytest.importorskip("h5py", reason="the extra spike-ops[events] is not installed")
     (tmp_path / "a.h5").write_bytes(b"no HDF5")
-    with pytest.raises(EventFileError, match="must be HDF5 of recordings"):
+    with pytest.raises(EventFileError, match="must be whole, HDF5 of recordings"):
         SpikeRecordings(tmp_path / "a.h5")
     with h5py.File(tmp_path / "b.h5", "w") as file:
         file["labels"] = [1]
-    with pytest.raises(EventFileError, match="spikes/times|must be HDF5"):
+    with pytest.raises(EventFileError, match="spikes/times|must be whole"):
         SpikeRecordings(tmp_path / "b.h5")
     write_recordings([spoken(0)], [1], tmp_path / "c.h5")
     for field, value, rule in (("units", 700, "units"), ("times", np.nan, "times")):

@@ -43,6 +43,8 @@ SEEDS = st.integers(0, 10**6)
         ({"t": [5, 4]}, ValueError, r"t must never decrease, got 4 after 5 at 1"),
         ({"t": np.array([5, 4], np.uint64)}, ValueError, r"t must never decrease"),
         ({"t": np.array([5, 2**63], np.uint64)}, ValueError, r"t must fit into 63 bits"),
+        ({"t": [2**62, -(2**62) - 1]}, ValueError, r"t must never decrease"),
+        ({"t": [5, 2**63 - 1]}, ValueError, r"t must be below 2\^63 - 1"),
         ({"t": [1, 2, 3]}, ValueError, r"must have one length"),
         ({"x": [0.0, 1.0]}, TypeError, r"x must hold integers, got float64"),
         ({"x": [[0, 1]]}, ValueError, r"x must have one axis"),
@@ -214,6 +216,8 @@ def test_a_span_that_is_told_leaves_out_what_lies_outside():
         ({"bins": 10**9}, "at most 2\\^31 elements"),
         ({"duration": 1, "stop": 10**12}, "at most 2\\^31 elements"),
         ({"bins": 2, "start": 50, "stop": 50}, "stop must be after start"),
+        ({"bins": 2, "start": -(2**62), "stop": 2**62 + 1}, "must fit into 63 bits"),
+        ({"bins": 2, "stop": 2**63}, "must fit into 63 bits"),
     ],
 )
 def test_settings_of_frames_that_make_no_sense_are_refused(settings, rule):
@@ -235,6 +239,29 @@ def test_a_voxel_grid_spreads_each_event_by_two_weights_that_sum_to_one(seed, bi
     torch.testing.assert_close(grid, expected.float(), atol=2e-6, rtol=1e-6)
     signed = 2 * int(events.p.sum()) - len(events)
     assert grid.sum().item() == pytest.approx(signed, abs=1e-4)
+
+
+@pytest.mark.parametrize("begin, last", [(0, 2**62), (-(2**62), 2**62 - 4), (2**62, 2**63 - 4)])
+def test_times_of_any_size_are_ordered_and_divided_exactly(begin, last):
+    steps = [0, (last - begin) // 4, (last - begin) // 2, last - begin]
+    times = [begin + step for step in steps]
+    events = Events([0, 1, 2, 3], [0] * 4, times, [1, 1, 0, 1], width=4, height=1)
+    assert events.duration == last - begin
+    assert events.between(begin - 2**70, last + 2**70) == events
+    assert events.between(times[1], times[3]) == events[1:3]
+    assert events.since_start().t.tolist() == steps
+    expected = [[1, 0, 0, 0], [0, 1, 0, 0], [0, 0, -1, 0], [0] * 4, [0, 0, 0, 1]]
+    torch.testing.assert_close(
+        to_voxel_grid(events, 5)[:, 0], torch.tensor(expected, dtype=torch.float32)
+    )
+    assert to_frames(events, 4).sum((1, 2)).int().tolist() == [
+        [1, 0, 0, 0], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1],
+    ]  # fmt: skip
+    assert to_frames(events, duration=2**70).sum() == 4
+    close = Events(
+        [0, 1, 2, 3], [0] * 4, [begin, begin + 5, last, last], [1] * 4, width=4, height=1
+    )
+    assert denoise(close, window=5).x.tolist() == [1, 3]
 
 
 @given(seed=SEEDS, at=st.integers(-10, 1_200))

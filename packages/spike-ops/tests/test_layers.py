@@ -212,6 +212,44 @@ def test_rewired_and_loaded_masks_count():
             torch.testing.assert_close(got, expected)
 
 
+def test_masks_at_the_address_of_a_former_one_are_seen():
+    layer = SparseSynapse(30, 20, connection="random", probability=0.1)
+    with use_calibration(Calibration(synapse=0.0, event_call=0.0)):
+        for seed in range(20):
+            layer(torch.ones(1, 30))
+            layer.rewire(spikes_of(20, 30, density=0.1, seed=seed))
+            layer.rewire(spikes_of(20, 30, density=0.1, seed=100 + seed))
+            layer.update(torch.ones(20, 30))
+            expected = nn.functional.linear(torch.ones(1, 30), layer.weight, layer.bias)
+            torch.testing.assert_close(layer(torch.ones(1, 30)), expected)
+
+
+def test_copies_of_a_written_mask_see_what_is_written_next():
+    layer = SparseSynapse(6, 5, connection="random", probability=0.5)
+    with use_calibration(Calibration(synapse=0.0, event_call=0.0)):
+        for seed in range(9):
+            layer.mask.copy_(spikes_of(5, 6, seed=seed))
+        layer(torch.ones(1, 6))
+        copied = copy.deepcopy(layer)
+        while copied.mask._version < layer.mask._version:
+            copied.mask.zero_()
+        assert torch.equal(copied(torch.ones(1, 6)), copied.bias.expand(1, 5))
+
+
+def test_synapses_that_do_not_exist_pass_no_gradient_to_spikes():
+    layer = SparseSynapse(6, 5, connection=spikes_of(5, 6, density=0.5))
+    grads = []
+    with torch.no_grad():
+        layer.weight.fill_(1)
+    for synapse in (0.0, 1e9):
+        leaf = torch.ones(2, 6, requires_grad=True)
+        with use_calibration(Calibration(synapse=synapse, event_call=0.0)):
+            layer(SpikeTensor.from_dense(leaf)).sum().backward()
+        grads.append(leaf.grad)
+    assert torch.equal(*grads)
+    assert torch.equal(grads[0], layer.mask.float().sum(0).expand(2, 6))
+
+
 def test_synapses_survive_copies():
     layer = SparseSynapse(60, 50, connection="random", probability=0.02)
     spikes = spikes_of(3, 60)

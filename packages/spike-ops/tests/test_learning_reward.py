@@ -137,3 +137,19 @@ def test_a_bandit_is_learned_from_its_rewards_alone() -> None:
     assert sum(last[:3]) / 3 < 0.8
     assert sum(last[-20:]) / 20 > 0.95
     assert torch.equal(layer.weight.argmax(0), right)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("batch", [1, 4])
+def test_a_single_neuron_that_seldom_fires_learns_by_a_reward_of_any_kind(
+    kind: str, batch: int
+) -> None:
+    rule, drawn = RewardSTDP(PairSTDP(pairing="nearest")), torch.Generator().manual_seed(7)
+    _, _, weight, reward = window(50, batch, 1024, 1, kind, 7)
+    pre, post = (
+        (torch.rand(50, batch, size, generator=drawn) < 0.02).double() for size in (1024, 1)
+    )
+    wanted = rule.reference(pre, post, weight, reward)
+    found = rule(SpikeTensor.from_dense(pre), SpikeTensor.from_dense(post), weight, reward)
+    assert distance(found.dw, wanted.dw) < 1e-12
+    assert wanted.dw.abs().max() > 0

@@ -168,6 +168,18 @@ def test_long_trains_are_filtered_in_blocks():
     )
 
 
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_the_van_rossum_distance_in_half_precision_is_that_of_float64_rounded(dtype):
+    s, g = spikes_of(0, 700, 2, 3).to(dtype), spikes_of(1, 700, 2, 3).to(dtype)
+    exact = losses.van_rossum_distance(s.double(), g.double(), 30.0)
+    got = losses.van_rossum_distance(s.requires_grad_(), g, 30.0)
+    assert got.dtype == dtype
+    room = torch.finfo(dtype).eps
+    torch.testing.assert_close(got.double(), exact, rtol=room, atol=0)
+    got.sum().backward()
+    assert s.grad.dtype == dtype
+
+
 def test_the_van_rossum_distance_of_one_spike_is_known():
     one = torch.zeros(9, 1, 1, dtype=torch.float64)
     other = one.clone()

@@ -17,7 +17,21 @@ from spike_ops.memory import (
     mark_spikes,
     packed_saved_tensors,
 )
-from spike_ops.neuron import ALIF, IF, ILIF, LIF, PLIF, Diagonal, Neuron, Recurrent, Refractory
+from spike_ops.neuron import (
+    ALIF,
+    IF,
+    ILIF,
+    LIF,
+    PLIF,
+    PSN,
+    Diagonal,
+    LIFNode,
+    MaskedPSN,
+    Neuron,
+    Recurrent,
+    Refractory,
+    SlidingPSN,
+)
 from spike_ops.surrogate import Rectangular, Sigmoid
 
 
@@ -181,6 +195,56 @@ def test_checkpointed_time_carries_the_states_of_neurons_within_neurons() -> Non
     x = inputs(13, 2, 8)
     assert torch.equal(CheckpointedTime(module, steps=4)(x), module(x))
     assert recurrent.state is None
+
+
+class Shared(nn.Module):
+    """One module of neurons at two places, [T, B, 6] to [T, B, 6]."""
+
+    def __init__(self, neurons: Neuron) -> None:
+        super().__init__()
+        torch.manual_seed(0)
+        self.first, self.second, self.neurons = nn.Linear(6, 6), nn.Linear(6, 6), neurons
+        self.double()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neurons(self.second(self.neurons(self.first(x))))
+
+
+@pytest.mark.parametrize("steps", [1, 3, 4])
+def test_neurons_at_two_places_carry_a_state_for_each(steps: int) -> None:
+    x = inputs(11, 3, 6)
+    module = Shared(ALIF(3.0, threshold=0.2))
+    whole = module(x)
+    cut = CheckpointedTime(module, steps=steps)(x)
+    assert torch.equal(cut, whole)
+    assert 0.01 < whole.mean() < 0.99
+    wanted = gradients(module, whole)
+    for one, other in zip(gradients(module, cut), wanted, strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-12, atol=1e-12)
+    total = backward_in_parts(module, x, lambda out, span: out.sum(), steps=steps)
+    assert total == whole.sum()
+
+
+@pytest.mark.parametrize(
+    "neuron, told",
+    [
+        (PSN(4), "PSN weighs all steps at once"),
+        (MaskedPSN(4, order=2), "MaskedPSN weighs all steps at once"),
+        (SlidingPSN(2), "SlidingPSN weighs the steps before"),
+        (LIFNode(), "LIFNode is called step by step"),
+    ],
+)
+def test_what_cannot_run_over_a_part_of_the_time_is_refused(neuron: nn.Module, told: str) -> None:
+    module, x = nn.Sequential(nn.Linear(6, 6), neuron), torch.rand(8, 2, 6)
+    with pytest.raises(ValueError, match=told):
+        CheckpointedTime(module, steps=4)(x)
+    with pytest.raises(ValueError, match=told):
+        backward_in_parts(module, x, lambda out, span: out.sum(), steps=4)
+
+
+def test_stateful_neurons_at_two_places_are_refused_where_time_is_cut() -> None:
+    with pytest.raises(ValueError, match="is stateful and ran 2 times"):
+        CheckpointedTime(Shared(LIF(stateful=True)), steps=4)(inputs(8, 2, 6))
 
 
 def test_checkpointed_time_keeps_a_part_and_the_borders() -> None:

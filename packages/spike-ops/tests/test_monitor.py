@@ -7,8 +7,10 @@ import torch
 from torch import nn
 
 from spike_ops import SpikeTensor
+from spike_ops.memory import CheckpointedTime
 from spike_ops.monitor import Monitor, plot_raster, plot_traces
-from spike_ops.neuron import IF, LIF
+from spike_ops.neuron import IF, LIF, PSN, Delay, Recurrent, Refractory, SlidingPSN
+from spike_ops.nn import MembraneBatchNormLIF
 
 
 def small_net(**options):
@@ -186,6 +188,118 @@ def test_a_state_that_is_given_is_where_a_trace_begins():
         neuron(x, (torch.full((1, 2), 0.9),))
     expected = neuron.step(x[0], (torch.full((1, 2), 0.9),))[1][0]
     assert torch.equal(monitor.trace("0").membranes[0], expected[0])
+
+
+@pytest.mark.parametrize("shape", [(5, 2, 3), (5, 3, 3, 4)])
+def test_watching_neurons_with_statistics_changes_none_and_sees_what_the_run_had(shape):
+    torch.manual_seed(0)
+    nets = [nn.Sequential(MembraneBatchNormLIF(3, threshold=0.5)) for _ in range(2)]
+    x = 3 * torch.randn(*shape)
+    with Monitor(nets[0], traces=12, sample=1) as monitor:
+        watched = nets[0](x)
+    assert torch.equal(watched, nets[1](x))
+    for ours, theirs in zip(nets[0].buffers(), nets[1].buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert nets[0].training
+    trace = monitor.trace("0")
+    assert torch.equal(trace.spikes, watched[:, 1].flatten(1)[:, trace.neurons].bool())
+    assert trace.spikes.any()
+
+
+def test_watching_neurons_with_dropout_draws_no_numbers_from_the_run():
+    x = 2 * torch.rand(6, 3, 8)
+    net = nn.Sequential(Recurrent(IF(), nn.Sequential(nn.Linear(8, 8), nn.Dropout(0.5))))
+    torch.manual_seed(1)
+    plain = net(x)
+    torch.manual_seed(1)
+    with Monitor(net, traces=8, sample=2) as monitor:
+        watched = net(x)
+    assert torch.equal(watched, plain)
+    assert torch.equal(monitor.trace("0").spikes, watched[:, 2].bool())
+
+
+def test_watching_leaves_the_states_of_a_connection_alone():
+    delay = Delay(1, stateful=True)
+
+    def hears(spikes):
+        return delay(spikes[None])[0]
+
+    class Late(nn.Module):
+        def __init__(self):
+            super().__init__()
+            self.delay = delay
+
+        def forward(self, spikes):
+            return hears(spikes)
+
+    x = torch.tensor([0.6, 0.6, 0.0, 0.0, 0.0]).reshape(5, 1, 1)
+    net = Recurrent(IF(), Late())
+    plain = net(x)
+    delay.reset()
+    with Monitor(nn.Sequential(net), traces=1):
+        assert torch.equal(net(x), plain)
+    assert plain.flatten().tolist() == [0.0, 1.0, 0.0, 1.0, 0.0]
+
+
+@pytest.mark.parametrize(
+    "wrapped",
+    [lambda: Recurrent(LIF(), lambda s: 0 * s), lambda: Refractory(LIF(), 0),
+     lambda: Refractory(Recurrent(LIF(), lambda s: 0 * s), 0)],
+)  # fmt: skip
+def test_traces_of_wrapped_neurons_are_their_membranes(wrapped):
+    x = 2 * torch.rand(6, 2, 5, generator=torch.Generator().manual_seed(0))
+    traces = []
+    for neuron in (LIF(), wrapped()):
+        with Monitor(nn.Sequential(neuron), traces=5) as monitor:
+            neuron(x)
+        traces.append(monitor.trace("0"))
+    assert torch.equal(traces[0].membranes, traces[1].membranes)
+    assert torch.equal(traces[0].spikes, traces[1].spikes)
+    assert ((traces[0].membranes != 0) & (traces[0].membranes < 1)).any()
+
+
+@pytest.mark.parametrize("delays", [0, torch.tensor([0, 3])])
+def test_delays_are_watched_without_a_membrane(delays):
+    net = nn.Sequential(Delay(delays))
+    x = (torch.rand(5, 3, 2, generator=torch.Generator().manual_seed(0)) < 0.5).float()
+    with Monitor(net, traces=2, sample=2) as monitor:
+        out = net(x)
+    trace = monitor.trace("0")
+    assert torch.equal(trace.spikes, out[:, 2].bool())
+    assert not trace.membranes.any()
+
+
+@pytest.mark.parametrize("neuron", [PSN(5), SlidingPSN(2)])
+def test_parallel_neurons_are_watched_but_have_no_membrane(neuron):
+    net = nn.Sequential(neuron)
+    with Monitor(net, traces=1) as monitor:
+        spikes = net(4 * torch.rand(5, 2, 3))
+    assert torch.equal(monitor.activity("0").counts, spikes.detach().sum((0, 1)).long())
+    with pytest.raises(ValueError, match="must have a membrane"):
+        monitor.trace("0")
+
+
+def test_traces_go_on_from_part_to_part_of_a_time_in_parts():
+    x = torch.full((6, 1, 2), 0.4)
+    net = nn.Sequential(IF())
+    traces = []
+    for each in (net, CheckpointedTime(net, steps=2)):
+        with Monitor(net, traces=2) as monitor:
+            each(x)
+        traces.append(monitor.trace("0").membranes)
+    assert torch.equal(*traces)
+    assert traces[0][:, 0].tolist() == pytest.approx([0.4, 0.8, 0, 0.4, 0.8, 0])
+
+
+@pytest.mark.parametrize(
+    "wrong, error, rule",
+    [(torch.ones(3, 1, 2, dtype=torch.int64), TypeError, "must be floating point"),
+     (torch.ones(3), ValueError, "with T at least 1")],
+)  # fmt: skip
+def test_currents_that_neurons_refuse_are_refused_by_them_while_watched(wrong, error, rule):
+    net = nn.Sequential(IF())
+    with Monitor(net, traces=1), pytest.raises(error, match=rule):
+        net(wrong)
 
 
 def test_long_records_are_told_in_even_distances():

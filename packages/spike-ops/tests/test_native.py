@@ -185,3 +185,31 @@ def test_without_a_compiler_it_says_so_and_changes_nothing(monkeypatch):
         assert not _native.compiled()
 
     without(forget)
+
+
+@given(st.integers(0, 5), st.integers(0, 150), st.sampled_from([torch.float32, torch.float64]))
+def test_dense_products_of_bits_unpacked_by_the_kernel_are_the_same(rows, columns, dtype):
+    spikes = SpikeTensor.from_dense(spikes_of(rows, columns, density=0.5, dtype=dtype))
+    weight = normal(columns, 3, dtype=dtype)
+
+    def product():
+        return spike_mm(spikes, weight, "dense")
+
+    assert torch.equal(product(), without(product))
+
+
+def test_few_rows_are_added_up_without_positions_and_many_with(monkeypatch):
+    weight, calls = normal(1024, 200), []
+    add = _native.add_rows
+    monkeypatch.setattr(
+        _native, "add_rows", lambda *given: (calls.append(given[1]), add(*given))[1]
+    )
+    for rows, found in ((1, False), (7, False), (7, True), (300, False)):
+        spikes = SpikeTensor.from_dense(spikes_of(rows, 1024, density=0.1))
+        if found:
+            spikes.index.by_row(1024)
+        got = spike_mm(spikes, weight, "event")
+        assert spikes.index.found is (found or rows == 300)
+        again = SpikeTensor(spikes.packed, spikes.shape)
+        assert torch.equal(got, without(lambda again=again: spike_mm(again, weight, "event")))
+    assert calls == [1, 7]

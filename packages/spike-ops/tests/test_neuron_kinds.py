@@ -8,27 +8,32 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from spike_ops.memory import SLTT
 from spike_ops.neuron import (
     ALIF,
     CLIF,
     CUBA,
     EIF,
+    GLIF,
     IF,
     ILIF,
     KLIF,
     LIAF,
     LIF,
     PLIF,
+    PSN,
     QIF,
     SRM,
     AdEx,
     Delay,
     Diagonal,
     Izhikevich,
+    MaskedPSN,
     Neuron,
     Recurrent,
     Refractory,
     SigmaDelta,
+    SlidingPSN,
     TsodyksMarkram,
     build,
 )
@@ -63,6 +68,17 @@ def klif(x: list[float]) -> list[float]:
         f = max(1.5 * (v / 2 + current / 2), 0)
         out.append(float(f >= 1))
         v = settled(f, out[-1], "hard")
+    return out
+
+
+def glif(x: list[float]) -> list[float]:
+    v, s, out = 0.0, 0.0, []
+    for current in x:
+        h = (1 - 0.7 * (1 - 0.6)) * v - (1 - 0.7) * 0.05
+        h += (1 - 0.2 * (1 - 0.3)) * current
+        h -= (1 - 0.7 * (1 - 0.6)) * v * 0.4 * s + (1 - 0.4) * 0.8 * s
+        v, s = h, float(h >= 0.75)
+        out.append(s)
     return out
 
 
@@ -221,6 +237,12 @@ ROWS: dict[str, tuple[Callable[..., Neuron], Loop, float]] = {
         lambda **o: SRM(6.0, tau_synapse=2.0, tau_refractory=4.0, **o), srm, 1.0
     ),
     "clif": (lambda **o: CLIF(2.0, **o), clif, 1.0),
+    "glif": (
+        lambda **o: GLIF(
+            alpha=0.7, beta=0.2, gamma=0.4, decay=0.6, conductance=0.3, leak=0.05, subtract=0.8,
+            threshold=0.75, **o,
+        ), glif, 1.0,
+    ),
     "liaf": (lambda **o: LIAF(4.0, threshold=0.5, reset="soft", **o), liaf, 2.0),
     "ilif": (lambda **o: ILIF(0.25, most=3, threshold=0.5, **o), ilif, 1.0),
     "sigma-delta": (lambda **o: SigmaDelta(0.3, **o), sigma_delta, 1.0),
@@ -339,6 +361,17 @@ def test_learned_constants_of_any_shape_that_broadcasts_get_their_gradient() -> 
         assert found[0].abs().sum() > 0
 
 
+def test_gates_at_their_ends_make_the_neurons_that_they_are_between() -> None:
+    x = currents(1.0)
+    for gamma, reset in ((-99.0, "soft"), (99.0, "hard")):
+        gated = GLIF(decay=0.75).double()
+        gates = {"alpha": 99.0, "beta": -99.0, "gamma": gamma, "decay": math.log(3)}
+        gated.load_state_dict({name: torch.tensor(v) for name, v in gates.items()}, strict=False)
+        leaky = LIF(4.0, decay_input=False, reset=reset, reset_delay=True)  # type: ignore[arg-type]
+        assert torch.equal(gated(x), leaky(x))
+        assert 0.1 < leaky(x).mean() < 0.9
+
+
 def test_short_term_plasticity_is_its_definition() -> None:
     spikes = (currents(1.0) > 0.5).double()
     synapse = TsodyksMarkram(0.3, tau_depression=9.0, tau_facilitation=4.0)
@@ -365,6 +398,38 @@ def test_sigma_delta_follows_a_slow_signal_within_its_threshold() -> None:
 def test_no_two_spikes_are_closer_than_the_refractory_period() -> None:
     spikes = Refractory(IF(), 4)(torch.full((50, 2, 3), 2.0))
     assert spikes[:, 0, 0].nonzero().flatten().diff().unique().tolist() == [5]
+
+
+def test_neurons_rest_after_negative_spikes_too() -> None:
+    x = torch.tensor([-1.0, -2.0, 3.0, -4.0]).reshape(4, 1, 1).double()
+    for backend in ("reference", "compiled"):
+        resting = Refractory(SigmaDelta(0.5), 2, backend=backend)  # type: ignore[arg-type]
+        assert resting(x).flatten().tolist() == [-1, 0, 0, -1]
+
+
+FORGETFUL: dict[str, Callable[[], nn.Module]] = {
+    "psn": lambda: PSN(4),
+    "masked psn": lambda: MaskedPSN(4, order=2),
+    "sliding psn": lambda: SlidingPSN(2),
+    "sigma-delta": lambda: SigmaDelta(0.3),
+    "klif": lambda: KLIF(2.0),
+    "klif, built": lambda: KLIF(2.0, backend="compiled"),
+    "delay": lambda: Delay(1),
+    "refractory": lambda: Refractory(IF(), 3),
+    "recurrent": lambda: Recurrent(SigmaDelta(0.3), Diagonal(5)),
+    "within a step": lambda: SLTT(SigmaDelta(0.3)),
+}
+
+
+@pytest.mark.parametrize("row", FORGETFUL)
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf])
+def test_currents_that_leave_no_trace_are_refused_even_so(row: str, value: float) -> None:
+    x = torch.full((4, 2, 5), 2.0)
+    neuron = FORGETFUL[row]()
+    neuron(x)
+    x[1, 1, 3] = value
+    with pytest.raises(ValueError, match=rf"currents must be finite, got {value} at \(1, 1, 3\)"):
+        neuron(x)
 
 
 def test_all_to_all_and_local_recurrence_hear_the_spikes_of_the_step_before() -> None:
@@ -403,12 +468,14 @@ def test_delays_shift_every_input_by_its_own_steps_and_gradients_back() -> None:
         (lambda: PLIF(1.0), "tau must be greater than 1"),
         (lambda: ALIF(kappa=-1.0), "kappa must not be negative"),
         (lambda: CUBA(order="both"), "order must be"),  # type: ignore[arg-type]
+        (lambda: GLIF(gamma=1.0), "gamma must be between 0 and 1"),
         (lambda: QIF(tau=0.0), "tau must be positive"),
         (lambda: Izhikevich(dt=2.0), "dt must be at most 1 ms"),
         (lambda: SRM(5.0, tau_synapse=5.0), "must differ from tau"),
         (lambda: LIAF(spike_out=True), "spike_out must be False"),
         (lambda: ILIF(most=0), "most must be at least 1"),
         (lambda: Refractory(IF(), -1), "period must not be negative"),
+        (lambda: Refractory(IF(), 2.5), "period must be a whole number"),  # type: ignore[arg-type]
         (lambda: Delay(torch.tensor([-1])), "not negative"),
         (lambda: EIF(threshold=math.inf), "finite threshold"),
         (lambda: TsodyksMarkram(0.0), "utilization must be in"),

@@ -14,7 +14,20 @@ from hypothesis import given, settings, strategies as st
 from torch import Tensor, nn
 
 from spike_ops import SpikeTensor, nn as spike_nn
-from spike_ops.neuron import CUBA, IF, LIF, PLIF, Delay, Diagonal, Recurrent
+from spike_ops.neuron import (
+    ALIF,
+    CUBA,
+    IF,
+    KLIF,
+    LIF,
+    PLIF,
+    Delay,
+    Diagonal,
+    Izhikevich,
+    LIFNode,
+    Recurrent,
+    Refractory,
+)
 from spike_ops.nir import (
     Chain,
     Integrator,
@@ -116,6 +129,158 @@ def test_a_soft_reset_is_exported_as_asked() -> None:
         hard = to_nir(neuron, (1,), dt=DT, soft_reset="hard")
     x = dyadic(40, 2, 1, seed=1, step=4)
     assert torch.equal(from_nir(hard, dt=DT)(x), LIF(reset="hard")(x))
+
+
+@pytest.mark.parametrize("fold_r", [False, True])
+@pytest.mark.parametrize(
+    "neuron",
+    [
+        LIF(4.0, reset="soft", threshold=1.25, decay_input=False),
+        LIF(2.0, reset="soft", reset_delay=True, strict=True),
+        IF(reset="soft"),
+        CUBA(reset="soft", order="membrane first"),
+    ],
+)
+def test_a_soft_reset_in_metadata_is_found_again_in_a_file(
+    neuron: Any, fold_r: bool, tmp_path: Path
+) -> None:
+    net = with_dyadic_weights(nn.Sequential(nn.Linear(3, 2), neuron))
+    with pytest.warns(UserWarning, match="reset to 0; its metadata say that it is soft"):
+        graph = to_nir(net, dt=DT, soft_reset="metadata", fold_r=fold_r)
+    # a reader that takes no notice of metadata has one node of NIR's own, reset to 0
+    (node,) = (each for each in graph.nodes.values() if each.metadata)
+    assert isinstance(node, nir.LIF | nir.IF | nir.CubaLIF)
+    assert not node.v_reset.any()
+    write(graph, tmp_path / "net.nir")
+    x = dyadic(40, 2, 3, seed=1, step=4)
+    for each in (graph, read(tmp_path / "net.nir", check=False)):
+        got = from_nir(each, dt=DT)(x)
+        if fold_r:  # products of weights and resistances are rounded
+            assert (got != net(x)).double().mean() < 0.02
+        else:
+            assert torch.equal(got, net(x))
+    assert 0.02 < net(x).mean() < 0.98
+
+
+@pytest.mark.parametrize(
+    "changed, rule",
+    [
+        ({"reset_by": "one"}, "must be whole"),
+        ({"reset_by": np.ones(2)}, "must be whole"),
+        ({"reset_by": np.full(3, 0.5)}, "reset_by = v_threshold"),
+        ({"reset_by": np.full(3, np.nan)}, "reset_by = v_threshold"),
+        ({"reset_delay": 2}, "reset_delay 0 or 1"),
+        ({"reset_delay": "late"}, "must be whole"),
+    ],
+)
+def test_metadata_of_a_soft_reset_that_are_damaged_are_refused(
+    changed: dict[str, Any], rule: str
+) -> None:
+    with pytest.warns(UserWarning, match="metadata"):
+        graph = to_nir(LIF(reset="soft"), (3,), dt=DT, soft_reset="metadata")
+    graph.nodes["net"].metadata |= changed
+    with pytest.raises(NirError, match=rule):
+        from_nir(graph, dt=DT)
+
+
+@pytest.mark.parametrize(
+    "neuron",
+    [
+        Refractory(IF(), 0),
+        Refractory(IF(v_reset=-0.5), 1),
+        Refractory(LIF(4.0, v_leak=0.25, v_reset=-0.25), 5),
+        Refractory(LIF(4.0, reset_delay=True, strict=True), 2),
+        Refractory(PLIF(2.0, decay_input=False), 3),
+        ALIF(3.0, tau_adaptation=10.0, kappa=0.5, reset="none"),
+        ALIF(1.0, tau_adaptation=5.0, kappa=2.0, reset="none", decay_input=False, threshold=0.5),
+    ],
+)
+def test_neurons_that_rest_or_adapt_come_back_as_circles_of_nodes(
+    neuron: Any, tmp_path: Path
+) -> None:
+    graph = through_file(to_nir(neuron, (5,), dt=DT), tmp_path / "net.nir")
+    back, x = from_nir(graph, dt=DT), dyadic(60, 3, 5, seed=2, step=4)
+    assert torch.equal(back(x), neuron(x))
+    assert 0.02 < neuron(x).mean() < 0.98
+    first, memory = back.run(x[:25])
+    assert torch.equal(torch.cat([first, back.run(x[25:], memory)[0]]), neuron(x))
+
+
+class Slow(LIFNode):
+    def neuronal_reset(self, spike: Tensor) -> None:
+        self.v = self.v - spike / 2
+
+
+class Doubled(PLIF):
+    def transition(self, current: Tensor, state: Any, *constants: Tensor) -> Any:
+        return super().transition(2 * current, state, *constants)
+
+
+class Deaf(Recurrent):
+    def transition(self, current: Tensor, state: Any, *constants: Tensor) -> Any:
+        return super().transition(0 * current, state, *constants)
+
+
+def test_neurons_with_a_step_of_their_own_are_refused() -> None:
+    for neuron, told in (
+        (Slow(), "Slow: its step is another than LIF's"),
+        (Doubled(), "Doubled: its step is another than PLIF's"),
+        (Deaf(LIF(), Diagonal(2)), "Deaf: its step is another than Recurrent's"),
+        (Recurrent(Doubled(), Diagonal(2)), "Doubled: its step"),
+    ):
+        with pytest.raises(NirError, match=told):
+            to_nir(neuron, (2,), dt=DT, ties="exact")
+    assert to_nir(LIFNode(), (2,), dt=DT, ties="exact").nodes
+
+
+def test_what_circles_of_nodes_cannot_say_is_refused_with_the_reason() -> None:
+    for neuron, reason in (
+        (ALIF(), "cannot take off or forget at a spike"),
+        (ALIF(reset="soft"), "'none' beside an adaptive threshold"),
+        (Refractory(LIF(reset="soft"), 2), "only LIF neurons with a hard reset can rest"),
+        (Refractory(CUBA(), 2), "holds no other membrane"),
+        (KLIF(), "KLIF: its membrane is cut off at 0"),
+        (Izhikevich(), "its leak is not linear"),
+    ):
+        with pytest.raises(NirError, match=reason):
+            to_nir(neuron, (2,), dt=DT)
+
+
+NORMS: list[Any] = [
+    (spike_nn.TimeBatchNorm(3), (3,)),
+    (spike_nn.ThresholdBatchNorm(3, threshold=0.5), (3, 4, 5)),
+    (Stepwise(nn.BatchNorm1d(3, affine=False)), (3,)),
+    (Stepwise(nn.BatchNorm1d(3)), (3, 7)),
+    (Stepwise(nn.BatchNorm2d(3)), (3, 4, 5)),
+    (spike_nn.BatchNorm2d(3), (3, 4, 5)),
+]
+
+
+@pytest.mark.parametrize("norm, shape", NORMS)
+def test_a_batch_norm_is_exported_by_its_running_statistics(
+    norm: nn.Module, shape: tuple[int, ...]
+) -> None:
+    norm, x = copy.deepcopy(norm), dyadic(6, 4, *shape, seed=3)
+    for parameter in norm.parameters():
+        nn.init.uniform_(parameter, 0.5, 2.0)
+    norm(x)  # statistics other than those it began with
+    before = {name: value.clone() for name, value in norm.state_dict().items()}
+    graph = to_nir(nn.Sequential(norm, IF()), shape, dt=DT)
+    assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
+    back = from_nir(to_nir(norm, shape, dt=DT), dt=DT)
+    torch.testing.assert_close(back(x), norm.eval()(x))
+    assert from_nir(graph, dt=DT)(x).shape == x.shape
+
+
+def test_norms_without_a_channel_for_each_statistic_are_refused() -> None:
+    for norm, shape, rule in (
+        (Stepwise(nn.BatchNorm1d(2, track_running_stats=False)), (2,), "running statistics"),
+        (spike_nn.TimeBatchNorm(2), (3,), "must hear as many"),
+        (spike_nn.TemporalEffectiveBatchNorm(2, steps=4), (2,), "from step to step"),
+        (spike_nn.FeatureNorm(2), (2,), "mean is that of each sample"),
+    ):
+        with pytest.raises(NirError, match=rule):
+            to_nir(norm, shape, dt=DT)
 
 
 @pytest.mark.parametrize("delay", [False, True])
@@ -520,6 +685,78 @@ def test_a_file_cut_anywhere_is_refused(tmp_path: Path) -> None:
         with pytest.raises(NirError, match="graph of known nodes") as caught:
             from_nir(path, dt=1e-3)
         assert caught.value.node == str(path)
+
+
+def test_a_graph_whose_writing_fails_leaves_the_file_as_it_was(tmp_path: Path) -> None:
+    path, graph = tmp_path / "net.nir", to_nir(nn.Sequential(nn.Linear(2, 3), LIF(2.0)), dt=1e-3)
+    write(graph, path)
+    held = path.read_bytes()
+    graph.metadata["odd"] = object()  # HDF5 has no type for it
+    with pytest.raises(TypeError, match="HDF5 equivalent"):
+        write(graph, path)
+    assert path.read_bytes() == held
+    assert [each.name for each in tmp_path.iterdir()] == ["net.nir"]
+
+
+def test_damaged_files_are_read_or_refused_and_nothing_else(tmp_path: Path) -> None:
+    path = tmp_path / "net.nir"
+    write(to_nir(nn.Sequential(nn.Linear(2, 3), LIF(2.0)), dt=1e-3), path)
+    whole, rng = path.read_bytes(), np.random.default_rng(3)
+    used, refused = np.flatnonzero(np.frombuffer(whole, np.uint8)), 0
+    for number in range(10):
+        changed = bytearray(whole)
+        for place in rng.choice(used, 1 + number // 3):
+            changed[place] ^= 1 << int(rng.integers(0, 8))
+        path.write_bytes(changed)
+        try:
+            assert isinstance(from_nir(path, dt=1e-3), NirNetwork)
+        except NirError:
+            refused += 1
+    assert refused > 3
+
+
+def test_a_file_that_crashes_or_halts_the_library_of_its_format_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from spike_ops import _hdf5
+    from spike_ops.nir import _files
+
+    path = tmp_path / "net.nir"
+    write(to_nir(LIF(2.0), (3,), dt=1e-3), path)
+    monkeypatch.setattr(_files, "READ_ALL", "import os; os.kill(os.getpid(), 11)")
+    with pytest.raises(NirError, match=r"crashes on it \(signal 11\)"):
+        from_nir(path, dt=1e-3)
+    monkeypatch.setattr(_files, "READ_ALL", "while True: pass")
+    monkeypatch.setattr(_hdf5, "PATIENCE", 0.2)
+    with pytest.raises(NirError, match="was not done after"):
+        read(path)
+    assert sorted(read(path, check=False).nodes) == ["input", "net", "output"]
+
+
+def test_a_file_cannot_ask_for_other_files_or_for_unreasonable_memory(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "net.nir"
+
+    def refused(change: Any) -> str:
+        write(to_nir(nn.Sequential(nn.Linear(2, 3), LIF(2.0)), dt=1e-3), path)
+        with h5py.File(path, "r+") as file:
+            change(h5py, file["node/nodes"])
+        with pytest.raises(NirError) as caught:
+            read(path)
+        return caught.value.rule
+
+    def hidden(h5py: Any, nodes: Any) -> None:
+        nodes["other"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/")
+
+    def endless(h5py: Any, nodes: Any) -> None:
+        nodes["0/again"] = nodes["0"]
+
+    def huge(h5py: Any, nodes: Any) -> None:
+        nodes["0"].create_dataset("more", (2**40,), "f8", chunks=(2**20,))
+
+    assert "not by links" in refused(hidden)
+    assert "hold itself" in refused(endless)
+    assert "must not be larger" in refused(huge)
 
 
 def test_foreign_files_are_refused(tmp_path: Path) -> None:

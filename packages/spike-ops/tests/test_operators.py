@@ -14,6 +14,7 @@ ops = torch.ops.spike_ops
 OPTIONS = ([1, 1], [1, 1], [1, 1], 1, "event")
 CALLS = {
     "pack": (ops.pack, (torch.rand(3, 5) < 0.5,)),
+    "pack_checked": (ops.pack_checked, ((torch.rand(3, 5) < 0.5).float(),)),
     "unpack": (ops.unpack, (packed(3, 5), [3, 5], torch.float32)),
     "mm": (ops.mm, (packed(4, 6), 4, torch.rand(6, 3), "event")),
     "mm_transposed": (ops.mm_transposed, (packed(4, 6), 6, torch.rand(4, 3), "event")),

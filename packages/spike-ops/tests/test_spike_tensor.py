@@ -9,6 +9,8 @@ import torch.nn.functional as F
 from hypothesis import given, strategies as st
 
 from spike_ops import SpikeTensor, pack_bits
+from spike_ops.neuron import LIF
+from spike_ops.nn import Linear
 
 DTYPES = [torch.float32, torch.float64, torch.float16, torch.bfloat16]
 
@@ -188,6 +190,9 @@ WRITES = {
     "copy_": lambda s: s.copy_(torch.zeros(2, 4)),
     "out": lambda s: torch.add(torch.ones(2, 4), 1, out=s),
     "masked_fill_": lambda s: s.masked_fill_(s > 0, 0.0),
+    "one of several": lambda s: torch._foreach_mul_([torch.ones(2, 4), s], 2.0),
+    "several": lambda s: torch._foreach_add_((s, s), [torch.ones(2, 4)] * 2),
+    "outs": lambda s: torch.max(torch.ones(2, 4), 1, out=(s, torch.zeros(2, dtype=torch.long))),
 }
 
 
@@ -280,3 +285,167 @@ def test_saved_for_the_backward_pass_are_the_bits():
         spikes @ weight
     assert [each.nbytes for each in saved if isinstance(each, SpikeTensor)] == [64 * 512 // 8]
     assert len(saved) == 1
+
+
+# torch's own tracing instantiates what torch deprecates, and asks spikes for their gradient
+traced = pytest.mark.filterwarnings(
+    "ignore:.*should not be instantiated:DeprecationWarning",
+    "ignore:The .grad attribute",
+    "ignore:.*torch.jit:DeprecationWarning",
+)
+
+
+def compiled_and_plain(function):
+    torch.compiler.reset()
+    return torch.compile(function, backend="aot_eager"), function
+
+
+@traced
+@pytest.mark.parametrize(
+    "function",
+    [
+        lambda net, x: net(x),
+        lambda net, x: net(x)[0].t(),
+        lambda net, x: (net(x), net(x) @ torch.ones(5, 2)),
+    ],
+    ids=["spikes", "transposed", "spikes and a product"],
+)
+def test_gradients_reach_through_the_spikes_that_a_compiled_graph_returns(function):
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Linear(6, 5), LIF(spike_out=True))
+    x = torch.randn(3, 4, 6)
+    found = []
+    for call in compiled_and_plain(lambda x: function(net, x)):
+        net.zero_grad()
+        given = call(x)
+        first, *more = given if isinstance(given, tuple) else (given,)
+        assert isinstance(first, SpikeTensor)
+        weights = torch.arange(first.numel()).reshape(first.shape) / 10
+        ((first * weights).sum() + sum((each**2).sum() for each in more)).backward()
+        found.append(net[0].weight.grad.clone())
+    torch.testing.assert_close(found[0], found[1])
+    assert found[1].any()
+
+
+@traced
+def test_a_graph_that_breaks_behind_spikes_goes_on_with_them():
+    torch.manual_seed(0)
+    neurons, x = LIF(spike_out=True), torch.randn(3, 4, 6, requires_grad=True)
+
+    def broken(x):
+        spikes = neurons(x)
+        torch._dynamo.graph_break()
+        return spikes @ torch.ones(6, 2)
+
+    gradients = [torch.autograd.grad(f(x).square().sum(), x)[0] for f in compiled_and_plain(broken)]
+    torch.testing.assert_close(*gradients)
+
+
+@traced
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_what_is_not_zero_or_one_is_refused_in_a_compiled_graph_too(backend):
+    torch.compiler.reset()
+    compiled = torch.compile(SpikeTensor.from_dense, backend=backend)
+    dense = torch.tensor([[0.0, 1.0], [1.0, 1.0]])
+    assert torch.equal(compiled(dense).to_dense(), dense)
+    for value in (0.5, -1.0, float("nan")):
+        dense[1, 0] = value
+        with pytest.raises(ValueError, match=rf"must be 0 or 1, got {value:g} at \(1, 0\)"):
+            compiled(dense)
+
+
+@traced
+def test_a_compiled_layer_of_spikes_refuses_currents():
+    torch.compiler.reset()
+    layer = Linear(8, 4, spike_in=True)
+    compiled, spikes = torch.compile(layer, backend="aot_eager"), zeros_and_ones(3, 8)
+    torch.testing.assert_close(compiled(spikes), layer(spikes))
+    with pytest.raises(ValueError, match="must be 0 or 1"):
+        compiled(torch.rand(3, 8, requires_grad=True))
+
+
+REFUSED = {
+    "select": lambda s: s.select(0, 5),
+    "select before": lambda s: s.select(1, -6),
+    "select dim": lambda s: s.select(7, 0),
+    "select of none": lambda s: s[:0].select(0, 0),
+    "unsqueeze": lambda s: s.unsqueeze(7),
+    "unsqueeze before": lambda s: s.unsqueeze(-5),
+    "squeeze": lambda s: s.squeeze(9),
+    "squeeze some": lambda s: s.squeeze((0, -4)),
+    "squeeze twice": lambda s: s.squeeze((0, -3)),
+    "transpose": lambda s: s.transpose(0, 7),
+    "transpose of two": lambda s: s[0].transpose(0, 7),
+    "permute": lambda s: s.permute(0, 1),
+    "slice dim": lambda s: torch.ops.aten.slice.Tensor(s, 3, 0, 1),
+    "slice step": lambda s: torch.ops.aten.slice.Tensor(s, 0, 0, 1, 0),
+    "narrow": lambda s: s.narrow(1, 3, 3),
+    "split dim": lambda s: s.split(2, 3),
+    "split by none": lambda s: s.split(0),
+    "split by less": lambda s: s.split(-1),
+    "split by too few": lambda s: s.split([1, 1]),
+    "split by too many": lambda s: s.split([3, 1]),
+    "split by negative": lambda s: s.split([4, -1]),
+    "unbind": lambda s: s.unbind(3),
+    "cat": lambda s: torch.cat([s, s], 3),
+    "cat of others": lambda s: torch.cat([s, s[:, 1:]], 2),
+    "view": lambda s: s.view(7, -1),
+}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_what_torch_refuses_of_a_tensor_it_refuses_of_spikes(name):
+    dense, errors = zeros_and_ones(3, 5, 8), []
+    for tensor in (dense, SpikeTensor.from_dense(dense)):
+        with pytest.raises((IndexError, RuntimeError, ValueError)) as error:
+            REFUSED[name](tensor)
+        errors.append(error)
+    if name != "view":
+        assert errors[0].type is errors[1].type
+        assert str(errors[0].value) == str(errors[1].value)
+
+
+@pytest.mark.parametrize("first", DTYPES, ids=str)
+@pytest.mark.parametrize("second", DTYPES, ids=str)
+@pytest.mark.parametrize("join", [torch.cat, torch.stack], ids=["cat", "stack"])
+def test_joined_spikes_have_the_type_of_joined_tensors(join, first, second):
+    dense = [zeros_and_ones(2, 3, dtype=first), zeros_and_ones(2, 3, dtype=second, seed=1)]
+    got, expected = join([SpikeTensor.from_dense(each) for each in dense]), join(dense)
+    assert isinstance(got, SpikeTensor)
+    assert got.dtype == expected.dtype
+    assert torch.equal(got.to_dense(), expected)
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_a_single_spike_is_rearranged_as_a_single_number(value):
+    for rearrange in (
+        lambda s: s.permute(()),
+        lambda s: s.unsqueeze(-1),
+        lambda s: s.squeeze(),
+        lambda s: s.squeeze(0),
+        lambda s: s.transpose(0, -1),
+        lambda s: s.mT if s.ndim > 1 else s.t(),
+    ):
+        dense = torch.tensor(value)
+        assert torch.equal(rearrange(SpikeTensor.from_dense(dense)), rearrange(dense))
+
+
+@pytest.mark.parametrize("shape", [(0, 4), (3, 0)])
+def test_no_spikes_are_split_as_nothing_is(shape):
+    dense = torch.zeros(shape)
+    for size in (2, [0, dense.shape[0]]):
+        parts = SpikeTensor.from_dense(dense).split(size)
+        assert [each.shape for each in parts] == [each.shape for each in dense.split(size)]
+
+
+@pytest.mark.parametrize("step", [2, 3, -1])
+def test_bits_that_lie_apart_are_those_of_a_copy(step):
+    whole = torch.tensor([255, 0, 3, 0, 255, 7], dtype=torch.uint8)
+    packed = whole[::step] if step > 0 else torch.stack([whole, whole], 1)[:, 0]
+    shape, weight = (len(packed), 8), torch.randn(8, 5)
+    got, expected = SpikeTensor(packed, shape), SpikeTensor(packed.clone(), shape)
+    assert got.packed.is_contiguous()
+    assert got.count == expected.count
+    assert torch.equal(got @ weight, expected @ weight)
+    assert torch.equal(got.to_dense(), expected.to_dense())
+    assert torch.equal(torch.ops.spike_ops.unpack(packed, shape, torch.float32), got.to_dense())

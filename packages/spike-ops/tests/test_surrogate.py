@@ -1,6 +1,7 @@
 """Surrogates: the derivative is that of the primitive, and what is said of it is true."""
 
 import copy
+import dataclasses
 import math
 from typing import Any
 
@@ -48,6 +49,9 @@ ROWS: list[tuple[Surrogate, float, float]] = [
     (LeakySpike(0.2), math.inf, 1.0),
 ]
 surrogates = pytest.mark.parametrize("surrogate", [row[0] for row in ROWS], ids=str)
+
+
+NOT_NEGATIVE = {(LeakyRectangular, "leak"), (MultiGaussian, "height"), (LeakySpike, "slope")}
 
 
 def points() -> Tensor:
@@ -113,6 +117,22 @@ def test_a_kernel_has_the_derivative_too(surrogate: Any) -> None:
         assert given.grad is not None
         found.append(given.grad)
     torch.testing.assert_close(*found, rtol=1e-12, atol=1e-12)
+
+
+@surrogates
+def test_settings_outside_their_range_are_named(surrogate: Any) -> None:
+    kind, given = type(surrogate), dataclasses.asdict(surrogate)
+    settings = [name for name, value in given.items() if not isinstance(value, bool)]
+    for name in settings:
+        for value in (-1.0, math.inf, -math.inf, math.nan):
+            with pytest.raises(ValueError, match=rf"{name} must be .* got {value}"):
+                kind(**{**given, name: value})
+        if (kind, name) in NOT_NEGATIVE:
+            kind(**{**given, name: 0.0})
+        else:
+            with pytest.raises(ValueError, match=f"{name} must be positive and finite, got 0"):
+                dataclasses.replace(surrogate, **{name: 0.0})
+    assert settings or kind is StraightThrough
 
 
 def test_zero_fires_unless_strict() -> None:

@@ -8,6 +8,8 @@ triton = pytest.importorskip("triton", reason="triton is not installed")
 if os.environ.get("TRITON_INTERPRET") != "1":
     pytest.skip("TRITON_INTERPRET=1 must be set before the kernels", allow_module_level=True)
 
+import triton.language as tl  # noqa: E402
+
 from spike_ops._bits import count_bits, pack_bits_reference, unpack_bits_reference  # noqa: E402
 from spike_ops._triton import _bits as bits  # noqa: E402
 
@@ -59,9 +61,16 @@ def test_the_bits_are_those_that_numpy_writes():
 
 
 def test_every_byte_has_its_count():
-    for byte in range(256):
-        packed = torch.full((3,), byte, dtype=torch.uint8)
-        assert int(bits.count(packed)) == 3 * byte.bit_count() == count_bits(packed)
+    packed, found = torch.arange(256, dtype=torch.uint8), torch.empty(256, dtype=torch.int32)
+    ones_kernel[(1,)](packed, found, 256)
+    assert found.tolist() == [byte.bit_count() for byte in range(256)]
+    assert int(bits.count(packed)) == int(found.sum()) == count_bits(packed) == 1024
+
+
+@triton.jit
+def ones_kernel(P, Y, SIZE: tl.constexpr):
+    at = tl.arange(0, SIZE)
+    tl.store(Y + at, bits.ones(tl.load(P + at)))
 
 
 def test_a_count_of_many_programs_is_a_tensor_of_the_device():

@@ -9,7 +9,9 @@ import typer
 
 from adlrns import _commands
 from adlrns._commands import Threads, compute_with
-from adlrns._errors import UseError
+from adlrns._errors import RunError, UseError
+from adlrns._spike_look import check_data
+from adlrns._spike_settings import CHECKPOINT, Settings
 
 
 class Net(StrEnum):
@@ -34,8 +36,27 @@ class Reset(StrEnum):
     SOFT = "soft"
 
 
+class CutShortError(RunError):
+    """Ctrl-C, with nothing that `--resume` could go on from."""
+
+    exit_code = 130
+
+
+# what only some data have: an option that is given and says nothing is a mistake
+_OF_SOME = ("size", "bands")
 # what says nothing where nothing is trained
-_OF_TRAINING = ("net", "hidden", "encoding", "tau", "reset", "bands", "epochs", "lr", "resume")
+_OF_TRAINING = (
+    "net",
+    "hidden",
+    "encoding",
+    "tau",
+    "reset",
+    "bands",
+    "epochs",
+    "lr",
+    "compile",
+    "resume",
+)
 
 
 def spike(
@@ -80,6 +101,10 @@ def spike(
     batch_size: Annotated[int, typer.Option(min=1, help="Items a training step.")] = 64,
     seed: Annotated[int, typer.Option(min=0, help="Of the network and of all draws.")] = 0,
     device: Annotated[str, typer.Option(help="As torch names it.")] = "auto",
+    compile: Annotated[
+        bool,
+        typer.Option("--compile", help="Build neurons and additions in C first: some seconds."),
+    ] = False,
     resume: Annotated[
         bool, typer.Option("--resume", help="Go on with the run in --out that was cut short.")
     ] = False,
@@ -107,9 +132,9 @@ def spike(
     if not 1 <= tau < math.inf:
         raise UseError(f"--tau must be finite and at least 1 step, got {tau}")
     sizes = _sizes(hidden)
-    compute_with(threads)
-    from adlrns._spike_settings import Settings
-
+    if convert is not None:
+        _check_alone(context)
+    check_data(data)
     settings = Settings(
         data=data,
         out=out,
@@ -130,9 +155,23 @@ def spike(
         resume=resume,
         json=json,
         command=_commands._command(),
+        compile=compile,
+        asked=frozenset(name for name in _OF_SOME if _given(context, name)),
     )
+    try:
+        compute_with(threads)
+        _run(convert, settings)
+    except KeyboardInterrupt:
+        if convert is not None:
+            raise CutShortError("interrupted") from None
+        if not (out / CHECKPOINT).is_file():
+            why = "before the first epoch was whole: there is nothing to go on from"
+            raise CutShortError(f"interrupted {why}") from None
+        raise
+
+
+def _run(convert: str | None, settings: Settings) -> None:
     if convert is not None:
-        _check_alone(context)
         from adlrns import _spike_convert
 
         _spike_convert.run(convert, settings)
@@ -142,11 +181,15 @@ def spike(
     run(settings)
 
 
+def _given(context: typer.Context, name: str) -> bool:
+    source = context.get_parameter_source(name)
+    return source is not None and source.name == "COMMANDLINE"
+
+
 def _check_alone(context: typer.Context) -> None:
     """Raises UseError for an option that says how to train."""
     for name in _OF_TRAINING:
-        source = context.get_parameter_source(name)
-        if source is not None and source.name == "COMMANDLINE":
+        if _given(context, name):
             raise UseError(f"--{name} is for training, got it beside --convert")
 
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import json
-from importlib.metadata import version
+from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
@@ -12,7 +12,17 @@ from adlrns._errors import RunError
 
 NAME = "adlrns.json"
 FORMAT = 1
-_PACKAGES = ("adlrns", "adlrns-models", "fd-sketch", "lowrank-kernels", "rank-sched", "torch")
+_PACKAGES = (
+    "adlrns",
+    "adlrns-models",
+    "fd-sketch",
+    "layer-importance",
+    "lowrank-kernels",
+    "neuro-morph",
+    "rank-sched",
+    "spike-ops",
+    "torch",
+)
 
 
 class _Part(BaseModel):
@@ -86,8 +96,14 @@ class Manifest(_Part):
 
 
 def versions() -> dict[str, str]:
-    """Returns the versions of the packages whose code decides what a file means."""
-    return {name: version(name) for name in _PACKAGES}
+    """Returns the versions of those packages that are installed whose code decides a result."""
+    found = {}
+    for name in _PACKAGES:
+        try:
+            found[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    return found
 
 
 def fingerprints(folder: Path) -> dict[str, str]:

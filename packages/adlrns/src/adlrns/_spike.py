@@ -7,22 +7,23 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+import spike_ops.neuron
 from adlrns._beside import naming
 from adlrns._console import remark, show, stage
-from adlrns._errors import MissingExtraError, UseError, need
+from adlrns._errors import MissingExtraError, UseError, from_user, need
 from adlrns._grow import check_out
 from adlrns._grow_stop import Interrupts
 from adlrns._grow_work import to_csv
 from adlrns._nets import device_of
 from adlrns._run_folder import write_text
-from adlrns._spike_checkpoint import NAME, restore, save
+from adlrns._spike_checkpoint import restore, save
 from adlrns._spike_data import Material, open_material
 from adlrns._spike_lines import Lines
 from adlrns._spike_measure import Measured, measure
 from adlrns._spike_net import build
 from adlrns._spike_report import energy_estimates, layer_table, result_table, write_report
-from adlrns._spike_settings import Settings
-from adlrns._spike_train import Training, accuracy
+from adlrns._spike_settings import CHECKPOINT, Settings
+from adlrns._spike_train import Row, Training, accuracy
 
 PAGE, HISTORY, RESULT = "report.html", "history.csv", "result.json"
 WEIGHTS, GRAPH = "network.safetensors", "network.nir"
@@ -40,7 +41,10 @@ def run(settings: Settings) -> None:
     if material.kind != "images" and settings.encoding != "direct":
         raise UseError(f"--encoding {settings.encoding} is for images, got {material.kind}")
     torch.manual_seed(settings.seed)
-    training = Training(build(settings, material).to(device), settings, material, device)
+    net = build(settings, material).to(device)
+    if settings.compile:
+        _compile(net, device)
+    training = Training(net, settings, material, device)
     if settings.resume:
         training.history = restore(settings.out, training.net, training.optimizer, settings)
     with naming(settings.out):
@@ -61,6 +65,20 @@ def check_settings(settings: Settings) -> None:
         raise UseError(f"--resume needs an earlier run in --out, got no folder {settings.out}")
 
 
+def _compile(net: nn.Module, device: torch.device) -> None:
+    """Builds the C kernels of products and neurons.
+
+    Raises:
+        UseError: if the device is no CPU.
+        RunError: if there is no compiler, or it fails.
+    """
+    if device.type != "cpu":
+        raise UseError(f"--compile is for --device cpu, got {device}")
+    with stage("build kernels"), from_user("--compile"):
+        spike_ops.compile_kernels()
+        spike_ops.neuron.build(net, torch.zeros(1, 1))
+
+
 def _train(training: Training, interrupts: Interrupts, lines: Lines) -> None:
     settings = training.settings
     out, history = settings.out, training.history
@@ -78,7 +96,7 @@ def _train(training: Training, interrupts: Interrupts, lines: Lines) -> None:
                 lines.record("epoch", row)
     except KeyboardInterrupt:
         if history:
-            remark(f"{out / NAME} holds the run as it was after epoch {len(history)}")
+            remark(f"{out / CHECKPOINT} holds the run as it was after epoch {len(history)}")
         raise
 
 
@@ -89,9 +107,19 @@ def _write(training: Training, material: Material, measured: Measured) -> None:
         save_file(state, out / f".{WEIGHTS}.new", {"format": "pt"})
         (out / f".{WEIGHTS}.new").replace(out / WEIGHTS)
         _export(training.net, out / GRAPH, material)
-        result = {**training.history[-1], **measured.record(), "classes": list(material.classes)}
+        result = {**_result(training, measured), "classes": list(material.classes)}
         write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
         write_report(out / PAGE, training.history, measured, settings, material)
+
+
+def _result(training: Training, measured: Measured) -> Row:
+    """Returns the numbers of a run by name."""
+    material = training.material
+    train, valid = material.sizes
+    items: Row = {
+        "training_items": train, "validation_items": valid, "chance": material.chance,
+    }  # fmt: skip
+    return {**training.history[-1], **items, **measured.record()}
 
 
 def _export(net: nn.Module, path: Path, material: Material) -> None:
@@ -113,9 +141,9 @@ def _export(net: nn.Module, path: Path, material: Material) -> None:
 def _tell(training: Training, measured: Measured, lines: Lines) -> None:
     settings = training.settings
     if settings.json:
-        lines.record("result", {**training.history[-1], **measured.record()})
+        lines.record("result", _result(training, measured))
         return
-    show(result_table(training.history, measured, settings))
+    show(result_table(training.history, measured, settings, training.material))
     show(layer_table(measured))
-    show(energy_estimates(measured))
+    show(energy_estimates(measured.estimates))
     print(f"report: {(settings.out / PAGE).resolve()}")  # noqa: T201

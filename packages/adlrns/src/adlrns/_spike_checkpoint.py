@@ -11,9 +11,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from adlrns._errors import RunError, UseError
-from adlrns._spike_settings import Settings
-
-NAME = "checkpoint.safetensors"
+from adlrns._spike_settings import CHECKPOINT as NAME, Settings
 
 
 def save(

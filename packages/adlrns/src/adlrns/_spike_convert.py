@@ -7,12 +7,12 @@ from typing import NamedTuple
 
 import torch
 from safetensors.torch import save_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import DataLoader, Subset
 
 from adlrns._beside import naming
 from adlrns._console import show, stage
-from adlrns._errors import UseError, from_user
+from adlrns._errors import UseError, from_user, one_line
 from adlrns._grow import check_out
 from adlrns._grow_work import to_csv
 from adlrns._html import facts, page
@@ -23,11 +23,13 @@ from adlrns._run_folder import write_text
 from adlrns._source import open_model
 from adlrns._spike_data import Material, open_material
 from adlrns._spike_lines import Lines
+from adlrns._spike_measure import operations
+from adlrns._spike_report import energy_estimates, guessing
 from adlrns._spike_settings import Settings
 from adlrns._spike_train import Row
 from adlrns._table import Column, Table
 from spike_ops.convert import ConversionReport, ConvertedNet, convert
-from spike_ops.energy import count_operations
+from spike_ops.energy import OperationCounts, energy_table
 
 PAGE, TABLE, RESULT, WEIGHTS = "report.html", "table.csv", "result.json", "converted.safetensors"
 # training items that thresholds are found on, and validation items that are told apart, at most
@@ -41,6 +43,7 @@ class Converted(NamedTuple):
     report: ConversionReport
     rows: list[Row]
     items: int
+    counts: OperationCounts  # with all steps
 
 
 def run(model: str, settings: Settings) -> None:
@@ -51,19 +54,28 @@ def run(model: str, settings: Settings) -> None:
     with stage(f"open {settings.data}"):
         material = open_material(settings)
     if material.kind != "images":
-        raise UseError(f"--convert is for networks of images, got {material.kind}")
+        why = "the input of a converted network is a current that stays"
+        raise UseError(f"--convert is for networks of images, got {material.kind}: {why}")
+    shown = _shown(settings, material, device)
+    _check_fit(model, plain, shown[0][:2], settings, material)
     with stage(f"convert {model}"), from_user(f"--convert {model}"):
-        made = convert(plain, _shown(settings, material, device), steps=settings.steps)
+        made = convert(plain, shown, steps=settings.steps)
+        if not made.layers():
+            raise UseError(f"--convert {model} must have ReLUs that become neurons, got none")
         done = _measured(made, settings, material, device)
-    table, layers = _table(model, done), _layers(done)
+    tables = [
+        _table(model, done, material),
+        _layers(done),
+        energy_estimates(energy_table(done.counts)),
+    ]
     with naming(settings.out):
         settings.out.mkdir(parents=True, exist_ok=True)
-        _write(model, done, settings, [table, layers])
+        _write(model, done, settings, tables)
     for row in done.rows:
         lines.record("steps", row)
     if not settings.json:
-        show(table)
-        show(layers)
+        for table in tables:
+            show(table)
         print(f"report: {(settings.out / PAGE).resolve()}")  # noqa: T201
 
 
@@ -75,6 +87,26 @@ def times(most: int) -> list[int]:
     """
     doubled = [1 << k for k in range(most.bit_length()) if 1 << k < most]
     return [*doubled, most]
+
+
+def _check_fit(
+    model: str, plain: nn.Module, x: Tensor, settings: Settings, material: Material
+) -> None:
+    """Raises UseError for a network of other images, or of other classes."""
+    try:
+        with torch.no_grad():
+            scores = plain(x)
+    except Exception as error:
+        size = " x ".join(map(str, x.shape[1:]))
+        raise UseError(
+            f"--convert {model} must take the images of {settings.data}, {size} (channels, height, "
+            f"width): {one_line(error)}"
+        ) from error
+    got = tuple(getattr(scores, "shape", ()))
+    if got != (len(x), len(material.classes)):
+        wanted = f"{len(material.classes)} outputs, one a class of {settings.data}"
+        said = "x".join(map(str, got[1:])) or type(scores).__name__
+        raise UseError(f"--convert {model} must give {wanted}, got {said}")
 
 
 def _shown(settings: Settings, material: Material, device: torch.device) -> list[Tensor]:
@@ -100,17 +132,18 @@ def _measured(
             "agreement": row.agreement,
             "error": row.output_error,
             "rate": row.rate,
-            "synops": count_operations(made, x, batch_axis=0).synops,
+            "synops": (counts := made.count_operations(x)).synops,
         }
         rows.append(found)
-    return Converted(made, report, rows, count)
+    return Converted(made, report, rows, count, counts)
 
 
 def _write(model: str, done: Converted, settings: Settings, tables: list[Table]) -> None:
     out, state = settings.out, done.net.net.state_dict()
     save_file({k: v.cpu().contiguous() for k, v in state.items()}, out / WEIGHTS, {"format": "pt"})
     write_text(out / TABLE, to_csv(done.rows))
-    write_text(out / RESULT, json.dumps(done.rows[-1], indent=2) + "\n")
+    result = done.rows[-1] | operations(done.counts, energy_table(done.counts))
+    write_text(out / RESULT, json.dumps(result, indent=2) + "\n")
     parts = [
         *(table.to_html() for table in tables),
         facts("Run", {"command": settings.command, "model": model, "data": settings.data}),
@@ -122,7 +155,7 @@ def _write(model: str, done: Converted, settings: Settings, tables: list[Table])
     write_text(out / PAGE, page(f"adlrns spike --convert {Path(model).name}", lead, parts))
 
 
-def _table(model: str, done: Converted) -> Table:
+def _table(model: str, done: Converted, material: Material) -> Table:
     columns = (
         Column("steps", "steps", "d"),
         Column("accuracy", "accuracy", ".4f"),
@@ -134,9 +167,10 @@ def _table(model: str, done: Converted) -> Table:
     )
     notes = [
         f"{done.items} validation items; thresholds were found on training items, without labels",
+        guessing(material),
         "error: mean difference of outputs over their mean size",
         "SynOps: weights that meet a value which is not zero; the first layer sees the image "
-        "itself in every step",
+        "itself in every step and multiplies, a layer that hears neurons adds",
     ]
     return Table(f"{model} with spikes", columns, list(done.rows), notes)
 

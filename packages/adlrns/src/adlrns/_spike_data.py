@@ -10,13 +10,15 @@ from torch.utils.data import Dataset, Subset, TensorDataset
 from adlrns._datasets import open_task, shuffled
 from adlrns._datasets_find import find
 from adlrns._errors import UseError
+from adlrns._spike_look import event_roots, sound_files
 from adlrns._spike_settings import Settings
-from adlrns._spike_sounds import read_wav, sound_files, spectrogram
+from adlrns._spike_sounds import read_wav, spectrogram
 from spike_ops.events import EventFileError, EventFolder, Events, to_frames
 
 # of a set without a split of its own, kept apart to measure on
 _HELD = 0.2
-_EVENTS = {".bin", ".dat", ".aedat", ".raw"}
+# options that are not for every sort of data
+_OF_SOME = {"bands": "sounds", "size": "folders of pictures"}
 
 
 class Material(NamedTuple):
@@ -28,6 +30,7 @@ class Material(NamedTuple):
         kind: `images`, `sounds` or `events`.
         classes: their names.
         shape: of one step of one item.
+        options: of the command that only such data have.
     """
 
     train: Dataset[Any]
@@ -35,17 +38,37 @@ class Material(NamedTuple):
     kind: str
     classes: tuple[str, ...]
     shape: tuple[int, ...]
+    options: tuple[str, ...] = ()
+
+    @property
+    def sizes(self) -> tuple[int, int]:
+        """How many items each part holds."""
+        return len(self.train), len(self.valid)  # type: ignore[arg-type]
+
+    @property
+    def chance(self) -> float:
+        """The share of items that a guess among the classes gets right."""
+        return 1 / len(self.classes)
 
 
 def open_material(settings: Settings) -> Material:
-    """Returns what `--data` holds: event files and sounds by their names, else images.
+    """Returns what `DATA` holds: event files and sounds by their names, else images.
 
     Raises:
-        UseError: if nothing can be read there, or an item's file is damaged.
+        UseError: if nothing can be read there, an item's file is damaged, or an option was given
+            that such data do not have.
     """
+    material = _opened(settings)
+    for name in sorted(settings.asked - {*material.options}):
+        got = material.kind if name == "bands" else settings.data
+        raise UseError(f"--{name} is for {_OF_SOME[name]}, got {got}")
+    return material
+
+
+def _opened(settings: Settings) -> Material:
     path = Path(settings.data)
     if path.is_dir():
-        if found := _event_roots(path):
+        if found := event_roots(path):
             return _events(found, settings)
         if files := sound_files(path):
             return _sounds(files, settings)
@@ -57,17 +80,18 @@ def _images(settings: Settings) -> Material:
     options = {"size": settings.size} if found.name == "imagenet" else {}
     task = open_task(found.name, found.path, options)
     if "channels" not in task.model:
-        raise UseError(f"--data {settings.data} must be images, sounds or events, got {found.name}")
+        raise UseError(f"DATA {settings.data} must be images, sounds or events, got {found.name}")
     side, classes = int(task.model["image_size"]), int(task.model["classes"])
     shape = (int(task.model["channels"]), side, side)
     train, valid = _first(task.train, settings.limit), _first(task.valid, settings.limit)
-    return Material(train, valid, "images", tuple(map(str, range(classes))), shape)
+    names = tuple(map(str, range(classes)))
+    return Material(train, valid, "images", names, shape, ("encoding", *options))
 
 
 def _sounds(files: list[tuple[Path, str]], settings: Settings) -> Material:
     classes = tuple(sorted({label for _, label in files}))
     if len(classes) < 2:
-        raise UseError(f"--data {settings.data} must have at least 2 classes, got {classes[0]!r}")
+        raise UseError(f"DATA {settings.data} must have at least 2 classes, got {classes[0]!r}")
     chosen = [files[i] for i in shuffled(len(files))[: settings.limit].tolist()]
     heard = [
         spectrogram(*read_wav(path), steps=settings.steps, bands=settings.bands)
@@ -75,29 +99,21 @@ def _sounds(files: list[tuple[Path, str]], settings: Settings) -> Material:
     ]
     labels = torch.tensor([classes.index(label) for _, label in chosen])
     items = TensorDataset(torch.stack(heard), labels)
-    return Material(*_parted(items), "sounds", classes, (settings.bands,))
+    return Material(*_parted(items), "sounds", classes, (settings.bands,), ("bands",))
 
 
 def _events(roots: list[Path], settings: Settings) -> Material:
     parts = [_folder(root, settings.steps) for root in roots]
     classes = tuple(parts[0].classes)
     if len(classes) < 2:
-        raise UseError(f"--data {roots[0]} must have at least 2 classes, got {classes[0]!r}")
+        raise UseError(f"DATA {roots[0]} must have at least 2 classes, got {classes[0]!r}")
     if any(tuple(part.classes) != classes for part in parts):
-        raise UseError(f"--data {settings.data}: Train and Test must have the same classes")
+        raise UseError(f"DATA {settings.data}: Train and Test must have the same classes")
     items: list[Dataset[Any]] = [Named(part) for part in parts]
     train, valid = items if len(items) == 2 else _parted(_first(items[0], settings.limit, mix=True))
     if len(items) == 2:
         train, valid = (_first(part, settings.limit, mix=True) for part in (train, valid))
     return Material(train, valid, "events", classes, tuple(train[0][0].shape[1:]))
-
-
-def _event_roots(path: Path) -> list[Path]:
-    """Returns the folders of classes: of training and testing, of training alone, or this."""
-    split = [path / name for name in ("Train", "Test") if (path / name).is_dir()]
-    roots = split or [path]
-    held = any(p.suffix.lower() in _EVENTS for p in roots[0].glob("*/*"))
-    return roots if held else []
 
 
 def _folder(root: Path, steps: int) -> EventFolder:
@@ -107,7 +123,7 @@ def _folder(root: Path, steps: int) -> EventFolder:
     try:
         return EventFolder(root, transform=framed)
     except (ValueError, OSError) as error:
-        raise UseError(f"--data: {error}") from None
+        raise UseError(f"DATA: {error}") from None
 
 
 class Named(Dataset[Any]):
@@ -130,7 +146,7 @@ def _parted(items: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any]]:
     count = len(items)  # type: ignore[arg-type]
     order, held = shuffled(count).tolist(), max(1, round(_HELD * count))
     if held >= count:
-        raise UseError(f"--data must hold at least 2 items, got {count}")
+        raise UseError(f"DATA must hold at least 2 items, got {count}")
     return Subset(items, order[held:]), Subset(items, order[:held])
 
 

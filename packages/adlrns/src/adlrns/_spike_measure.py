@@ -1,5 +1,6 @@
 """What a trained network does: how often it fires, what that counts up to, and estimates."""
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
@@ -40,15 +41,18 @@ class Measured:
     def record(self) -> dict[str, Value]:
         """Returns the numbers of a result by name."""
         rates = {f"rate.{name}": rate for name, rate in self.rates().items()}
-        energies = {f"estimated_J.{e.hardware}": e.with_memory_j for e in self.estimates}
-        return {
-            **rates,
-            "synops": self.counts.synops,
-            "acs": self.counts.effective_acs,
-            "macs": self.counts.effective_macs,
-            "dense_macs": self.counts.dense,
-            **energies,
-        }
+        return {**rates, **operations(self.counts, self.estimates)}
+
+
+def operations(counts: OperationCounts, estimates: Sequence[EnergyEstimate]) -> dict[str, Value]:
+    """Returns the operations and energies of a sample by name."""
+    return {
+        "synops": counts.synops,
+        "acs": counts.effective_acs,
+        "macs": counts.effective_macs,
+        "dense_macs": counts.dense,
+        **{f"estimated_J.{e.hardware}": e.with_memory_j for e in estimates},
+    }
 
 
 def measure(

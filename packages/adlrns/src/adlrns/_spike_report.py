@@ -14,9 +14,12 @@ from adlrns._spike_measure import Measured
 from adlrns._spike_settings import Settings
 from adlrns._spike_train import Row
 from adlrns._table import Column, Table
+from spike_ops.energy import EnergyEstimate
 
 
-def result_table(history: Sequence[Row], measured: Measured, settings: Settings) -> Table:
+def result_table(
+    history: Sequence[Row], measured: Measured, settings: Settings, material: Material
+) -> Table:
     """Returns what a run came to, in one row."""
     counts = measured.counts
     columns = (
@@ -38,11 +41,25 @@ def result_table(history: Sequence[Row], measured: Measured, settings: Settings)
         "dense": counts.dense,
     }
     notes = [
-        "accuracy: of the validation part, which decides nothing",
+        "items: {:,} to train on, {:,} of the validation part".format(*material.sizes),
+        "accuracy: of the validation part, which decides nothing; " + guessing(material),
         f"counts: mean of {measured.items} validation items over {settings.steps} steps; a zero "
         "costs nothing; biases and neurons are left out",
     ]
     return Table(f"{settings.net} on {settings.data}", columns, [row], notes)
+
+
+def guessing(material: Material) -> str:
+    """Returns what accuracy a guess has, as words."""
+    return f"a guess among {len(material.classes)} classes has {material.chance:.4f}"
+
+
+def _applying(settings: Settings, material: Material) -> dict[str, str]:
+    """Returns the settings that had an effect on a run."""
+    left_out = {"encoding", "size", "bands"} - {*material.options}
+    if settings.limit is None:
+        left_out.add("limit")
+    return {name: value for name, value in settings.facts().items() if name not in left_out}
 
 
 def layer_table(measured: Measured) -> Table:
@@ -67,7 +84,7 @@ def layer_table(measured: Measured) -> Table:
     return Table("Neurons", columns, list(rows))
 
 
-def energy_estimates(measured: Measured) -> Table:
+def energy_estimates(estimates: Sequence[EnergyEstimate]) -> Table:
     """Returns the estimates of energy on all hardware, arithmetic and memory side by side."""
     columns = (
         Column("hardware", "hardware"),
@@ -82,9 +99,9 @@ def energy_estimates(measured: Measured) -> Table:
             "memory": each.with_memory_j,
             "dense": each.dense_with_memory_j,
         }
-        for each in measured.estimates
+        for each in estimates
     ]
-    notes = list(dict.fromkeys(said for e in measured.estimates for said in e.assumptions))
+    notes = list(dict.fromkeys(said for e in estimates for said in e.assumptions))
     return Table("Energy of a sample (estimates)", columns, list(rows), notes)
 
 
@@ -101,11 +118,11 @@ def write_report(
     except MissingExtraError as error:
         drawn = [note(f"no plots: {one_line(error)}")]
     parts = [
-        result_table(history, measured, settings).to_html(),
+        result_table(history, measured, settings, material).to_html(),
         *drawn,
         layer_table(measured).to_html(),
-        energy_estimates(measured).to_html(),
-        facts("Run", {"command": settings.command} | settings.facts()),
+        energy_estimates(measured.estimates).to_html(),
+        facts("Run", {"command": settings.command} | _applying(settings, material)),
         facts("Classes", {str(i): name for i, name in enumerate(material.classes)}),
         facts("Machine", machine()),
         facts("Versions", versions() | libraries()),

@@ -3,6 +3,9 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+# what a run goes on from
+CHECKPOINT = "checkpoint.safetensors"
+
 
 @dataclass(frozen=True)
 class Settings:
@@ -27,10 +30,12 @@ class Settings:
     resume: bool
     json: bool
     command: str
+    compile: bool = False
+    asked: frozenset[str] = frozenset()  # options that were given, though they need not be
 
     def facts(self) -> dict[str, str]:
         """Returns what a run is, as words: what may not change when it goes on."""
-        left_out = {"command", "json", "out", "resume", "device"}
+        left_out = {"asked", "command", "json", "out", "resume", "device"}
         held = {f.name: getattr(self, f.name) for f in fields(self) if f.name not in left_out}
         words = {
             k: ",".join(map(str, v)) if isinstance(v, tuple) else str(v) for k, v in held.items()

@@ -16,15 +16,6 @@ _WINDOW_S = 0.032
 _FLOOR = 1e-6
 
 
-def sound_files(root: Path) -> list[tuple[Path, str]]:
-    """Returns files and labels: `CLASS/NAME.wav`, or `CLASS_anything.wav` in one folder."""
-    inside = sorted(p for p in root.glob("*/*.wav") if p.parent.name != "recordings")
-    if inside:
-        return [(path, path.parent.name) for path in inside]
-    flat = sorted(root.glob("recordings/*.wav")) or sorted(root.glob("*.wav"))
-    return [(path, path.name.partition("_")[0]) for path in flat]
-
-
 def read_wav(path: Path) -> tuple[Tensor, int]:
     """Returns samples in -1..1 [N], channels averaged, and samples a second.
 
@@ -36,7 +27,9 @@ def read_wav(path: Path) -> tuple[Tensor, int]:
             channels, width, rate, count = file.getparams()[:4]
             raw = file.readframes(count)
     except (wave.Error, EOFError, OSError) as error:
-        raise UseError(f"{path}: not a readable wav file: {error or 'it ends early'}") from None
+        raise UseError(
+            f"{path}: not a readable wav file: {str(error) or 'it ends early'}"
+        ) from None
     if len(raw) != count * width * channels or not raw or not rate:
         raise UseError(f"{path}: must hold {count} frames, got {len(raw)} bytes")
     if width not in {1, 2, 4}:

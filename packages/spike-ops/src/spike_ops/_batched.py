@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spike_ops._autograd import apply
+from spike_ops._autograd import apply, without_autocast
 from spike_ops._bits import in_numpy
 from spike_ops._cost import Method
 from spike_ops._mm import bmm
@@ -41,6 +41,7 @@ class BatchedProduct(torch.autograd.Function):
         return spikes_bmm(spikes._packed, spikes.shape[1], weight, method)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = gradients
         spikes, weight = ctx.saved_tensors

@@ -11,6 +11,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spike_ops._gpu import NUMBERS, kernels, on_gpu
+
 BYTES = np.arange(256, dtype=np.uint8)
 BITS_OF_BYTE = np.unpackbits(BYTES[:, None], axis=1, bitorder="little")  # [256, 8]
 HAS_BITWISE_COUNT = hasattr(np, "bitwise_count")  # numpy 2
@@ -27,6 +29,20 @@ def in_numpy(tensor: Tensor) -> bool:
     return (
         tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
     )
+
+
+def fired_in(dense: Tensor) -> Tensor:
+    """Return where there is a spike.
+
+    Raises:
+        ValueError: There is something else than zeros and ones.
+    """
+    fired = dense != 0
+    if not torch.equal(fired, dense == 1):
+        wrong = fired & (dense != 1)
+        where = tuple(wrong.nonzero()[0].tolist())
+        raise ValueError(f"spikes must be 0 or 1, got {dense[where].item():g} at {where}")
+    return fired
 
 
 def pack_bits_reference(fired: Tensor) -> Tensor:
@@ -46,6 +62,9 @@ def unpack_bits_reference(packed: Tensor, shape: Sequence[int]) -> Tensor:
 
 def pack_bits(fired: Tensor) -> Tensor:
     """Return the bits of a tensor, one where it is not zero: [ceil(n / 8)] of uint8."""
+    if not in_numpy(fired) and on_gpu(fired) and fired.dtype in NUMBERS:
+        packed: Tensor = kernels("_bits").pack(fired)
+        return packed
     fired = fired if fired.dtype == torch.bool else fired != 0
     if not in_numpy(fired):
         return pack_bits_reference(fired)
@@ -56,6 +75,9 @@ def pack_bits(fired: Tensor) -> Tensor:
 def unpack_bits(packed: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.bool) -> Tensor:
     """Return the dense tensor of a shape: one (or True) where the bit is set, else zero."""
     if not in_numpy(packed):
+        if on_gpu(packed) and dtype in NUMBERS:
+            unpacked: Tensor = kernels("_bits").unpack(packed, shape, dtype)
+            return unpacked
         return unpack_bits_reference(packed, shape).to(dtype)
     bits = np.unpackbits(packed.numpy(), count=math.prod(shape), bitorder="little")
     dense = torch.from_numpy(bits).reshape(tuple(shape))
@@ -65,6 +87,8 @@ def unpack_bits(packed: Tensor, shape: Sequence[int], dtype: torch.dtype = torch
 def count_bits(packed: Tensor) -> int:
     """Return how many bits are set."""
     if not in_numpy(packed):
+        if on_gpu(packed):
+            return int(kernels("_bits").count(packed))
         table = torch.from_numpy(COUNT_OF_BYTE).to(packed.device)
         return int(table[packed.int()].sum(dtype=torch.int64))
     data = packed.numpy()

@@ -20,6 +20,7 @@ SCRATCH_BYTES = 512 * 1024
 WIDEST, NARROWEST = 131_072, 64
 # fewer neuron-steps than these are done before a second thread has started
 PER_THREAD = 200_000
+PLAIN = {Tensor, torch.nn.Parameter}
 
 
 class CompilerError(RuntimeError):
@@ -58,6 +59,19 @@ def function(source: str, name: str) -> Callable[..., None]:
     found.argtypes = [ctypes.c_int64] * 5 + [ctypes.c_void_p] * 3
     found.restype = None
     return found
+
+
+def check(data: Sequence[Tensor], kinds: Sequence[torch.dtype]) -> None:
+    """Raise unless the memory of tensors is what a function reads: it would not notice.
+
+    Raises:
+        TypeError: A tensor is none of torch's own, elsewhere, not in order, or of another type.
+    """
+    for each, kind in zip(data, kinds, strict=True):
+        plain = type(each) in PLAIN and each.is_cpu and each.is_contiguous()
+        if not plain or each.dtype is not kind:
+            got = f"{type(each).__name__} of {each.dtype} on {each.device}"
+            raise TypeError(f"kernels need plain tensors in order, of {kind} on the CPU, got {got}")
 
 
 def call(

@@ -1,5 +1,6 @@
 """Measure what pieces of work cost on this machine."""
 
+import math
 import platform
 from collections.abc import Callable
 from dataclasses import replace
@@ -11,11 +12,12 @@ import torch
 from torch import Tensor
 
 from spike_ops import _native
-from spike_ops._bits import pack_bits, unpack_bits
+from spike_ops._bits import count_bits, pack_bits, unpack_bits
 from spike_ops._calibration import Calibration, Rates
 from spike_ops._dense import float_mm, onednn_product
 from spike_ops._event import event_mm
 from spike_ops._index import SpikeIndex
+from spike_ops._native_masked import masked_product
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ROWS, COLUMNS, WIDTH = 256, 512, 128  # the table of the event path fits a second-level cache
@@ -96,7 +98,21 @@ def _rates(clock: Clock, dtype: torch.dtype, *, onednn: bool) -> Rates:
     packed = pack_bits(_spikes(ROWS, COLUMNS, 0.1))
     unpack = clock(lambda: unpack_bits(packed, (ROWS, COLUMNS), dtype)) / (ROWS * COLUMNS)
     read = max(one / DENSE**2 - mac, 0.0)
-    return Rates(add=add, output=output, mac=mac, unpack=unpack, read=read)
+    masked = _masked_rate(clock, left, weight) if _native.compiled() else math.inf
+    return Rates(add=add, output=output, mac=mac, unpack=unpack, read=read, masked=masked)
+
+
+def _masked_rate(clock: Clock, left: Tensor, weight: Tensor) -> float:
+    """Return what a multiply-add of a product takes that is computed in some places alone."""
+    if not _native.knows(left.dtype):
+        return math.inf
+    windows = [pack_bits(_spikes(len(left), len(weight), density)) for density in (0.05, 0.25)]
+    few, many = (
+        clock(lambda window=window: masked_product(window, left, weight))  # type: ignore[misc]
+        for window in windows
+    )
+    more = (count_bits(windows[1]) - count_bits(windows[0])) * weight.shape[1]
+    return max((many - few) / more, 1e-5)
 
 
 def _bags_time(clock: Clock, table: Tensor, density: float, rows: int = ROWS) -> tuple[int, float]:

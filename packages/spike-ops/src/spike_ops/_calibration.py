@@ -1,9 +1,10 @@
 """What pieces of work cost on a machine, in nanoseconds."""
 
 import json
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 
 
@@ -16,6 +17,7 @@ class Rates:
     mac: float  # one multiply-add of the best dense product
     unpack: float  # one element of the dense operand
     read: float  # one element of the weight, by the dense product
+    masked: float = math.inf  # one multiply-add of a product computed in places alone; kernels only
 
 
 # measured with `calibrate()` on the machine that Calibration names
@@ -79,7 +81,11 @@ NATIVE = Calibration(
     byte=0.45,
     spike=0.65,
     sort=1.55,
-    rates=RATES | {"float64": Rates(add=0.073, output=0.13, mac=0.046, unpack=0.26, read=0.11)},
+    rates=RATES
+    | {
+        "float32": replace(RATES["float32"], masked=0.046),
+        "float64": Rates(add=0.073, output=0.13, mac=0.046, unpack=0.26, read=0.11, masked=0.082),
+    },
     kernels=True,
 )
 _in_use = [Calibration()]

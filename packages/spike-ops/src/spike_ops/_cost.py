@@ -70,6 +70,20 @@ def expected_seconds(
     return event * 1e-9, dense * 1e-9
 
 
+def plan_masked(
+    rows: int, columns: int, width: int, count: int, dtype: torch.dtype, *, turned: bool = False
+) -> ProductPlan:
+    """Return whether G Wᵀ, G [rows, width], is computed for `count` elements alone or for all.
+
+    `turned`: W [columns, width] is not contiguous.
+    """
+    costs, rate, size = calibration(), rates_of(dtype), rows * columns
+    event = costs.event_call + costs.byte * size / 8 + rate.output * size
+    event += rate.masked * count * width + costs.turn * columns * width * turned
+    dense = costs.dense_call + (rate.mac * size + rate.read * columns) * width
+    return choose("auto", count / max(size, 1), event * 1e-9, dense * 1e-9)
+
+
 def rates_of(dtype: torch.dtype) -> Rates:
     """Return the rates of a data type."""
     return calibration().rates[str(dtype).removeprefix("torch.")]

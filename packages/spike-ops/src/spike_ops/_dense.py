@@ -9,7 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spike_ops import _native
 from spike_ops._bits import in_numpy, unpack_bits
+from spike_ops._calibration import calibration
 
 # rows unpacked at a time: their ones and zeros stay in the cache
 ROWS = 512
@@ -49,6 +51,8 @@ def unpacked(
     if saved or not in_numpy(packed) or size > KEPT:
         dense = unpack_bits(packed, shape, dtype)
         return dense.to(memory_format=torch.channels_last) if channels_last else dense
+    if not channels_last and _native.knows(dtype) and _native.takes(packed):
+        return _native.unpack(packed, _buffer(size, dtype)).view(shape)
     bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=size, bitorder="little"))
     buffer = _buffer(size, dtype)
     if not channels_last:
@@ -80,6 +84,13 @@ def dense_mm(packed: Tensor, rows: int, weight: Tensor, *, onednn: bool = True) 
         dense = unpacked(part, (taken, columns), weight)
         result[start : start + taken] = float_mm(dense, weight, onednn=onednn)
     return result
+
+
+def dense_by_spikes(gradient: Tensor, weight: Tensor) -> Tensor:
+    """Return G Wᵀ [M, K], by the best product there is where no further derivative is wanted."""
+    if torch.is_grad_enabled() or not in_numpy(gradient) or not in_numpy(weight):
+        return gradient @ weight.t()
+    return float_mm(gradient.contiguous(), weight.t(), onednn=calibration().onednn)
 
 
 def dense_mm_transposed(packed: Tensor, columns: int, gradient: Tensor) -> Tensor:

@@ -16,6 +16,8 @@ GATHERED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 BLOCK_BYTES = 1 << 20
 # how often each row of the table must be read for copying it into blocks to pay
 READS, READS_OF_LARGE, LARGE_BYTES = 20, 3, 1 << 25
+# of so few additions the positions are not worth keeping, nor a second thread starting
+FEW = 1 << 22
 
 
 def gather_add(bags: Bags, table: Tensor) -> Tensor:
@@ -62,6 +64,9 @@ def _bag_sums(bags: Bags, table: Tensor) -> Tensor:
 
 def event_mm(index: SpikeIndex, columns: int, weight: Tensor) -> Tensor:
     """Return S @ W by additions: `weight` is W [columns, N], S the spikes in rows of `columns`."""
+    few = index.size * weight.shape[1] <= FEW and not index.found and weight.stride(1) == 1
+    if few and _native.knows(weight.dtype) and _native.takes(weight, index.packed):
+        return _native.add_rows(index.packed, index.size // columns, weight)
     return gather_add(index.by_row(columns), weight)
 
 

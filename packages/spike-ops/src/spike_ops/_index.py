@@ -71,6 +71,11 @@ class SpikeIndex:
         return self._count
 
     @property
+    def found(self) -> bool:
+        """Whether positions have been found before."""
+        return self._positions is not None or bool(self._by_row)
+
+    @property
     def positions(self) -> Tensor:
         """Positions in the flattened tensor, ascending: [count] of int64."""
         if self._positions is None:

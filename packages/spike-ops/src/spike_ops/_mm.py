@@ -7,7 +7,10 @@ from spike_ops._bits import unpack_bits
 from spike_ops._cost import Method, ProductPlan, calibration, plan_product, unmeasured
 from spike_ops._dense import dense_mm, dense_mm_transposed
 from spike_ops._event import GATHERED, event_mm, event_mm_transposed, gather_add
+from spike_ops._gpu import kernels, on_gpu
 from spike_ops._index import Bags, SpikeIndex
+
+ADDED_ON_GPU = (torch.float32, torch.float16, torch.bfloat16)
 
 
 def plan_mm(
@@ -44,6 +47,8 @@ def mm(index: SpikeIndex, rows: int, weight: Tensor, method: Method = "auto") ->
     if not index.size:
         return weight.new_zeros(rows, weight.shape[1])
     if plan_mm(index, rows, weight, method).method == "event":
+        if on_gpu(index.packed) and weight.dtype in ADDED_ON_GPU:
+            return _added_on_gpu(index, rows, weight)
         return event_mm(index, weight.shape[0], weight)
     return dense_mm(index.packed, rows, weight, onednn=calibration().onednn)
 
@@ -55,8 +60,22 @@ def mm_transposed(
     if not index.size:
         return gradient.new_zeros(columns, gradient.shape[1])
     if plan_mm(index, columns, gradient, method, transposed=True).method == "event":
+        if on_gpu(index.packed) and gradient.dtype in ADDED_ON_GPU:
+            return _added_on_gpu(index, columns, gradient, transposed=True)
         return event_mm_transposed(index, columns, gradient)
     return dense_mm_transposed(index.packed, columns, gradient)
+
+
+def _added_on_gpu(
+    index: SpikeIndex, rows: int, weight: Tensor, *, transposed: bool = False
+) -> Tensor:
+    """Return what the event path does without waiting for the device: nothing is counted there.
+
+    For any number of rows by additions: a sum depends on nothing but its own row.
+    """
+    run = kernels("_products").event_mm
+    sums: Tensor = run(index.packed, rows, weight, transposed=transposed)
+    return sums
 
 
 def bmm(index: SpikeIndex, rows: int, weight: Tensor, method: Method = "auto") -> Tensor:

@@ -22,6 +22,9 @@ FUNCTIONS = {
     ("turn",): "ppiippp",
     ("order",): "pppppppp",
     ("gather_f32", "gather_f64"): "ppiipiipi",
+    ("add_f32", "add_f64"): "piipiipp",
+    ("unpack_f32", "unpack_f64"): "pip",
+    ("masked_f32", "masked_f64"): "piiiiippp",
     ("convolve_f32", "convolve_f64", "collect_f32", "collect_f64"): "ppppiipp",
 }
 _libraries: list[ctypes.CDLL] = []
@@ -69,14 +72,14 @@ def knows(dtype: torch.dtype) -> bool:
 def decode(packed: Tensor, rows: int, columns: int, count: int) -> tuple[Tensor, Tensor]:
     """Return the columns that fired, row after row, and where each row begins: [rows + 1]."""
     entries, borders = _whole(count), _whole(rows + 1)
-    _call("decode", packed, rows, columns, entries, borders)
+    call("decode", packed, rows, columns, entries, borders)
     return entries, borders
 
 
 def turn(entries: Tensor, borders: Tensor, columns: int) -> tuple[Tensor, Tensor]:
     """Return the rows that fired, column after column, and where each column begins."""
     turned, begins, scratch = _whole(len(entries)), _whole(columns + 1), _whole(columns)
-    _call("turn", entries, borders, len(borders) - 1, columns, turned, begins, scratch)
+    call("turn", entries, borders, len(borders) - 1, columns, turned, begins, scratch)
     return turned, begins
 
 
@@ -86,9 +89,24 @@ def gather(entries: Tensor, borders: Tensor, table: Tensor, out: Tensor) -> None
 
     def part(first: int, last: int) -> None:
         sizes = (first, last, table, table.stride(0), width, out, out.stride(0))
-        _call(f"gather_{MARKS[table.dtype]}", entries, borders, *sizes)
+        call(f"gather_{MARKS[table.dtype]}", entries, borders, *sizes)
 
     in_parts(len(out), len(entries) * width, part)
+
+
+def add_rows(packed: Tensor, rows: int, table: Tensor) -> Tensor:
+    """Return the sums of rows of a table [columns, N] that bits [rows, columns] name: [rows, N]."""
+    columns, width = table.shape
+    out, scratch = torch.empty(rows, width, dtype=table.dtype), _whole(columns)
+    sizes = (rows, columns, table, table.stride(0), width)
+    call(f"add_{MARKS[table.dtype]}", packed, *sizes, out, scratch)
+    return out
+
+
+def unpack(packed: Tensor, out: Tensor) -> Tensor:
+    """Return `out`, contiguous, written over with the ones and zeros of bits."""
+    call(f"unpack_{MARKS[out.dtype]}", packed, out.numel(), out)
+    return out
 
 
 def order(
@@ -98,7 +116,7 @@ def order(
     entries, borders = _whole(count), _whole(sizes[0] * sizes[1] * sizes[4] + 1)
     scratch = _whole(2 * count)
     known = (ctypes.c_int64 * 5)(*sizes)
-    _call("order", packed, known, key, shift, entries, borders, scratch, scratch[count:])
+    call("order", packed, known, key, shift, entries, borders, scratch, scratch[count:])
     return entries, borders
 
 
@@ -113,7 +131,7 @@ def walk(
     """Walk along a convolution: `"convolve"` into the result, `"collect"` into the table."""
     known = (ctypes.c_int64 * len(sizes))(*sizes)
     kernel = f"{name}_{MARKS[tensors[0].dtype]}"
-    _call(kernel, *spikes, source, known, *span, *tensors)
+    call(kernel, *spikes, source, known, *span, *tensors)
 
 
 def in_parts(size: int, work: int, part: Callable[[int, int], None]) -> None:
@@ -133,7 +151,8 @@ def _whole(count: int) -> Tensor:
     return torch.empty(count, dtype=torch.int32)
 
 
-def _call(name: str, *values: Any) -> None:
+def call(name: str, *values: Any) -> None:
+    """Call a kernel on numbers and on tensors, whose memory must be as it reads them."""
     told = [each.data_ptr() if isinstance(each, Tensor) else each for each in values]
     getattr(_libraries[0], name)(*told)
 

@@ -1,8 +1,10 @@
 """The event path in C: find the spikes, add rows of a table, walk along convolutions.
 
 Sums are taken in the order of the spikes, in vectors as wide as the machine has; there is no
-multiplication on the way of a value.
+multiplication on the way of a value (but for what `_native_masked` adds: the gradient by spikes).
 """
+
+from spike_ops._native_masked import MASKED
 
 INDEX = r"""
 #include <stdint.h>
@@ -13,6 +15,18 @@ static uint64_t word(const uint8_t *bits, int64_t at, int64_t size) {
     int64_t left = (size - at + 7) / 8;
     memcpy(&w, bits + at / 8, left < 8 ? left : 8);
     return w;
+}
+
+/* `many` bits from any place on, 64 at most */
+static uint64_t bits_at(const uint8_t *bits, int64_t at, int64_t many) {
+    uint8_t near[9] = {0};
+    uint64_t w;
+    int64_t lead = at % 8;
+    memcpy(near, bits + at / 8, (lead + many + 7) / 8);
+    memcpy(&w, near, 8);
+    w >>= lead;
+    if (lead) w |= (uint64_t)near[8] << (64 - lead);
+    return many < 64 ? w & ((UINT64_C(1) << many) - 1) : w;
 }
 
 /* columns that fired, row after row, and where each row begins: starts[rows + 1] */
@@ -66,7 +80,8 @@ void order(const uint8_t *bits, const int64_t *sizes, const int32_t *key, const 
 }
 """
 
-# R is the type, V a vector of it; a tile of `wide` vectors stays in registers
+# R is the type, I the integer of its size, V a vector of it; a tile of `wide` vectors stays in
+# registers
 SUMS = r"""
 typedef R NAME(vector) __attribute__((vector_size(64), aligned(sizeof(R)), may_alias));
 #define V NAME(vector)
@@ -98,6 +113,52 @@ void NAME(gather)(const int32_t *entries, const int32_t *starts, int64_t first, 
             for (int64_t l = n; l < width; l++) sums[l] += row[l];
         }
     }
+}
+
+#define ADD(many)                                                                              \
+    for (; j + many <= count; j += many) {                                                     \
+        const R *row[many];                                                                    \
+        for (int i = 0; i < many; i++) row[i] = table + entries[j + i] * step;                 \
+        int64_t n = 0;                                                                         \
+        for (; n + (int64_t)(64 / sizeof(R)) <= width; n += 64 / sizeof(R)) {                  \
+            V sum = *(V *)(sums + n);                                                          \
+            for (int i = 0; i < many; i++) sum += *(const V *)(row[i] + n);                    \
+            *(V *)(sums + n) = sum;                                                            \
+        }                                                                                      \
+        for (; n < width; n++)                                                                 \
+            for (int i = 0; i < many; i++) sums[n] += row[i][n];                               \
+    }
+
+/* the same of few rows straight from their bits: one call, no list that is kept, and whole rows
+   of the table one after the other, as memory likes to be read */
+void NAME(add)(const uint8_t *bits, int64_t rows, int64_t columns, const R *table, int64_t step,
+               int64_t width, R *out, int32_t *entries) {
+    for (int64_t m = 0; m < rows; m++) {
+        R *sums = out + m * width;
+        int64_t count = 0, j = 0;
+        for (int64_t at = 0; at < columns; at += 64) {
+            uint64_t w = bits_at(bits, m * columns + at, columns - at < 64 ? columns - at : 64);
+            for (; w; w &= w - 1) entries[count++] = at + __builtin_ctzll(w);
+        }
+        memset(sums, 0, width * sizeof(R));
+        ADD(8)
+        ADD(1)
+    }
+}
+
+/* ones and zeros of bits */
+void NAME(unpack)(const uint8_t *bits, int64_t size, R *out) {
+    typedef I lanes __attribute__((vector_size(64)));
+    const int64_t many = 64 / sizeof(R);
+    int64_t at = 0;
+    lanes place;
+    for (int64_t l = 0; l < many; l++) place[l] = l;
+    for (; at + many <= size; at += many) {
+        uint16_t w = 0;
+        memcpy(&w, bits + at / 8, many / 8);
+        *(V *)(out + at) = __builtin_convertvector((((lanes){0} + (I)w) >> place) & 1, V);
+    }
+    for (; at < size; at++) out[at] = (bits[at / 8] >> at % 8) & 1;
 }
 
 /* walks along a convolution: sizes are lines of outputs, outputs in a line, offsets, runs, their
@@ -159,16 +220,22 @@ void NAME(collect)(const int32_t *entries, const int32_t *starts, const int32_t 
 #undef WALK
 #undef SPIKES
 #undef GATHER
+#undef ADD
 #undef CONVOLVE
 #undef COLLECT
 #undef TILES
 #undef EACH
-#undef V
 """
 
 
 def source() -> str:
     """Return the C source, the sums once for each floating-point type."""
-    kinds = (("float", "f32"), ("double", "f64"))
-    heads = [f"#define R {kind}\n#define NAME(what) what##_{mark}" for kind, mark in kinds]
-    return "\n".join([INDEX, *[f"{head}\n{SUMS}\n#undef R\n#undef NAME" for head in heads]])
+    kinds = (("float", "int32_t", "f32"), ("double", "int64_t", "f64"))
+    heads = [
+        f"#define R {kind}\n#define I {whole}\n#define NAME(what) what##_{mark}"
+        for kind, whole, mark in kinds
+    ]
+    parts = [
+        f"{head}\n{SUMS}\n{MASKED}\n#undef V\n#undef R\n#undef I\n#undef NAME" for head in heads
+    ]
+    return "\n".join([INDEX, *parts])

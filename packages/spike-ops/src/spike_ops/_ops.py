@@ -9,7 +9,7 @@ from typing import cast
 import torch
 from torch import Tensor
 
-from spike_ops._bits import bytes_needed, in_numpy, pack_bits, unpack_bits
+from spike_ops._bits import bytes_needed, fired_in, in_numpy, pack_bits, unpack_bits
 from spike_ops._conv import conv, conv_shape, conv_weight
 from spike_ops._cost import Method
 from spike_ops._index import SpikeIndex
@@ -25,6 +25,17 @@ def pack(fired: Tensor) -> Tensor:
 @pack.register_fake
 def _(fired: Tensor) -> Tensor:
     return fired.new_empty(bytes_needed(fired.numel()), dtype=torch.uint8)
+
+
+@torch.library.custom_op("spike_ops::pack_checked", mutates_args=())
+def pack_checked(dense: Tensor) -> Tensor:
+    """Return the bits of zeros and ones; anything else is refused, but where it had to wait."""
+    return pack_bits(fired_in(dense) if dense.device.type == "cpu" else dense)
+
+
+@pack_checked.register_fake
+def _(dense: Tensor) -> Tensor:
+    return dense.new_empty(bytes_needed(dense.numel()), dtype=torch.uint8)
 
 
 @torch.library.custom_op("spike_ops::unpack", mutates_args=())
@@ -149,6 +160,11 @@ def _(
 def packed_bits(fired: Tensor) -> Tensor:
     """Return the bits of booleans: at once where they are at hand, else by the operator."""
     return pack_bits(fired) if in_numpy(fired) else pack(fired)
+
+
+def checked_bits(fired: Tensor) -> Tensor:
+    """Return the bits of booleans, or in a compiled graph of values that it checks when it runs."""
+    return packed_bits(fired) if fired.dtype == torch.bool else pack_checked(fired)
 
 
 def unpacked(packed: Tensor, shape: Sequence[int], dtype: torch.dtype) -> Tensor:

@@ -1,4 +1,4 @@
-"""What Python asks of a tensor besides operations: numbers, lists, shared memory."""
+"""What is asked of a tensor besides operations: numbers, lists, gradients, shared memory."""
 
 from typing import Any
 
@@ -26,6 +26,17 @@ class PlainValues:
     def tolist(self) -> Any:
         """Return the dense zeros and ones as nested lists."""
         return self._values().tolist()
+
+    def __coerce_tangent_metadata__(self) -> Tensor:
+        """Return the like of a gradient by the spikes, for compiled graphs that return them.
+
+        Torch expects gradients of the type of what a graph returns, and asks here for another one
+        where they are not. Those by spikes are dense.
+        """
+        like: Any = self._values().detach()
+        like.__tensor_flatten__ = lambda: ([], None)  # it is asked for tensors inside, and has none
+        plain: Tensor = like
+        return plain
 
     def __dlpack__(self, **options: Any) -> Any:
         return self._values().__dlpack__(**options)

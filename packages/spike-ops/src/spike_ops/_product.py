@@ -5,9 +5,10 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spike_ops._autograd import apply
+from spike_ops._autograd import apply, without_autocast
 from spike_ops._bits import in_numpy
 from spike_ops._cost import Method
+from spike_ops._dense import dense_by_spikes
 from spike_ops._mm import mm, mm_transposed
 from spike_ops._ops import spikes_mm, spikes_mm_transposed
 from spike_ops._spike_tensor import SpikeTensor
@@ -44,10 +45,11 @@ class Product(torch.autograd.Function):
         return product(spikes, weight, method)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = gradients
         spikes, weight = ctx.saved_tensors
-        to_spikes = gradient @ weight.t() if ctx.needs_input_grad[0] else None
+        to_spikes = dense_by_spikes(gradient, weight) if ctx.needs_input_grad[0] else None
         to_weight = None
         if ctx.needs_input_grad[1]:
             to_weight = apply(Product, spikes.t(), gradient, ctx.method)

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from spike_ops._autograd import apply
-from spike_ops._bits import bytes_needed, in_numpy
+from spike_ops._bits import bytes_needed, fired_in, in_numpy
 from spike_ops._index import SpikeIndex
-from spike_ops._ops import packed_bits, unpacked
+from spike_ops._ops import checked_bits, unpacked
 from spike_ops._plain import PlainValues
+from spike_ops._window import Window
 
 COMPOSITE = torch._C.DispatchKey.CompositeImplicitAutograd
 FLOATS = (torch.float32, torch.float64, torch.float16, torch.bfloat16)
@@ -53,6 +54,7 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
     _packed: Tensor
     _transposed: bool
     _index: SpikeIndex
+    _window: Window | None = None  # of the neuron that made them, where it uses their gradient
 
     @staticmethod
     def __new__(
@@ -65,6 +67,7 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
         index: SpikeIndex | None = None,
     ) -> "SpikeTensor":
         _check(packed, shape, dtype)
+        packed = packed.contiguous()  # kernels read bytes where they lie
         self: SpikeTensor = torch.Tensor._make_wrapper_subclass(
             cls, tuple(shape), dtype=dtype, device=packed.device
         )
@@ -86,6 +89,9 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
     @classmethod
     def from_dense(cls, dense: Tensor, dtype: torch.dtype | None = None) -> "SpikeTensor":
         """Return the spikes of a tensor of zeros and ones; gradients pass through unchanged.
+
+        Inside `torch.compile` a graph looks at the values when it runs; on a GPU it would have to
+        wait for them, and whatever is not 0 is a spike there.
 
         Args:
             dense: Zeros and ones (or booleans) of any shape.
@@ -192,21 +198,16 @@ def dense_of(spikes: SpikeTensor, dtype: torch.dtype | None = None) -> Tensor:
 
 
 def check_binary(dense: Tensor) -> Tensor:
-    """Return where there is a spike; raise unless all is zero or one."""
+    """Return where there is a spike; raise unless all is zero or one, if there are values yet."""
     if isinstance(dense, SpikeTensor):
         return dense_of(dense, torch.bool)
     if dense.dtype == torch.bool:
         return dense.detach()
     if dense.is_complex():
         raise ValueError(f"spikes must be 0 or 1, got a tensor of {dense.dtype}")
-    fired = dense != 0
     if torch.compiler.is_compiling():
-        return fired  # a compiled graph does not look at values
-    if not torch.equal(fired, dense == 1):
-        wrong = fired & (dense != 1)
-        where = tuple(wrong.nonzero()[0].tolist())
-        raise ValueError(f"spikes must be 0 or 1, got {dense[where].item():g} at {where}")
-    return fired
+        return dense.detach()  # there are no values yet: `checked_bits` looks at them
+    return fired_in(dense)
 
 
 def _check(packed: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
@@ -228,7 +229,8 @@ def _refuse_writes(func: Any, args: Any, kwargs: dict[str, Any]) -> None:
         if argument.alias_info is None or not argument.alias_info.is_write:
             continue
         given = args[place] if place < len(args) else kwargs.get(argument.name)
-        if isinstance(given, SpikeTensor):
+        several = given if isinstance(given, (list, tuple)) else (given,)
+        if any(isinstance(each, SpikeTensor) for each in several):
             raise TypeError(f"spikes cannot be written into ({func}); use to_dense() first")
 
 
@@ -246,7 +248,7 @@ class _FromDense(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, dense: Tensor, fired: Tensor, dtype: torch.dtype) -> SpikeTensor:
         ctx.dtype = dense.dtype
-        return SpikeTensor(packed_bits(fired), dense.shape, dtype)
+        return SpikeTensor(checked_bits(fired), dense.shape, dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:

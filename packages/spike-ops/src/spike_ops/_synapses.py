@@ -6,6 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spike_ops._autograd import differentiated_again, without_autocast
 from spike_ops._calibration import calibration
 from spike_ops._spike_tensor import SpikeTensor, dense_of
 
@@ -23,6 +24,11 @@ class Synapses(NamedTuple):
         sources, targets = mask.t().nonzero(as_tuple=True)
         fan_out = torch.bincount(sources, minlength=mask.shape[1])
         return cls(targets, sources, torch.nn.functional.pad(fan_out.cumsum(0), (1, 0)))
+
+    def only(self, matrix: Tensor) -> Tensor:
+        """Return a matrix [out, in], zero where there is no synapse."""
+        places = (self.targets, self.sources)
+        return torch.zeros_like(matrix).index_put(places, matrix[places])
 
 
 def synapse_seconds(spikes: SpikeTensor, synapses: Synapses) -> float:
@@ -42,23 +48,40 @@ class SynapseSums(torch.autograd.Function):
         ctx.save_for_backward(spikes, weight)
         ctx.synapses = synapses
         reached, places = _reached(spikes, synapses, len(weight))
-        values = weight[synapses.targets, synapses.sources]
-        sums = weight.new_zeros(spikes.shape[0] * len(weight))
-        return sums.index_add_(0, places, values[reached]).view(spikes.shape[0], len(weight))
+        values = _wide(weight[synapses.targets, synapses.sources])
+        sums = values.new_zeros(spikes.shape[0] * len(weight))
+        sums.index_add_(0, places, values[reached])
+        return sums.view(spikes.shape[0], len(weight)).to(weight.dtype)
 
     @staticmethod
+    @without_autocast
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         (gradient,) = gradients
         spikes, weight = ctx.saved_tensors
+        synapses: Synapses = ctx.synapses
         to_weight = None
         if ctx.needs_input_grad[1]:
-            synapses: Synapses = ctx.synapses
-            reached, places = _reached(spikes, synapses, len(weight))
-            values = gradient.new_zeros(len(synapses.targets))
-            values = values.index_add(0, reached, gradient.reshape(-1)[places])
-            to_weight = torch.zeros_like(weight)
-            to_weight[synapses.targets, synapses.sources] = values
-        return gradient @ weight if ctx.needs_input_grad[0] else None, to_weight, None
+            if differentiated_again():
+                to_weight = synapses.only(gradient.t() @ spikes.to_dense())
+            else:
+                to_weight = _collected(spikes, synapses, gradient)
+        to_spikes = gradient @ synapses.only(weight) if ctx.needs_input_grad[0] else None
+        return to_spikes, to_weight, None
+
+
+def _collected(spikes: SpikeTensor, synapses: Synapses, gradient: Tensor) -> Tensor:
+    """Return Gᵀ @ S where there is a synapse: what its spikes received."""
+    reached, places = _reached(spikes, synapses, gradient.shape[1])
+    received = _wide(gradient.reshape(-1)[places])
+    values = received.new_zeros(len(synapses.targets)).index_add_(0, reached, received)
+    whole = gradient.new_zeros(gradient.shape[1], spikes.shape[1])
+    whole[synapses.targets, synapses.sources] = values.to(gradient.dtype)
+    return whole
+
+
+def _wide(values: Tensor) -> Tensor:
+    """Return values in a type in which many can be added."""
+    return values.float() if values.itemsize < 4 else values
 
 
 def _reached(spikes: SpikeTensor, synapses: Synapses, width: int) -> tuple[Tensor, Tensor]:

@@ -28,13 +28,14 @@ def lif(
         ValueError: The backward pass needs more than is kept, or there is no CUDA device.
         TypeError: There is no kernel for the surrogate or for the type.
     """
-    _check(rule, kept)
+    check_kept(rule, kept)
     wanted = torch.is_grad_enabled() and (x.requires_grad or v.requires_grad)
     spikes, after = _Lif.apply(x, v, rule, kept if wanted else "nothing", spike_out)  # type: ignore[no-untyped-call,unused-ignore]
     return spikes, after
 
 
-def _check(rule: LifRule, kept: str) -> None:
+def check_kept(rule: LifRule, kept: str) -> None:
+    """Raise unless what is kept is enough for the backward pass of a rule."""
     if kept not in {"membrane", "bits", "bytes"}:
         raise ValueError(f"kept must be membrane, bits or bytes, got {kept!r}")
     if rule.needs_membrane and kept != "membrane":

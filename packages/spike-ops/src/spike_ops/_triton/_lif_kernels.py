@@ -48,6 +48,26 @@ def is_fired(u, STRICT: tl.constexpr):  # type: ignore[no-untyped-def]
     return fired
 
 
+@triton.jit
+def level_of(u, peak, a, b, c, SURROGATE: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return σ'(u) as a byte: 255 levels up to its peak."""
+    levels = slope_at(u, a, b, c, SURROGATE) * (255 / peak)
+    # 1.5 * 2^23: the sum has no bits after the point, rounded half to even
+    levels = (levels + 12582912.0) - 12582912.0
+    return tl.minimum(tl.maximum(levels, 0.0), 255.0).to(tl.uint8)
+
+
+@triton.jit
+def after_reset(h, fired, threshold, v_reset, RESET: tl.constexpr):  # type: ignore[no-untyped-def]
+    """Return v after the step that came to h."""
+    v = h
+    if RESET == 1:
+        v = tl.where(fired, h - threshold, h)
+    if RESET == 2:
+        v = tl.where(fired, v_reset, h)
+    return v
+
+
 @triton.jit(do_not_specialize=["steps"])
 def lif_forward_kernel(  # type: ignore[no-untyped-def]
     X, V, S, P, K, LAST,
@@ -76,16 +96,9 @@ def lif_forward_kernel(  # type: ignore[no-untyped-def]
         if KEEP == 2:
             store_bits(K, t, at, byte, tl.abs(u) < support, size, WHOLE_BYTES)
         if KEEP == 3:
-            levels = slope_at(u, a, b, c, SURROGATE) * (255 / peak)
-            # 1.5 * 2^23: the sum has no bits after the point, rounded half to even
-            levels = (levels + 12582912.0) - 12582912.0
-            levels = tl.minimum(tl.maximum(levels, 0.0), 255.0)
-            tl.store(K + t * size + at, levels.to(tl.uint8), mask=exist)
-        v = h
-        if RESET == 1:
-            v = tl.where(fired, h - threshold, h)
-        if RESET == 2:
-            v = tl.where(fired, v_reset, h)
+            level = level_of(u, peak, a, b, c, SURROGATE)
+            tl.store(K + t * size + at, level, mask=exist)
+        v = after_reset(h, fired, threshold, v_reset, RESET)
     tl.store(LAST + at, v.to(LAST.dtype.element_ty), mask=exist)
 
 

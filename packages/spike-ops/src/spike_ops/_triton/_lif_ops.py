@@ -70,7 +70,7 @@ def lif_forward(
     check_device(x, v)
     check_floats(x, v)
     x, v, last = x.contiguous(), v.contiguous(), torch.empty_like(v.contiguous())
-    spikes, bits, saved = _memory(x, kept, dense, packed)
+    spikes, bits, saved = memory(x, len(x), v.numel(), v.numel() % 8 == 0, kept, dense, packed)
     reset, _, strict, surrogate = flags
     if v.numel():
         lif_forward_kernel[_grid(x)](
@@ -147,15 +147,17 @@ def _(
     return gs.new_empty(gs.shape), gv.new_empty(gv.shape)
 
 
-def _memory(x: Tensor, kept: str, dense: bool, packed: bool) -> tuple[Tensor, Tensor, Tensor]:
-    """Return what the kernel writes to: bits one byte each where steps are no whole bytes."""
-    steps, size = x.shape
-    bits: Any = (steps * size // 8,) if size % 8 == 0 else (steps, size)
-    shapes = {"membrane": x.shape, "bits": bits, "bytes": x.shape, "nothing": (0,)}
+def memory(
+    like: Tensor, steps: int, size: int, whole_bytes: bool, kept: str, dense: bool, packed: bool
+) -> tuple[Tensor, Tensor, Tensor]:
+    """Return what a kernel writes [steps, size] to: bits one byte each where not whole bytes."""
+    shape = steps, size
+    bits: Any = (steps * size // 8,) if whole_bytes else shape
+    shapes = {"membrane": shape, "bits": bits, "bytes": shape, "nothing": (0,)}
     return (
-        x.new_empty(x.shape if dense else (0,)),
-        x.new_empty(bits if packed else (0,), dtype=torch.uint8),
-        x.new_empty(shapes[kept], dtype=x.dtype if kept == "membrane" else torch.uint8),
+        like.new_empty(shape if dense else (0,)),
+        like.new_empty(bits if packed else (0,), dtype=torch.uint8),
+        like.new_empty(shapes[kept], dtype=like.dtype if kept == "membrane" else torch.uint8),
     )
 
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import nn
 
-from spike_ops.neuron import LIF
+from spike_ops.neuron import LIF, Diagonal, Neuron, Recurrent
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._layer_pieces import out_shape
 from spike_ops.nir._layers import Stepwise
@@ -26,6 +26,7 @@ class Block:
         heard: Shape of a sample that the layer hears.
         shape: Shape of a sample behind it.
         area: Of the feature map that a flatten before a linear layer took apart; else 1 by 1.
+        recurrent: The layer through which the neurons hear their own spikes, if they do.
     """
 
     name: str
@@ -35,6 +36,7 @@ class Block:
     heard: Shape
     shape: Shape
     area: Shape = (1, 1)
+    recurrent: nn.Linear | Diagonal | None = None
 
     @property
     def size(self) -> int:
@@ -44,8 +46,17 @@ class Block:
     @property
     def synapses(self) -> int:
         """Connections, those at borders counted as if there were none."""
-        weight = self.layer.weight
-        return int(weight.numel() * math.prod(self.shape[1:]))
+        own = 0 if self.recurrent is None else self.recurrent.weight.numel()
+        return int(self.layer.weight.numel() * math.prod(self.shape[1:])) + own
+
+    @property
+    def fan_in(self) -> int:
+        """The most connections into one neuron: weights that are not zero."""
+        heard = (getattr(self.layer, "connected", self.layer.weight) != 0).flatten(1).sum(1)
+        if self.recurrent is not None:
+            own = self.recurrent.weight != 0
+            heard = heard + (own.sum(1) if own.ndim == 2 else own)
+        return int(heard.max())
 
 
 def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
@@ -59,28 +70,67 @@ def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
     shape, area = tuple(input_shape), (1, 1)
     for name, outer in _leaves(net):
         layer = outer.layer if isinstance(outer, Stepwise) else outer
-        if isinstance(layer, LIF):
+        if isinstance(layer, LIF | Recurrent):
             if not blocks or blocks[-1].neurons is not None or pools:
                 raise ValueError(f"{name}: neurons must stand right behind weights")
-            blocks[-1].neurons = layer
+            blocks[-1].neurons, blocks[-1].recurrent = _neurons(name, layer)
             continue
         after = _after(name, outer, shape)
         if isinstance(layer, nn.Flatten):
             area = shape[1:] if len(shape) == 3 else (1, 1)
         elif isinstance(layer, nn.AvgPool2d):
+            _check_pool(name, layer)
             pools.append((layer, layer.divisor_override != 1))
         elif isinstance(layer, nn.Linear | nn.Conv2d):
             if blocks and blocks[-1].neurons is None:
                 raise ValueError(f"{name}: weights must not follow weights without neurons between")
+            if (mode := getattr(layer, "padding_mode", "zeros")) != "zeros":
+                raise ValueError(f"{name}: padding_mode must be 'zeros', got {mode!r}")
             blocks.append(Block(name, layer, None, pools, shape, after, area))
             pools, area = [], (1, 1)
         elif not isinstance(layer, nn.Identity | nn.Dropout):
-            can = "Linear, Conv2d, AvgPool2d, Flatten, LIF and IF"
+            can = "Linear, Conv2d, AvgPool2d, Flatten, LIF, IF and Recurrent of these"
             raise ValueError(f"{name}: chips run {can}, got {type(layer).__name__}")
         shape = after
     if not blocks or pools:
         raise ValueError("a network must have weights, and end in weights or neurons")
     return blocks
+
+
+def _neurons(name: str, layer: LIF | Recurrent) -> tuple[LIF, nn.Linear | Diagonal | None]:
+    """Return neurons, and the layer through which they hear their own spikes."""
+    _check_step(name, layer, LIF if isinstance(layer, LIF) else Recurrent)
+    if isinstance(layer, LIF):
+        return layer, None
+    neurons, connection = layer.neuron, layer.connection
+    if not isinstance(neurons, LIF) or not isinstance(connection, nn.Linear | Diagonal):
+        kinds = f"{type(neurons).__name__} through {type(connection).__name__}"
+        rule = "recurrent neurons must be LIF or IF through a Linear or Diagonal"
+        raise ValueError(f"{name}: {rule}, got {kinds}")
+    _check_step(name, neurons, LIF)
+    return neurons, connection
+
+
+def _check_step(name: str, neuron: Neuron, kind: type[Neuron]) -> None:
+    if not neuron._is_a(kind):
+        own = f"{type(neuron).__name__}, whose step is another"
+        raise ValueError(f"{name}: chips run the step of {kind.__name__}, got {own}")
+
+
+def window(pool: nn.AvgPool2d) -> int:
+    """Return how many pixels a pool takes together."""
+    size = pool.kernel_size
+    return size[0] * size[1] if isinstance(size, tuple) else size * size
+
+
+def _check_pool(name: str, pool: nn.AvgPool2d) -> None:
+    edge, divisor = pool.padding, pool.divisor_override
+    if divisor not in {None, 1, window(pool)}:
+        raise ValueError(f"{name}: a pool must divide by its size or by 1, got {divisor}")
+    padded = any(edge) if isinstance(edge, tuple) else bool(edge)
+    if pool.ceil_mode or (padded and not pool.count_include_pad):
+        told = f"ceil_mode={pool.ceil_mode}, count_include_pad={pool.count_include_pad}"
+        raise ValueError(f"{name}: pools must round down and count what is padded, got {told}")
 
 
 def _leaves(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:

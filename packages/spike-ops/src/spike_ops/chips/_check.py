@@ -57,12 +57,13 @@ def check(net: nn.Module, chip: str | Chip, input_shape: Shape) -> ChipReport:
     """Return whether a network fits a chip, on which cores, and why not.
 
     The limits are published totals, not those of a vendor's compiler: a network that does not fit
-    here does not fit; one that does may still be refused by the tools of the chip, for instance for
-    more connections into one neuron than it stores, which is not checked.
+    here does not fit; one that does may still be refused by the tools of the chip. Connections into
+    a neuron (weights that are not zero) are checked where the chip's maker tells their number, in
+    all layers but the last.
 
     Args:
         net: `nn.Sequential` of Linear, Conv2d, AvgPool2d (also in `spike_ops.nir.Stepwise`),
-            Flatten, LIF and IF.
+            Flatten, LIF and IF, and `Recurrent` of these through a Linear or `Diagonal`.
         chip: `"loihi2"`, `"spinnaker2"`, `"speck"` or `"xylo"`, or a `Chip`.
         input_shape: Shape of one sample without time and batch.
 
@@ -80,7 +81,7 @@ def check(net: nn.Module, chip: str | Chip, input_shape: Shape) -> ChipReport:
     """
     limits, blocks = chip_named(chip), blocks_of(net, input_shape)
     problems = [problem for block in blocks for problem in _unlike(block, limits)]
-    problems += _ends(blocks, limits)
+    problems += _ends(blocks, limits) + _crowded(blocks[:-1], limits)
     placing = _on_kernels if limits.name == "speck" else _on_cores
     placements, unplaced = placing(blocks, limits)
     problems += unplaced
@@ -94,6 +95,8 @@ def _unlike(block: Block, chip: Chip) -> list[str]:
         found.append(f"{name}: the chip has no convolutions")
     if block.neurons is None:
         return [*found, f"{name}: weights must have neurons behind them, a readout is for the host"]
+    if block.recurrent is not None and not chip.recurrent:
+        found.append(f"{name}: the chip has no connections among neurons of a layer")
     rule = block.neurons.rule
     if rule.reset not in chip.resets:
         found.append(f"{name}: the reset must be {' or '.join(chip.resets)}, got {rule.reset}")
@@ -113,6 +116,14 @@ def _ends(blocks: list[Block], chip: Chip) -> list[str]:
         f"the chip has {most} {what}, the network has {got}"
         for what, got, most in ends
         if most is not None and got > most
+    ]
+
+
+def _crowded(blocks: list[Block], chip: Chip) -> list[str]:
+    return [
+        f"{each.name}: a neuron must hear at most {chip.fan_in} connections, got {each.fan_in}"
+        for each in blocks
+        if chip.fan_in is not None and each.fan_in > chip.fan_in
     ]
 
 

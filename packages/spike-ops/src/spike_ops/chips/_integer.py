@@ -8,7 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spike_ops._spike_tensor import SpikeTensor
-from spike_ops.chips._blocks import Block, Shape, blocks_of
+from spike_ops.chips._blocks import Block, Shape, blocks_of, window
 from spike_ops.chips._check import shift_of
 from spike_ops.chips._table import Chip, chip_named
 from spike_ops.neuron import LIF
@@ -135,7 +135,7 @@ def quantize(
 
     Raises:
         ValueError: An argument is outside its range, the network is no such sequence, a reset is
-            delayed, or a threshold is no number of the state.
+            delayed, neurons are recurrent, or a threshold is no number of the state.
 
     Example:
         >>> from spike_ops.neuron import IF
@@ -154,7 +154,12 @@ def quantize(
         raise ValueError(f"bits must be in 2..16, got {bits}")
     if not 8 <= state_bits <= 32:
         raise ValueError(f"state_bits must be in 8..32, got {state_bits}")
-    layers = [_quantised(block, bits, state_bits) for block in blocks_of(net, input_shape)]
+    blocks = blocks_of(net, input_shape)
+    for block in blocks:
+        if block.recurrent is not None:
+            rule = "neurons that hear each other are not computed in whole numbers here"
+            raise ValueError(f"{block.name}: {rule}; check takes them")
+    layers = [_quantised(block, bits, state_bits) for block in blocks]
     return IntegerNet(layers, state_bits)
 
 
@@ -166,7 +171,7 @@ def _quantised(block: Block, bits: int, state_bits: int) -> IntegerLayer:
     unit = weight.abs().max().item() / (2 ** (bits - 1) - 1)
     area = 1
     for pool, is_mean in block.pools:
-        area *= _window(pool) if is_mean else 1
+        area *= window(pool) if is_mean else 1
     bias = block.layer.bias
     offset = torch.zeros(len(weight)) if bias is None else bias
     rule = None if block.neurons is None else block.neurons.rule
@@ -188,11 +193,6 @@ def _quantised(block: Block, bits: int, state_bits: int) -> IntegerLayer:
         2**DECAY_BITS if rule is None else round(rule.beta * 2**DECAY_BITS),
         None if rule is None else shift_of(rule.beta),
     )  # fmt: skip
-
-
-def _window(pool: nn.AvgPool2d) -> int:
-    size = pool.kernel_size
-    return size[0] * size[1] if isinstance(size, tuple) else size * size
 
 
 def _sums(pool: nn.AvgPool2d) -> nn.AvgPool2d:

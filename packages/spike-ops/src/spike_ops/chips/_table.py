@@ -28,6 +28,8 @@ class Chip:
         source: Where the limits are published.
         inputs: Inputs of the first layer; None for any number.
         outputs: Neurons of the last layer; None for any number.
+        fan_in: Connections into one neuron, those of the last layer left out; None for any number.
+        recurrent: Whether neurons of a layer can hear each other.
     """
 
     name: str
@@ -43,6 +45,8 @@ class Chip:
     source: str
     inputs: int | None = None
     outputs: int | None = None
+    fan_in: int | None = None
+    recurrent: bool = True
 
 
 LOIHI2 = Chip(
@@ -56,11 +60,13 @@ SPINNAKER2 = Chip(
 SPECK = Chip(
     "speck", 9, None, None, None, 8, 16, ("soft",), "none", True,
     "O. Richter et al., Speck: A Smart Event-Based Vision Sensor, 2023; SynSense, sinabs manual",
+    recurrent=False,
 )  # fmt: skip
 XYLO = Chip(
     "xylo", 1, 1000, 1000, 278_000, 8, 16, ("soft",), "shift", False,
-    "H. Bos and D. Muir, Sub-mW Neuromorphic SNN Audio Processing Applications, 2022",
-    inputs=16, outputs=8,
+    "H. Bos and D. Muir, Sub-mW Neuromorphic SNN Audio Processing Applications, 2022; fan-in: "
+    "SynSense, Xylo Audio 2 (SYNS61201)",
+    inputs=16, outputs=8, fan_in=63,
 )  # fmt: skip
 CHIPS = {chip.name: chip for chip in (LOIHI2, SPINNAKER2, SPECK, XYLO)}
 

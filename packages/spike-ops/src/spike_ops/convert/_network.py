@@ -1,13 +1,18 @@
 """A converted network."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, fx, nn
 
+from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.convert._neurons import Spiking, WinnerPool
+from spike_ops.convert._operations import with_additions
 from spike_ops.convert._statistics import watch
+from spike_ops.energy import OperationCounts, count_operations
+
+Encoder = Callable[[Tensor, int], Tensor]
 
 
 @dataclass(frozen=True)
@@ -62,9 +67,9 @@ class ConversionReport:
 class ConvertedNet(nn.Module):
     """Return the mean output over T steps of a network of spiking neurons, for inputs [B, ...].
 
-    Made by `convert`. The input is a constant current; neurons stand where activations stood, and
-    what the last layer gives is averaged over time. Between neurons go spikes of 0 and 1 (and -1
-    of signed ones) times the threshold of their layer.
+    Made by `convert`. The input is a constant current, or what an encoder makes of it; neurons
+    stand where activations stood, and what the last layer gives is averaged over time. Between
+    neurons go spikes of 0 and 1 (and -1 of signed ones) times the threshold of their layer.
 
     Attributes:
         ann: The original network in evaluation, with its norms folded.
@@ -75,15 +80,26 @@ class ConvertedNet(nn.Module):
         super().__init__()
         self.net, self.ann, self.steps = net, ann, steps
 
-    def forward(self, inputs: Tensor, steps: int | None = None) -> Tensor:
+    def forward(
+        self, inputs: Tensor, steps: int | None = None, encoder: Encoder | None = None
+    ) -> Tensor:
         """Return the output [B, ...], the mean over the steps."""
-        return self.run(inputs, steps).mean(0)
+        return self.run(inputs, steps, encoder).mean(0)
 
-    def run(self, inputs: Tensor, steps: int | None = None) -> Tensor:
+    def run(
+        self, inputs: Tensor, steps: int | None = None, encoder: Encoder | None = None
+    ) -> Tensor:
         """Return the output of every step [T, B, ...]; a gradient does not go back.
 
+        Args:
+            inputs: [B, ...].
+            steps: T; `self.steps` without one.
+            encoder: Makes what goes in over time [T, B, ...] of inputs and T, as
+                `spike_ops.encoding.rate`; its mean over time must be the input for the network to
+                compute what the original does. Without one the input is a constant current.
+
         Raises:
-            ValueError: `steps` is below 1.
+            ValueError: `steps` is below 1, or the encoder gives another shape.
         """
         steps = self.steps if steps is None else steps
         if steps < 1:
@@ -92,8 +108,7 @@ class ConvertedNet(nn.Module):
             if isinstance(each, Spiking | WinnerPool):
                 each.steps = steps
         with torch.no_grad():
-            repeated = inputs.expand(steps, *inputs.shape).flatten(0, 1)
-            out: Tensor = self.net(repeated)
+            out: Tensor = self.net(_over_time(inputs, steps, encoder).flatten(0, 1))
         return out.unflatten(0, (steps, -1))
 
     def layers(self) -> dict[str, Spiking]:
@@ -108,8 +123,32 @@ class ConvertedNet(nn.Module):
         found = {name: layer.counts for name, layer in self.layers().items()}
         return {name: counts for name, counts in found.items() if counts is not None}
 
+    def count_operations(self, inputs: Tensor, steps: int | None = None) -> OperationCounts:
+        """Return the operations of a run, of which `energy.estimate_energy` makes energies.
+
+        As `energy.count_operations`, but a layer that hears neurons does additions: what they send
+        is a spike times a threshold, which can be multiplied into the weights. A layer behind sums
+        or averages, and the first one, which hears the input itself at every step, multiplies.
+
+        Args:
+            inputs: [B, ...].
+            steps: T; `self.steps` without one.
+        """
+        before = self.steps
+        self.steps = before if steps is None else steps
+        try:
+            counts = count_operations(self, inputs, batch_axis=0)
+        finally:
+            self.steps = before
+        return with_additions(counts, self.net, "net.")
+
     def report(
-        self, inputs: Tensor, labels: Tensor | None = None, *, steps: Sequence[int] = (4, 8, 16, 32)
+        self,
+        inputs: Tensor,
+        labels: Tensor | None = None,
+        *,
+        steps: Sequence[int] = (4, 8, 16, 32),
+        encoder: Encoder | None = None,
     ) -> ConversionReport:
         """Return errors, accuracy and rates at several numbers of steps.
 
@@ -117,11 +156,15 @@ class ConvertedNet(nn.Module):
             inputs: [B, ...].
             labels: [B], the right classes.
             steps: The numbers of steps.
+            encoder: As of `run`.
         """
         with torch.no_grad():
             expected = self.ann(inputs)
         activations = watch(self.ann, inputs)
-        rows = tuple(self._row(inputs, labels, each, expected, activations) for each in steps)
+        rows = tuple(
+            self._row(self(inputs, each, encoder), labels, each, expected, activations)
+            for each in steps
+        )
         held = {
             name: (layer.thresholds.min().item(), layer.thresholds.max().item())
             for name, layer in self.layers().items()
@@ -130,13 +173,12 @@ class ConvertedNet(nn.Module):
 
     def _row(
         self,
-        inputs: Tensor,
+        out: Tensor,
         labels: Tensor | None,
         steps: int,
         expected: Tensor,
         activations: dict[str, Tensor],
     ) -> Row:
-        out = self(inputs, steps)
         layers = self.layers()
         errors = {name: _error(layer.rates(), activations[name]) for name, layer in layers.items()}
         counts = [layer.counts for layer in layers.values() if layer.counts is not None]
@@ -147,6 +189,16 @@ class ConvertedNet(nn.Module):
             steps, errors, _error(out, expected), _accuracy(out, labels), agreement,
             fired / max(1, neurons * steps),
         )  # fmt: skip
+
+
+def _over_time(inputs: Tensor, steps: int, encoder: Encoder | None) -> Tensor:
+    wanted = (steps, *inputs.shape)
+    if encoder is None:
+        return inputs.expand(wanted)
+    made = encoder(inputs, steps)
+    if tuple(made.shape) != wanted:
+        raise ValueError(f"encoder must return {wanted}, got {tuple(made.shape)}")
+    return made.to_dense() if isinstance(made, SpikeTensor) else made
 
 
 def _error(got: Tensor, expected: Tensor) -> float:

@@ -45,6 +45,11 @@ def as_spikes(fired: Tensor, dtype: torch.dtype, spike_out: bool) -> Tensor:
     return SpikeTensor.from_dense(fired, dtype) if spike_out else fired.to(dtype)
 
 
+def wide(x: Tensor) -> Tensor:
+    """Return x in float32 at least: chances, times and sums are lost in half precision."""
+    return x.float() if x.is_floating_point() and x.itemsize < 4 else x
+
+
 def steps_like(steps: int, x: Tensor) -> Tensor:
     """Return 0..steps - 1 as int64, with an axis of one for each of x's: [T, 1, ...]."""
     return torch.arange(steps, device=x.device).reshape(steps, *[1] * x.ndim)

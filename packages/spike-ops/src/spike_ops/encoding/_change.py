@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spike_ops.encoding._base import as_spikes, check_finite, check_positive, dense_spikes
+from spike_ops.encoding._base import as_spikes, check_finite, check_positive, dense_spikes, wide
 
 
 def delta(
@@ -57,5 +57,6 @@ def decode_delta(spikes: Tensor, threshold: float, *, start: Tensor) -> Tensor:
     check_positive(threshold=threshold)
     if spikes.ndim < 3 or spikes.shape[2] != 2:
         raise ValueError(f"spikes must be [T, B, 2, ...], got {tuple(spikes.shape)}")
-    dense = dense_spikes(spikes)
-    return start + threshold * (dense[:, :, 1] - dense[:, :, 0]).cumsum(0)
+    dense = wide(dense_spikes(spikes))
+    moved = threshold * (dense[:, :, 1] - dense[:, :, 0]).cumsum(0)
+    return (start + moved).to(torch.promote_types(start.dtype, spikes.dtype))

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor
 
-from spike_ops.encoding._base import check_finite, check_positive
+from spike_ops.encoding._base import check_finite, check_positive, wide
 
 
 def population(
@@ -34,7 +34,7 @@ def population(
     """
     check_finite(x)
     centre, sigma = _fields(x, neurons, low, high, beta)
-    return torch.exp(-((x.unsqueeze(-1) - centre) ** 2) / (2 * sigma**2))
+    return torch.exp(-((x.unsqueeze(-1) - centre) ** 2) / (2 * sigma**2)).to(x.dtype)
 
 
 def decode_population(
@@ -77,6 +77,6 @@ def _fields(
         raise ValueError(f"neurons must be at least 3, got {neurons}")
     if not low < high:
         raise ValueError(f"low must be below high, got {low} and {high}")
-    number = torch.arange(1, neurons + 1, dtype=like.dtype, device=like.device)
+    number = torch.arange(1, neurons + 1, dtype=wide(like).dtype, device=like.device)
     spacing = (high - low) / (neurons - 2)
     return low + (2 * number - 3) / 2 * spacing, spacing / beta

@@ -9,6 +9,7 @@ from spike_ops.encoding._base import (
     check_steps,
     check_unit,
     dense_spikes,
+    wide,
 )
 
 
@@ -47,8 +48,13 @@ def rate(
     check_steps(steps)
     if not 0 < gain <= 1:
         raise ValueError(f"gain must be in 0..1, above 0, got {gain}")
-    drawn = torch.rand(steps, *x.shape, generator=generator, dtype=x.dtype, device=x.device)
-    return as_spikes(drawn < gain * x, x.dtype, spike_out)
+    return as_spikes(_drawn(gain * wide(x), steps, generator), x.dtype, spike_out)
+
+
+def _drawn(chance: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
+    """Return where something falls that does so with these chances at each step, as booleans."""
+    shape, (dtype, device) = (steps, *chance.shape), (chance.dtype, chance.device)
+    return torch.rand(shape, generator=generator, dtype=dtype, device=device) < chance
 
 
 def decode_rate(spikes: Tensor, *, gain: float = 1.0) -> Tensor:
@@ -92,7 +98,10 @@ def poisson(
     check_positive(dt=dt)
     if not bool(((rates >= 0) & rates.isfinite()).all()):
         raise ValueError(f"rates must be finite and at least 0, got {rates.min().item():g}")
-    return rate(-torch.expm1(-rates * dt), steps, generator=generator, spike_out=spike_out)
+    check_steps(steps)
+    chance = -torch.expm1(-wide(rates) * dt)
+    dtype = rates.dtype if rates.is_floating_point() else chance.dtype
+    return as_spikes(_drawn(chance, steps, generator), dtype, spike_out)
 
 
 def decode_poisson(spikes: Tensor, *, dt: float = 1.0) -> Tensor:
@@ -103,7 +112,7 @@ def decode_poisson(spikes: Tensor, *, dt: float = 1.0) -> Tensor:
         tensor([6.9315])
     """
     check_positive(dt=dt)
-    return -torch.log1p(-dense_spikes(spikes).mean(0)) / dt
+    return (-torch.log1p(-wide(dense_spikes(spikes)).mean(0)) / dt).to(spikes.dtype)
 
 
 def direct(x: Tensor, steps: int) -> Tensor:

@@ -1,7 +1,7 @@
 """Running a network and counting what it does."""
 
 from collections import defaultdict
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
 from typing import Any
 
@@ -11,10 +11,11 @@ from torch import Tensor, nn
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.energy._connections import connection_of
 from spike_ops.energy._counts import LayerCounter, LayerOperations, OperationCounts
-from spike_ops.monitor._begun import States, beginning
+from spike_ops.energy._products import Products
+from spike_ops.monitor._begun import LAYERS, States, again, beginning, is_again
 from spike_ops.neuron import Neuron
 
-ACTIVATIONS = (Neuron, nn.ReLU, nn.Sigmoid)
+ACTIVATIONS = (*LAYERS, nn.ReLU, nn.Sigmoid)
 
 
 def count_operations(
@@ -23,6 +24,7 @@ def count_operations(
     *,
     batch_axis: int = 1,
     membranes: bool = False,
+    products: bool = True,
 ) -> OperationCounts:
     """Return the operations that a network does on some inputs, per layer and per sample.
 
@@ -32,15 +34,22 @@ def count_operations(
     nothing but -1, 0 and 1, else a multiply-accumulate (MAC). Biases are left out. `dense` is the
     number with every weight and value taken as not zero. Here all are exact integers.
 
-    The network runs in evaluation mode and without gradients; its modes come back. Products
-    outside of connection layers (attention, `spikes @ weight`) are not seen; modules with
-    parameters that were not counted are listed in `uncounted`.
+    Products outside of connection layers (`spikes @ weight`, `spike_attention`, convolutions that
+    are called as functions) count under the module that computes them and their kind, as
+    `block.matmul`: one operation where two values meet that are not zero, an AC if one side holds
+    nothing but -1, 0 and 1. NeuroBench does not see them. Not seen here either are `einsum` and
+    torch's own attention; modules whose parameters took part and were not counted are listed in
+    `uncounted`. Spikes times a threshold, as they go through a converted network, are MACs by the
+    definition; `ConvertedNet.count_operations` counts them as the additions that they can be.
+
+    The network runs in evaluation mode and without gradients; its modes come back.
 
     Args:
         net: The network.
         batches: One input, or several; each goes through `net(batch)`.
         batch_axis: The axis of the inputs that counts samples: 1 in [T, B, ...].
         membranes: Count changes of membranes as well, which steps all neurons once more.
+        products: Count products outside of layers; without, counts are NeuroBench's.
 
     Raises:
         ValueError: There are no samples, or an input does not have that axis.
@@ -56,6 +65,7 @@ def count_operations(
         (4.0, 0.0, 12.0)
     """
     counter = _Counter(net, membranes)
+    watching = Products(counter.product if products else _leave_out, counter.use)
     modes = {module: module.training for module in net.modules()}
     samples = 0
     try:
@@ -63,7 +73,8 @@ def count_operations(
         with torch.no_grad():
             for batch in [batches] if isinstance(batches, Tensor) else batches:
                 samples += _samples(batch, batch_axis)
-                net(batch)
+                with watching:
+                    net(batch)
     finally:
         counter.close()
         for module, mode in modes.items():
@@ -95,13 +106,15 @@ def count_membrane_updates(neuron: Neuron, currents: Tensor, state: States | Non
     """
     if currents.ndim < 2 or not len(currents):
         raise ValueError(f"currents must be [T, B, ...], got {tuple(currents.shape)}")
-    with torch.no_grad():
+    with torch.no_grad(), again(neuron, currents.device):
         at = neuron.initial(currents[0]) if state is None else state
-        changed = at[0].numel()
+        before = neuron.membrane(at)
+        changed = before.numel()
         for step, current in enumerate(currents):
-            _, after = neuron.step(current, at)
-            changed += int((after[0] != at[0]).sum()) if step else 0
-            at = after
+            _, at = neuron.step(current, at)
+            after = neuron.membrane(at)
+            changed += int((after != before).sum()) if step else 0
+            before = after
     return changed
 
 
@@ -113,7 +126,17 @@ class _Counter:
         self.outputs: dict[str, int] = defaultdict(int)
         self.updates: dict[str, int] = defaultdict(int)
         self.hooks: list[Any] = []
+        self.multiplying: set[str] = set()
+        self.ran: set[str] = set()
+        self.owners = {
+            id(each): name
+            for name, module in net.named_modules()
+            for each in module.parameters(recurse=False)
+        }
+        self.within: list[tuple[str, nn.Module]] = []
         for name, module in net.named_modules():
+            self.hooks.append(module.register_forward_pre_hook(partial(self._enter, name)))
+            self.hooks.append(module.register_forward_hook(self._leave, always_call=True))
             if connection_of(module) is not None:
                 hook = partial(self._connection, name, LayerCounter(module))
                 self.hooks.append(module.register_forward_pre_hook(hook, with_kwargs=True))
@@ -127,10 +150,38 @@ class _Counter:
         for hook in self.hooks:
             hook.remove()
 
+    def product(self, kind: str, count: Callable[[], LayerOperations]) -> None:
+        """Note a product, unless a layer is at work: those are counted as such."""
+        if is_again() or any(connection_of(module) is not None for _, module in self.within):
+            return
+        outer = self.within[-1][0] if self.within else ""
+        name = f"{outer}.{kind}".lstrip(".")
+        self.layers[name] = self.layers.get(name, LayerOperations()).plus(count())
+        self.multiplying.add(outer)
+
+    def use(self, tensor: Tensor) -> None:
+        """Note that a tensor took part in something."""
+        if id(tensor) in self.owners:
+            self.ran.add(self.owners[id(tensor)])
+
+    def _enter(self, name: str, module: nn.Module, args: Any) -> None:
+        del args
+        self.within.append((name, module))
+        # neurons around others call their steps only
+        inner = (
+            module.named_modules(prefix=name) if isinstance(module, Neuron) else [(name, module)]
+        )
+        self.ran.update(each for each, _ in inner)
+
+    def _leave(self, module: nn.Module, args: Any, output: Any) -> None:
+        del module, args, output
+        self.within.pop()
+
     def result(self, samples: int) -> OperationCounts:
         with_parameters = [
             name for name, module in self.net.named_modules()
-            if name not in self.layers and any(True for _ in module.parameters(recurse=False))
+            if name in self.ran - self.layers.keys() - self.multiplying
+            and any(True for _ in module.parameters(recurse=False))
         ]  # fmt: skip
         return OperationCounts(
             self.layers, samples, dict(self.zeros), dict(self.outputs), dict(self.updates),
@@ -141,12 +192,16 @@ class _Counter:
         self, name: str, counter: LayerCounter, module: nn.Module, args: Any, kwargs: Any
     ) -> None:
         del module
+        if is_again():
+            return
         x = args[0] if args else kwargs["input"]
         done = self.layers.get(name, LayerOperations())
         self.layers[name] = done.plus(counter.count(x))
 
     def _activation(self, name: str, module: nn.Module, args: Any, output: Tensor) -> None:
         del module, args
+        if is_again():
+            return
         if isinstance(output, SpikeTensor):
             fired = output.count
         else:
@@ -156,7 +211,13 @@ class _Counter:
 
     def _membranes(self, name: str, module: nn.Module, args: Any, kwargs: Any) -> None:
         assert isinstance(module, Neuron)
+        if is_again():
+            return
         self.updates[name] += count_membrane_updates(module, *beginning(module, args, kwargs))
+
+
+def _leave_out(kind: str, count: Callable[[], LayerOperations]) -> None:
+    del kind, count
 
 
 def _samples(batch: Tensor, batch_axis: int) -> int:

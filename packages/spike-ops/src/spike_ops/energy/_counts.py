@@ -40,7 +40,7 @@ class OperationCounts:
         zeros: Zeros among the outputs of each activation layer by name.
         outputs: Outputs of each activation layer by name.
         updates: Changes of membranes of each neuron layer by name; empty if not asked for.
-        uncounted: Modules with parameters whose operations are in no count.
+        uncounted: Modules with parameters that took part and whose operations are in no count.
 
     Example:
         >>> counts = OperationCounts({"read": LayerOperations(acs=30, dense=90)}, samples=10)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import numpy as np
 
 from spike_ops.events._errors import Broken
-from spike_ops.events._events import LARGEST_SIDE, Column, Events
+from spike_ops.events._events import LARGEST_SIDE, Column, Events, goes_back
 
 Order = Literal["check", "sort"]
 Sensor = tuple[int, int]
@@ -41,7 +41,7 @@ def to_events(decoded: Decoded, order: Order) -> Events:
     columns = decoded.x, decoded.y, decoded.t, decoded.p
     if order == "sort":
         return Events.sorted(*columns, width=width, height=height)
-    if len(back := np.flatnonzero(np.diff(decoded.t) < 0)):
+    if len(back := goes_back(decoded.t)):
         first = back[0] + 1
         rule = f"time must never decrease, got {decoded.t[first]} after {decoded.t[first - 1]}"
         raise Broken(decoded.at[first], rule + "; order='sort' reads such files")

@@ -140,5 +140,7 @@ def _preceded(pixel: Column, near: Column, t: Column, window: int) -> Column:
     event = order[ranked[questions]]
     same = (last[questions] >= 0) & (places[answer] == places[ranked[questions]])
     found = np.zeros(size, bool)
-    found[event] = same & (t[event] - t[order[answer]] <= window)
+    # no difference of ordered times is negative, and without a sign none overflows
+    since = (t[event] - t[order[answer]]).view(np.uint64)
+    found[event] = same & (since <= min(window, 2**64 - 1))
     return found

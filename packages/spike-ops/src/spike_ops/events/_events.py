@@ -9,6 +9,8 @@ import numpy.typing as npt
 
 Column = npt.NDArray[Any]
 LARGEST_SIDE = 2**16
+# the end of a recording, just after its last event, is a number of 64 bits as well
+LATEST = 2**63 - 1
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -57,7 +59,9 @@ class Events:
         _check_range("x", columns["x"], self.width)
         _check_range("y", columns["y"], self.height)
         _check_range("p", columns["p"], 2)
-        if len(back := np.flatnonzero(np.diff(columns["t"]) < 0)):
+        if len(columns["t"]) and columns["t"].max() >= LATEST:
+            raise ValueError(f"t must be below 2^63 - 1, got {columns['t'].max()}")
+        if len(back := goes_back(columns["t"])):
             first, then = columns["t"][back[0] : back[0] + 2]
             raise ValueError(f"t must never decrease, got {then} after {first} at {back[0] + 1}")
         kinds = {"x": np.uint16, "y": np.uint16, "t": np.int64, "p": np.bool_}
@@ -84,7 +88,7 @@ class Events:
     @property
     def duration(self) -> int:
         """Microseconds from the first event to the last; 0 without events."""
-        return int(self.t[-1] - self.t[0]) if len(self) else 0
+        return int(self.t[-1]) - int(self.t[0]) if len(self) else 0
 
     def __len__(self) -> int:
         return len(self.t)
@@ -114,11 +118,18 @@ class Events:
 
     def between(self, start: int, stop: int) -> "Events":
         """Return the events with start <= t < stop, in microseconds."""
-        first, last = np.searchsorted(self.t, [start, stop])
+        bounds = [min(max(time, -LATEST - 1), LATEST) for time in (start, stop)]
+        first, last = np.searchsorted(self.t, bounds)
         return self[first : max(first, last)]
 
     def since_start(self) -> "Events":
-        """Return the events with the first at t = 0."""
+        """Return the events with the first at t = 0.
+
+        Raises:
+            ValueError: The recording is longer than times can tell.
+        """
+        if self.duration >= LATEST:
+            raise ValueError(f"the recording must be shorter than 2^63 - 1, got {self.duration}")
         return self.like(self.x, self.y, self.t - self.t[:1], self.p)
 
 
@@ -141,6 +152,11 @@ def concat(parts: Sequence[Events]) -> Events:
         raise ValueError(f"parts must be events of one sensor size, got {sizes}")
     columns = [np.concatenate([getattr(part, name) for part in parts]) for name in "xytp"]
     return Events.sorted(*columns, width=sizes[0][0], height=sizes[0][1])
+
+
+def goes_back(t: Column) -> Column:
+    """Return the rows after which a time is smaller; differences might overflow."""
+    return np.flatnonzero(t[1:] < t[:-1])
 
 
 def _integers(name: str, values: Any) -> Column:

@@ -1,10 +1,10 @@
 """Reading and writing files of events: one row a format."""
 
-import os
 from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
+from spike_ops._whole import whole
 from spike_ops.events import _aedat2, _aedat3, _atis, _dat, _evt2, _evt3
 from spike_ops.events._decoded import Decoded, Order, Sensor, to_events
 from spike_ops.events._errors import Broken
@@ -118,20 +118,8 @@ def write_events(events: Events, path: str | Path, *, format: str | None = None)
     path = Path(path)
     name = format or next((name for name, row in FORMATS.items() if row.suffix == path.suffix), "")
     data = _named(name, path).encode(events)
-    write_whole(path, data)
-
-
-def write_whole(path: Path, data: bytes) -> None:
-    """Write a file by way of another one, so that it is never there in part."""
-    part = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with part.open("wb") as file:
-            file.write(data)
-            file.flush()
-            os.fsync(file.fileno())
-        part.replace(path)
-    finally:
-        part.unlink(missing_ok=True)
+    with whole(path) as part:
+        part.write_bytes(data)
 
 
 def _named(name: str, path: Path | None = None) -> EventFormat:

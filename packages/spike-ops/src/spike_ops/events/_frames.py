@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from spike_ops.events._events import Column, Events
+from spike_ops.events._events import LATEST, Column, Events
 
 LARGEST = 2**31  # elements of one result
 
@@ -65,12 +65,14 @@ def span_of(events: Events, start: int | None, stop: int | None) -> Span:
     """Return the times that count.
 
     Raises:
-        ValueError: They are none.
+        ValueError: They are none, or too many for 64-bit integers.
     """
     begin = start if start is not None else int(events.t[0]) if len(events) else 0
     end = stop if stop is not None else int(events.t[-1]) + 1 if len(events) else begin + 1
     if end <= begin:
         raise ValueError(f"stop must be after start, got {end} and {begin}")
+    if begin < -LATEST - 1 or end > LATEST or end - begin > LATEST:
+        raise ValueError(f"start to stop must fit into 63 bits, got {begin} to {end}")
     return Span(begin, end)
 
 
@@ -133,8 +135,8 @@ def _windows(events: Events, span: Span, duration: int, overlap: int) -> tuple[C
     step, length = duration - overlap, span.stop - span.start
     number = max(1, -(-(length - overlap) // step))
     check_size(number, 2, events.height, events.width)
-    starts = span.start + step * np.arange(number, dtype=np.int64)
-    stops = np.minimum(starts + duration, span.stop)
+    starts = span.start + min(step, length) * np.arange(number, dtype=np.int64)
+    stops = starts + np.minimum(min(duration, length), span.stop - starts)
     return np.searchsorted(events.t, starts), np.searchsorted(events.t, stops)
 
 

@@ -45,7 +45,8 @@ def to_voxel_grid(
     check_size(bins, events.height, events.width)
     span = span_of(events, start, stop)
     events = events.between(span.start, span.stop)
-    scaled = (bins - 1) * (events.t - span.start) / max(span.stop - 1 - span.start, 1)
+    since = (events.t - span.start).astype(np.float64)  # times bins, whole numbers may overflow
+    scaled = (bins - 1) * since / max(span.stop - 1 - span.start, 1)
     lower = np.minimum(scaled.astype(np.int64), max(bins - 2, 0))
     late = scaled - lower
     sign = np.where(events.p, 1.0, -1.0)

@@ -1,9 +1,6 @@
 """Spoken digits and commands as spikes (SHD and SSC): many recordings in one HDF5 file."""
 
 import importlib
-import os
-import subprocess
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -11,13 +8,13 @@ from typing import Any
 import numpy as np
 from torch.utils.data import Dataset
 
+from spike_ops._hdf5 import why_unreadable
+from spike_ops._whole import whole
 from spike_ops.events._errors import Broken, EventFileError
 from spike_ops.events._events import Events
 
 CHANNELS = 700
 LONGEST_S = 1e6
-# bytes a second that reading takes at the slowest
-SLOWEST = 1e5
 READ_ALL = """
 import sys, h5py
 with h5py.File(sys.argv[1], "r") as file:
@@ -55,8 +52,8 @@ class SpikeRecordings(Dataset[tuple[Events, int]]):
         _h5py()
         if not self.path.is_file():
             raise FileNotFoundError(f"path must be a file, got {self.path}")
-        if check and (reason := _crash(self.path)):
-            raise self._broken(reason)
+        if check and (reason := why_unreadable(self.path, READ_ALL)):
+            raise self._broken(f"the file must be whole, HDF5 of recordings: {reason}")
         held = self._open()
         try:
             labels = np.asarray(held["labels"])
@@ -114,30 +111,21 @@ class SpikeRecordings(Dataset[tuple[Events, int]]):
         return Broken(0, rule).in_file(self.path)
 
 
-def _crash(path: Path) -> str:
-    """Return how reading everything fails in another process; nothing if it does not."""
-    command = [sys.executable, "-P", "-c", READ_ALL, str(path)]
-    surroundings = {**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)}
-    limit = 60 + path.stat().st_size / SLOWEST
-    try:
-        run = subprocess.run(
-            command, env=surroundings, capture_output=True, timeout=limit, check=False
-        )
-    except subprocess.TimeoutExpired:
-        return f"the file must be readable by HDF5, its library was not done after {limit:.0f} s"
-    if run.returncode < 0:
-        return f"the file must be whole, HDF5's library crashes on it (signal {-run.returncode})"
-    told = run.stderr.decode(errors="replace").strip().splitlines()[-1:]
-    return f"the file must be HDF5 of recordings: {' '.join(told)[:200]}" if run.returncode else ""
-
-
 def write_recordings(recordings: Sequence[Events], labels: Sequence[int], path: str | Path) -> None:
     """Write recordings as an SHD file does: times in seconds, channels, labels.
 
-    Times are kept as 64-bit floats, so that they come back exactly.
+    Times are kept as 64-bit floats, so that they come back exactly. The file is there whole or not
+    at all, and what was there before stays until then.
+
+    Args:
+        recordings: Events of one row of at most 700 pixels, all on, from t = 0.
+        labels: One for each recording, 0 to 65535.
+        path: The file; what is there is replaced.
 
     Raises:
-        ValueError: There is not one label for each recording, or a sensor has more than one row.
+        TypeError: A label is not a whole number.
+        ValueError: There is not one label for each recording, a label does not fit into 16 bits, a
+            sensor has more than one row, or a time is negative or above eleven days.
         ImportError: h5py is not installed.
     """
     if len(recordings) != len(labels):
@@ -146,14 +134,26 @@ def write_recordings(recordings: Sequence[Events], labels: Sequence[int], path: 
     for events in recordings:
         if events.height != 1 or events.width > CHANNELS or not events.p.all():
             raise ValueError(f"recordings must have {CHANNELS} channels, all on, got {events}")
+        if len(events) and not 0 <= events.t[0] <= events.t[-1] < LONGEST_S * 1e6:
+            raise ValueError(f"t must be in 0..{LONGEST_S * 1e6:.0f} - 1, got {events}")
+    numbers = _labels(labels)
     h5py = _h5py()
-    with h5py.File(path, "w") as file:
+    with whole(Path(path)) as part, h5py.File(part, "w") as file:
         shape = (len(recordings),)
         times = file.create_dataset("spikes/times", shape, h5py.vlen_dtype(np.float64))
         units = file.create_dataset("spikes/units", shape, h5py.vlen_dtype(np.uint16))
         for index, events in enumerate(recordings):
             times[index], units[index] = events.t / 1e6, events.x
-        file["labels"] = np.asarray(labels, np.uint16)
+        file["labels"] = numbers
+
+
+def _labels(labels: Sequence[int]) -> np.ndarray[Any, Any]:
+    given = np.asarray(labels)
+    if given.size and given.dtype.kind not in "iu":
+        raise TypeError(f"labels must be whole numbers, got {given.dtype}")
+    if given.size and not 0 <= given.min() <= given.max() < 2**16:
+        raise ValueError(f"labels must be in 0..65535, got {given.min()}..{given.max()}")
+    return given.astype(np.uint16)
 
 
 def _h5py() -> Any:

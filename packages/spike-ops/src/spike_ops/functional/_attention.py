@@ -5,8 +5,10 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from spike_ops._autograd import without_autocast
 from spike_ops._batched import batched_product
 from spike_ops._cost import Method
+from spike_ops._overrides import overridable
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.functional._mm import as_spikes, check_method
 
@@ -14,6 +16,7 @@ from spike_ops.functional._mm import as_spikes, check_method
 EXACT = 1 << 24
 
 
+@overridable
 def spike_attention(
     query: Tensor, key: Tensor, value: Tensor, *, scale: float = 1.0, method: Method = "auto"
 ) -> Tensor:
@@ -55,6 +58,7 @@ def spike_attention(
     return (counts * scale).to(q.dtype)
 
 
+@without_autocast
 def _counts(q: SpikeTensor, k: SpikeTensor, v: SpikeTensor, method: Method) -> Tensor:
     queries, depth = q.shape[-2:]
     tokens, width = v.shape[-2:]

@@ -7,16 +7,19 @@ from typing import cast
 import torch.nn.functional as F
 from torch import Tensor
 
+from spike_ops._autograd import in_autocast_type
 from spike_ops._conv import conv_shape
 from spike_ops._conv_cost import plan_conv
 from spike_ops._conv_product import ConvOptions, spike_convolution
 from spike_ops._cost import Method, ProductPlan
+from spike_ops._overrides import overridable
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.functional._mm import as_spikes, check_method
 
 Sizes = int | Sequence[int]
 
 
+@overridable
 def conv1d(
     spikes: Tensor,
     weight: Tensor,
@@ -40,6 +43,7 @@ def conv1d(
     return _conv(1, spikes, weight, bias, stride, padding, dilation, groups, method)
 
 
+@overridable
 def conv2d(
     spikes: Tensor,
     weight: Tensor,
@@ -85,6 +89,7 @@ def conv2d(
     return _conv(2, spikes, weight, bias, stride, padding, dilation, groups, method)
 
 
+@overridable
 def conv3d(
     spikes: Tensor,
     weight: Tensor,
@@ -150,6 +155,7 @@ def _conv(
         got = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)}"
         raise ValueError(f"weight must have {axes + 2} axes and bias its first, got {got}")
     flat, options = _prepared(axes, spikes, weight, stride, padding, dilation, groups)
+    flat, weight, bias = in_autocast_type(weight, flat, weight, bias)
     result = spike_convolution(flat, weight, bias, options, method)
     if spikes.ndim == axes + 2:
         return result

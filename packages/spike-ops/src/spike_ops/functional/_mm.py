@@ -5,20 +5,27 @@ from typing import cast
 import torch
 from torch import Tensor
 
+from spike_ops._autograd import in_autocast_type
 from spike_ops._batched import batched_product
 from spike_ops._cost import METHODS, Method, ProductPlan
+from spike_ops._masked import knows_window, windowed_product
 from spike_ops._mm import plan_mm
+from spike_ops._overrides import overridable
 from spike_ops._product import spike_product
 from spike_ops._spike_tensor import SpikeTensor
 
 
+@overridable
 def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
     """Return S @ W, by additions where that is cheaper: spikes [..., K], weight [K, N].
 
     The event path adds for each row of spikes the rows of the weight whose spike is there, in the
     order of k; its result is the same on every run, for any number of threads and whatever other
     rows are in the batch. The dense path unpacks the spikes and multiplies. The weight's gradient
-    Sᵀ @ G goes the same two ways; that of the spikes, G @ Wᵀ, is dense.
+    Sᵀ @ G goes the same two ways. That of the spikes, G @ Wᵀ, is dense; but for spikes that come
+    straight from a `LIF` or `IF` with `spike_out` whose surrogate has a window (`support`) and
+    with `compile_kernels`, only what the neuron will use of it is computed, where that is cheaper
+    and nobody else looks at it (by a hook, `retain_grad` or `torch.autograd.grad`).
 
     Args:
         spikes: A `SpikeTensor`, or zeros and ones (packed on entry) [..., K].
@@ -27,7 +34,7 @@ def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
         method: `"event"`, `"dense"`, or `"auto"` for the cheaper by the calibration in use.
 
     Returns:
-        [..., N] in the type of the weight.
+        [..., N] in the type of the weight; where autocast is on, in the type it asks of products.
 
     Raises:
         ValueError: The shapes do not fit, the method is unknown, or spikes are not zeros and ones.
@@ -39,18 +46,37 @@ def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
         tensor([[110., 220.],
                 [  0.,   0.]])
     """
+    if weight.ndim > 2:
+        check_method(method)
+        packed, weight = in_autocast_type(weight, as_spikes(spikes, weight.dtype), weight)
+        return batched_product(packed, weight, method)
+    return _product(spikes, weight, None, method)
+
+
+def _product(spikes: Tensor, weight: Tensor, bias: Tensor | None, method: Method) -> Tensor:
+    """Return S @ W + b of spikes [..., K]."""
     packed = as_spikes(spikes, weight.dtype)
     check_method(method)
-    if weight.ndim > 2:
-        return batched_product(packed, weight, method)
+    if torch.is_autocast_enabled(weight.device.type):
+        packed, weight, bias = in_autocast_type(weight, packed, weight, bias)
+    if torch.is_grad_enabled() and knows_window(packed):
+        return _with(bias, windowed_product(packed, weight, method))
     if spikes.ndim == 2:
-        return spike_product(packed, weight, method)
+        return _with(bias, spike_product(packed, weight, method))
     columns = spikes.shape[-1] if spikes.ndim else 0
     flat = packed.reshape(spikes.numel() // max(columns, 1), columns)
-    result = spike_product(cast(SpikeTensor, flat), weight, method)
+    result = _with(bias, spike_product(cast(SpikeTensor, flat), weight, method))
     return result.reshape(*spikes.shape[:-1], weight.shape[-1])
 
 
+def _with(bias: Tensor | None, fresh: Tensor) -> Tensor:
+    """Return a new product with a bias, which is added where the product lies."""
+    if bias is None:
+        return fresh
+    return fresh.add_(bias) if bias.dtype == fresh.dtype else fresh + bias
+
+
+@overridable
 def linear(
     spikes: Tensor, weight: Tensor, bias: Tensor | None = None, method: Method = "auto"
 ) -> Tensor:
@@ -80,8 +106,7 @@ def linear(
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         got = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)}"
         raise ValueError(f"weight and bias must be [out, in] and [out], got {got}")
-    result = spike_mm(spikes, weight.t(), method)
-    return result if bias is None else result + bias
+    return _product(spikes, weight.t(), bias, method)
 
 
 def explain(spikes: Tensor, weight: Tensor, method: Method = "auto") -> ProductPlan:
@@ -108,6 +133,7 @@ def explain(spikes: Tensor, weight: Tensor, method: Method = "auto") -> ProductP
     if not spikes.ndim or weight.ndim != 2 or spikes.shape[-1] != weight.shape[0]:
         shapes = f"{tuple(spikes.shape)} and {tuple(weight.shape)}"
         raise ValueError(f"spikes [..., K] need a weight [K, N], got {shapes}")
+    (weight,) = in_autocast_type(weight, weight)
     rows = spikes.numel() // max(weight.shape[0], 1)
     return plan_mm(spikes.index, rows, weight, method)
 

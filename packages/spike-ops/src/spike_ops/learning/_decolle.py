@@ -13,7 +13,7 @@ from spike_ops.learning._geometry import LinearGeometry
 from spike_ops.learning._rates import activity
 from spike_ops.learning._spikes import checked
 from spike_ops.learning._traces import exponential_trace, last_trace, reverse_trace
-from spike_ops.neuron._lif import decay
+from spike_ops.neuron._lif_settings import decay
 from spike_ops.surrogate import Sigmoid, Surrogate, heaviside
 
 

@@ -10,7 +10,7 @@ from spike_ops.learning._geometry import Geometry, LinearGeometry
 from spike_ops.learning._pair import PairSTDP, check_order
 from spike_ops.learning._spikes import Spikes
 from spike_ops.learning._traces import Order
-from spike_ops.neuron._lif import Discretization
+from spike_ops.neuron._lif_settings import Discretization
 
 
 @dataclass(frozen=True)

@@ -16,7 +16,7 @@ from spike_ops.learning._traces import (
     exponential_trace,
     reverse_trace,
 )
-from spike_ops.neuron._lif import Discretization, decay
+from spike_ops.neuron._lif_settings import Discretization, decay
 
 Pairing = Literal["all", "nearest"]
 

@@ -10,7 +10,7 @@ from spike_ops.learning._base import State, SynapticRule, Update, dense as dense
 from spike_ops.learning._geometry import Activity, Geometry
 from spike_ops.learning._spikes import Spikes, values_of
 from spike_ops.learning._traces import exponential_trace
-from spike_ops.neuron._lif import decay
+from spike_ops.neuron._lif_settings import decay
 
 
 @dataclass(frozen=True)

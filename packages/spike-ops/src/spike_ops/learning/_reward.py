@@ -12,7 +12,7 @@ from spike_ops.learning._geometry import Geometry, LinearGeometry, geometry_of
 from spike_ops.learning._pair import PairSTDP
 from spike_ops.learning._spikes import Spikes, checked
 from spike_ops.learning._traces import exponential_trace, matrix_trace, reverse_trace
-from spike_ops.neuron._lif import decay
+from spike_ops.neuron._lif_settings import decay
 
 
 class _Start(NamedTuple):
@@ -176,7 +176,8 @@ class RewardSTDP:
         if ahead.ndim < 3 and self.stdp.pairing == "all":
             dw, traces = self.stdp.by_one_side(before, after, weight, start.traces, geometry, gain)
         else:
-            dw, traces = self._by_both_sides(before, after, weight, gain, start, geometry)
+            each = ahead.ndim >= 3
+            dw, traces = self._by_both_sides(before, after, weight, gain, each, start, geometry)
         if start.eligibility is None:
             return Update(dw, (*traces, dopamine[-1].clone()))
         early = slow * ahead[0]
@@ -185,13 +186,12 @@ class RewardSTDP:
         return Update(dw, (*traces, dopamine[-1].clone(), left))
 
     def _by_both_sides(
-        self, before: Spikes, after: Spikes, weight: Tensor, gain: Tensor, start: _Start,
-        geometry: Geometry,
+        self, before: Spikes, after: Spikes, weight: Tensor, gain: Tensor, each: bool,
+        start: _Start, geometry: Geometry,
     ) -> Update:  # fmt: skip
         p, q, traces = self.stdp.traces(before, after, start.traces)
         plus, minus = self.stdp.factors(weight)
         # a factor for each neuron goes with the spikes behind the weight
-        each = gain.shape[2:] == q.shape[2:]
         grown = (after.scaled(gain), p) if each else (after, p * gain)
         dw = geometry.correlate(*grown, weight).mul_(plus)
         dw.sub_(geometry.correlate(q * gain, before, weight).mul_(minus))

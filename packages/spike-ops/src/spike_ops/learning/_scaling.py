@@ -8,7 +8,7 @@ from torch import Tensor
 from spike_ops.learning._base import State, SynapticRule, Update, dense, slow_dtype
 from spike_ops.learning._geometry import Geometry
 from spike_ops.learning._traces import last_trace
-from spike_ops.neuron._lif import decay
+from spike_ops.neuron._lif_settings import decay
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from spike_ops.learning._geometry import Geometry
 from spike_ops.learning._pair import check_order
 from spike_ops.learning._spikes import Spikes
 from spike_ops.learning._traces import Order, before_use, exponential_trace
-from spike_ops.neuron._lif import Discretization, decay
+from spike_ops.neuron._lif_settings import Discretization, decay
 
 
 @dataclass(frozen=True)

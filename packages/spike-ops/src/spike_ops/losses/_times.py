@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spike_ops import decoding
-from spike_ops.encoding._base import check_positive, dense_spikes
+from spike_ops.encoding._base import check_positive, dense_spikes, wide
 
 # steps that one product filters
 BLOCK = 512
@@ -67,8 +67,10 @@ def van_rossum_distance(spikes: Tensor, target: Tensor, tau: float) -> Tensor:
     if spikes.shape != target.shape:
         got = f"{tuple(spikes.shape)} and {tuple(target.shape)}"
         raise ValueError(f"spikes and target must have one shape, got {got}")
-    squares = _filtered(dense_spikes(spikes) - dense_spikes(target), tau).square()
-    return -math.expm1(-2 / tau) / 2 * squares[:-1].sum(0) + squares[-1] / 2
+    difference = dense_spikes(spikes) - dense_spikes(target)
+    squares = _filtered(wide(difference), tau).square()
+    distance = -math.expm1(-2 / tau) / 2 * squares[:-1].sum(0) + squares[-1] / 2
+    return distance.to(difference.dtype)
 
 
 def van_rossum(spikes: Tensor, target: Tensor, tau: float) -> Tensor:

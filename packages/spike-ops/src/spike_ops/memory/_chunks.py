@@ -1,15 +1,13 @@
 """Training over long times in parts: checkpointed, or with gradients cut between the parts."""
 
 from collections.abc import Callable, Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from spike_ops.memory._carry import neurons_of, run_with
+from spike_ops.memory._carry import States, neurons_of, run_with
 from spike_ops.neuron import Neuron
-from spike_ops.neuron._base import State
 
 NORMS = (nn.modules.batchnorm._BatchNorm,)
 
@@ -27,7 +25,8 @@ class CheckpointedTime(nn.Module):
         steps: Steps of a part.
 
     Raises:
-        ValueError: `steps` is below 1, or the network normalises over batches while it trains.
+        ValueError: `steps` is below 1, or the network normalises over batches while it trains, or
+            has neurons whose time cannot be cut: PSN and its kin, and those called step by step.
 
     Example:
         >>> from spike_ops.neuron import LIF
@@ -49,7 +48,7 @@ class CheckpointedTime(nn.Module):
             kind = type(norm).__name__
             raise ValueError(f"{kind} in training needs all steps at once: move it out or eval()")
         neurons = neurons_of(self.module)
-        states: list[State | None] = [None] * len(neurons)
+        states: list[States] = [[] for _ in neurons]
         outs = []
         for part in x.split(self.steps):
             out, states = self._part(neurons, part, states)
@@ -57,22 +56,29 @@ class CheckpointedTime(nn.Module):
         return torch.cat(outs)
 
     def _part(
-        self, neurons: list[Neuron], part: Tensor, states: Sequence[State | None]
-    ) -> tuple[Tensor, Any]:
-        sizes = [0 if state is None else len(state) for state in states]
-        flat = [each for state in states if state is not None for each in state]
-        counts: list[int] = []
+        self, neurons: list[Neuron], part: Tensor, states: Sequence[States]
+    ) -> tuple[Tensor, list[States]]:
+        flat, sizes = _flat(states)
+        counts: list[list[int]] = []
 
         def run(part: Tensor, *flat: Tensor) -> tuple[Tensor, ...]:
-            taken = iter(flat)
-            given = [tuple(next(taken) for _ in range(size)) or None for size in sizes]
-            out, after = run_with(self.module, neurons, part, given)
-            counts[:] = [len(state) for state in after]
-            return out, *(each for state in after for each in state)
+            out, after = run_with(self.module, neurons, part, _nested(flat, sizes))
+            ended, counts[:] = _flat(after)
+            return out, *ended
 
         out, *rest = checkpoint(run, part, *flat, use_reentrant=False)
-        taken = iter(rest)
-        return out, [tuple(next(taken) for _ in range(size)) for size in counts]
+        return out, _nested(rest, counts)
+
+
+def _flat(states: Sequence[States]) -> tuple[list[Tensor], list[list[int]]]:
+    """Return the tensors of all states, and how many there are of each call of each neuron."""
+    tensors = [each for calls in states for state in calls for each in state]
+    return tensors, [[len(state) for state in calls] for calls in states]
+
+
+def _nested(tensors: Sequence[Tensor], sizes: Sequence[Sequence[int]]) -> list[States]:
+    taken = iter(tensors)
+    return [[tuple(next(taken) for _ in range(size)) for size in calls] for calls in sizes]
 
 
 def backward_in_parts(
@@ -101,7 +107,8 @@ def backward_in_parts(
         keep: Whether each part gets gradients; None is all.
 
     Raises:
-        ValueError: `steps` is below 1, or `keep` has not one entry for each part.
+        ValueError: `steps` is below 1, or `keep` has not one entry for each part, or the network
+            has neurons whose time cannot be cut.
 
     Example:
         >>> from spike_ops.neuron import LIF
@@ -116,7 +123,7 @@ def backward_in_parts(
     if keep is not None and len(keep) != len(spans):
         raise ValueError(f"keep must have {len(spans)} entries, got {len(keep)}")
     neurons, total = neurons_of(module), 0.0
-    states: list[State | None] = [None] * len(neurons)
+    states: list[States] = [[] for _ in neurons]
     for place, span in enumerate(spans):
         learned = keep is None or bool(keep[place])
         with torch.set_grad_enabled(learned):
@@ -125,5 +132,5 @@ def backward_in_parts(
         if learned:
             told.backward()  # type: ignore[no-untyped-call,unused-ignore]
         total += float(told.detach())
-        states = [tuple(each.detach() for each in state) for state in after]
+        states = [[tuple(each.detach() for each in state) for state in calls] for calls in after]
     return total

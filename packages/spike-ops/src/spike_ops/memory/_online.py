@@ -35,10 +35,15 @@ class SLTT(Neuron):
         super().__init__(**options)
         self.neuron = neuron
         self.elementwise, self.binary = neuron.elementwise, neuron.binary
+        self.forgets = neuron.forgets
 
     def initial(self, current: Tensor) -> State:
         """Return the initial state of the neurons."""
         return self.neuron.initial(current)
+
+    def membrane(self, state: State) -> Tensor:
+        """Return the membrane of the neurons."""
+        return self.neuron.membrane(state)
 
     def constants(self) -> tuple[Tensor, ...]:
         """Return those of the neurons."""
@@ -92,6 +97,10 @@ class OTTT(nn.Module):
         spikes = spikes.to_dense() if isinstance(spikes, SpikeTensor) else spikes
         if spikes.ndim < 3:
             raise ValueError(f"inputs must be [T, B, ...], got {tuple(spikes.shape)}")
+        if not torch.is_grad_enabled():
+            if self.stateful:
+                self._traces(spikes)
+            return self._layer(spikes)
         traced = self._layer(self._traces(spikes.detach()))
         held = {name: each.detach() for name, each in self.layer.named_parameters()}
         ordinary = torch.func.functional_call(self.layer, held, (spikes.flatten(0, 1),))

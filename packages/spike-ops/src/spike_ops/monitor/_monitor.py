@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from spike_ops.monitor._activity import Activity, nothing_yet
-from spike_ops.monitor._begun import beginning
+from spike_ops.monitor._begun import LAYERS, beginning, is_again
 from spike_ops.monitor._trace import Recorder, Trace
 from spike_ops.neuron import Neuron
 
@@ -21,10 +21,11 @@ class Monitor:
     can be read after `disable` until `reset`.
 
     Args:
-        net: The network; its `spike_ops.neuron.Neuron` modules are watched, by name.
+        net: The network; its neurons (`spike_ops.neuron`, PSN too) are watched, by name.
         device: Where counts are kept; where the spikes are without one.
         traces: How many neurons of each layer are recorded over time. The sample they belong to
-            is stepped once more for it.
+            is stepped once more for it (all of them where they share statistics, as in training);
+            running statistics and random numbers stay as they would be. PSN have no membrane.
         points: The most steps of a record; longer runs are told in even distances.
         sample: Which of the batch is recorded.
         seed: Decides which neurons are drawn.
@@ -54,7 +55,7 @@ class Monitor:
         seed: int = 0,
     ) -> None:
         self.neurons = {
-            name: module for name, module in net.named_modules() if isinstance(module, Neuron)
+            name: module for name, module in net.named_modules() if isinstance(module, LAYERS)
         }
         if not self.neurons:
             raise ValueError(f"net must have neurons to watch, got {type(net).__name__} with none")
@@ -74,7 +75,7 @@ class Monitor:
             return
         for name, neuron in self.neurons.items():
             self._hooks.append(neuron.register_forward_hook(partial(self._after, name)))
-            if self.traces:
+            if self.traces and isinstance(neuron, Neuron):
                 before = partial(self._before, name)
                 self._hooks.append(neuron.register_forward_pre_hook(before, with_kwargs=True))
 
@@ -122,9 +123,12 @@ class Monitor:
         """Return the recorded membranes of a layer.
 
         Raises:
-            ValueError: There is no such layer, it did not run, or `traces` is 0.
+            ValueError: There is no such layer, it did not run, has no membrane, or `traces` is 0.
         """
         self.activity(module_name)
+        if not isinstance(neuron := self.neurons[module_name], Neuron):
+            kind = type(neuron).__name__
+            raise ValueError(f"layer {module_name!r} must have a membrane, {kind} has none")
         trace = self._recorders[module_name].trace()
         if trace is None:
             raise ValueError("traces must be at least 1 to record membranes, got 0")
@@ -168,11 +172,15 @@ class Monitor:
     @torch.compiler.disable
     def _before(self, name: str, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> None:
         assert isinstance(module, Neuron)
+        if is_again():
+            return
         currents, state = beginning(module, args, kwargs)
         self._recorders[name].record(module, currents, state)
 
     @torch.compiler.disable
     def _after(self, name: str, module: nn.Module, args: Any, spikes: Tensor) -> None:
         del module, args
+        if is_again():
+            return
         seen = self._seen.get(name) or nothing_yet(spikes, self.device)
         self._seen[name] = seen.plus(spikes)

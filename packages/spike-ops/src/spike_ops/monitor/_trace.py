@@ -3,8 +3,10 @@
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.nn.modules.dropout import _DropoutNd
 
+from spike_ops.monitor._begun import again
 from spike_ops.neuron import Neuron
 
 
@@ -73,21 +75,30 @@ class Recorder:
         self.chosen: Tensor | None = None
 
     @torch.no_grad()
-    def record(self, neuron: Neuron, currents: Tensor, state: tuple[Tensor, ...] | None) -> None:
-        """Step a sample of currents [T, B, ...] from a state (the initial one without)."""
+    def record(self, neuron: Neuron, currents: Tensor, state: tuple[Tensor, ...]) -> None:
+        """Step a sample of currents [T, B, ...] from a state."""
         currents = currents.detach()
         if self.sample >= currents.shape[1]:
             return
+        begun, row = state, self.sample
+        if not _needs_all(neuron):
+            currents, begun, row = self._cut(neuron, currents, begun)
+        with again(neuron, currents.device):
+            for current in currents.unbind(0):
+                spikes, begun = neuron.step(current, begun)
+                self._keep(neuron.membrane(begun)[row].flatten(), spikes[row].flatten())
+
+    def _cut(
+        self, neuron: Neuron, currents: Tensor, begun: tuple[Tensor, ...]
+    ) -> tuple[Tensor, tuple[Tensor, ...], int]:
+        """Return currents and state of the sample alone, and which row is its."""
         part = slice(self.sample, self.sample + 1)
+        own = tuple(each[part] for each in begun)
         fresh = neuron.initial(currents[0, part])
-        begun = tuple(each[part] for each in state) if state else fresh
-        if [each.shape for each in begun] != [each.shape for each in fresh]:
+        if [each.shape for each in own] != [each.shape for each in fresh]:
             # a state whose first axis is not the batch cannot be cut
-            part, begun = slice(None), state or fresh
-        row = 0 if part.start is not None else self.sample
-        for current in currents[:, part].unbind(0):
-            spikes, begun = neuron.step(current, begun)
-            self._keep(begun[0][row].flatten(), spikes[row].flatten())
+            return currents, begun, self.sample
+        return currents[:, part], own, 0
 
     def _keep(self, membranes: Tensor, spikes: Tensor) -> None:
         if not self.kept.wanted:
@@ -106,3 +117,11 @@ class Recorder:
         membranes, spikes = zip(*self.kept.rows, strict=True)
         steps = torch.tensor(self.kept.steps)
         return Trace(steps, torch.stack(membranes), torch.stack(spikes), self.chosen)
+
+
+def _needs_all(neuron: nn.Module) -> bool:
+    """Say whether a sample's run may hang on the others, by statistics, or on random numbers."""
+    return any(
+        each.training and (each._buffers or isinstance(each, _DropoutNd))
+        for each in neuron.modules()
+    )

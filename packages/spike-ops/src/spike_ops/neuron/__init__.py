@@ -3,6 +3,7 @@
 from spike_ops.neuron._adaptive import ALIF, CUBA
 from spike_ops.neuron._base import Choice, Neuron
 from spike_ops.neuron._build import build
+from spike_ops.neuron._gated import GLIF
 from spike_ops.neuron._graded import CLIF, ILIF, LIAF, SigmaDelta
 from spike_ops.neuron._lif import IF, LIF
 from spike_ops.neuron._membrane import Membrane
@@ -16,8 +17,8 @@ from spike_ops.neuron._wrappers import Delay, Diagonal, Recurrent, Refractory
 
 __all__ = [
     "Neuron", "Membrane", "Choice", "build",
-    "IF", "LIF", "PLIF", "KLIF", "ALIF", "CUBA", "QIF", "EIF", "AdEx", "Izhikevich", "SRM", "CLIF",
-    "LIAF", "ILIF", "SigmaDelta", "PSN", "MaskedPSN", "SlidingPSN",
+    "IF", "LIF", "PLIF", "KLIF", "ALIF", "CUBA", "QIF", "EIF", "AdEx", "Izhikevich", "SRM",
+    "GLIF", "CLIF", "LIAF", "ILIF", "SigmaDelta", "PSN", "MaskedPSN", "SlidingPSN",
     "BaseNode", "IFNode", "LIFNode",
     "Recurrent", "Diagonal", "Refractory", "Delay", "TsodyksMarkram",
 ]  # fmt: skip

@@ -1,5 +1,7 @@
 """What a spiking neuron is: a pure step, and a module that runs it over time."""
 
+import itertools
+from collections.abc import Callable, Sequence
 from typing import Any, Literal, NamedTuple
 
 import torch
@@ -17,6 +19,11 @@ State = tuple[Tensor, ...]
 Backend = Literal["auto", "reference", "eager", "compiled", "triton"]
 Reset = Literal["hard", "soft", "none"]
 BACKENDS = ("auto", "reference", "eager", "compiled", "triton")
+# what makes a step; `settle` is that of neurons with a membrane
+STEP = ("initial", "transition", "step", "fire", "constants", "settle")
+# settings that a step does not depend on
+AROUND = {"training", "steps", "stateful", "spike_out", "backend"}
+_times = itertools.count()
 
 
 class Choice(NamedTuple):
@@ -55,6 +62,10 @@ class Neuron(nn.Module):
     elementwise = True
     # whether what it returns is zeros and ones
     binary = True
+    # whether a current that is not finite can leave no trace in the state
+    forgets = False
+    # when a setting was last changed, as a number that grows
+    _changed = 0
 
     def __init__(
         self,
@@ -74,8 +85,19 @@ class Neuron(nn.Module):
         self.steps, self.stateful, self.spike_out = steps, stateful, spike_out
         self.backend: Backend = backend
         self._state: State | None = None
-        self._carried: list[State | None] | None = None
-        self._kernels: dict[torch.dtype, Kernels] = {}
+        # states that calls begin from, in their order, and those that they ended in
+        self._carried: tuple[Sequence[State | None], list[State]] | None = None
+        self._kernels: dict[torch.dtype, tuple[int, Kernels]] = {}
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(name, value)
+        if name[0] != "_" and name not in AROUND:
+            self.__dict__["_changed"] = next(_times)
+
+    def _settled(self) -> int:
+        """Return when a setting of it, or of neurons within it, was last changed."""
+        inner = [each._settled() for each in self._modules.values() if isinstance(each, Neuron)]
+        return max(self._changed, *inner) if inner else self._changed
 
     def initial(self, current: Tensor) -> State:
         """Return the state before the first step; `current` is one step of input [B, ...]."""
@@ -91,11 +113,23 @@ class Neuron(nn.Module):
 
     def step(self, current: Tensor, state: State) -> tuple[Tensor, State]:
         """Return the dense spikes of one step [B, ...] and the state after it."""
-        return self.transition(current, state, *self.constants())
+        constants = self.constants()
+        if current.is_floating_point():  # a parameter of another type would make the state its own
+            constants = tuple(each.to(current.dtype) for each in constants)
+        return self.transition(current, state, *constants)
+
+    def membrane(self, state: State) -> Tensor:
+        """Return what of a state is the membrane [B, ...], for those who watch it."""
+        return state[0]
 
     def fire(self, u: Tensor) -> Tensor:
         """Return the dense spikes of u = h - θ."""
         return self.surrogate.dense(u)
+
+    def _is_a(self, kind: type["Neuron"]) -> bool:
+        """Return whether its step is that of a kind: a subclass may have another."""
+        own = type(self)
+        return all(getattr(own, name, None) is getattr(kind, name, None) for name in STEP)
 
     def explain(self, currents: Tensor) -> Choice:
         """Return which backend runs these currents, and why.
@@ -122,6 +156,8 @@ class Neuron(nn.Module):
         """Return why no kernel can run these currents; nothing if one can."""
         if not self.elementwise:
             return f"{type(self).__name__} mixes neurons within a step"
+        if type(self).step is not Neuron.step:
+            return f"{type(self).__name__} has a step that is not its transition"
         if torch.compiler.is_compiling():
             return "torch.compile fuses the steps itself"
         if currents.device.type != "cpu":
@@ -131,15 +167,17 @@ class Neuron(nn.Module):
         return ""
 
     def _is_built(self, dtype: torch.dtype) -> bool:
-        return dtype in self._kernels
+        held = self._kernels.get(dtype)
+        return held is not None and held[0] == self._settled()
 
     def _build(self, dtype: torch.dtype) -> Kernels:
-        """Return the kernels of a type, built once."""
-        if dtype not in self._kernels:
+        """Return the kernels of a type, built once for the same settings."""
+        if not Neuron._is_built(self, dtype):
             example = torch.zeros(1, 1, dtype=dtype)
             counts = len(self.initial(example)), len(self.constants())
-            self._kernels[dtype] = kernels(self.transition, *counts, dtype)
-        return self._kernels[dtype]
+            made = kernels(self.transition, *counts, dtype)
+            self._kernels[dtype] = (self._settled(), made)
+        return self._kernels[dtype][1]
 
     def forward(self, currents: Tensor, state: State | None = None) -> Tensor:
         """Return the spikes [T, B, ...] of currents [T, B, ...], from a state if one is given.
@@ -151,14 +189,24 @@ class Neuron(nn.Module):
 
     def run(self, currents: Tensor, state: State | None = None) -> tuple[Tensor, State]:
         """Return the spikes of currents [T, B, ...] and the state after the last step."""
+        return self._run(currents, state, self._over_time)
+
+    def _run(
+        self,
+        currents: Tensor,
+        state: State | None,
+        over_time: Callable[[Tensor, State], tuple[Tensor, State]],
+    ) -> tuple[Tensor, State]:
+        """Return what `run` does, by a function that makes spikes of currents and a first state."""
         currents = self._checked(currents)
         if self._carried is not None:
-            state = self._carried[0]
+            given, ended = self._carried
+            state = given[len(ended)] if len(ended) < len(given) else None
         before = self._begin(currents, state)
-        spikes, after = self._over_time(currents, before)
-        _check_finite(after, currents)
+        spikes, after = over_time(currents, before)
+        check_finite((currents, *after) if self.forgets else after, currents)
         if self._carried is not None:
-            self._carried[0] = after
+            self._carried[1].append(after)
         elif self.stateful:
             self._state = tuple(each.detach() for each in after)
         return self._as_asked(spikes), after
@@ -204,14 +252,13 @@ class Neuron(nn.Module):
         kept = state if state is not None else self._state if self.stateful else None
         if kept is None:
             return fresh
-        fits = len(kept) == len(fresh) and all(
-            held.shape == new.shape and held.dtype == new.dtype and held.device == new.device
-            for held, new in zip(kept, fresh, strict=False)
-        )
-        if fits:
+        pairs = list(zip(kept, fresh, strict=False))
+        fits = len(kept) == len(fresh) and all(held.shape == new.shape for held, new in pairs)
+        alike = all(held.dtype == new.dtype and held.device == new.device for held, new in pairs)
+        if fits and alike:
             return kept
-        if state is None:
-            return fresh  # another batch size: begin anew
+        if state is None:  # another batch size: begin anew; another type: go on in it
+            return tuple(held.to(new) for held, new in pairs) if fits else fresh
         shapes = f"{[tuple(each.shape) for each in state]}"
         needs = f"{[tuple(each.shape) for each in fresh]} of {fresh[0].dtype}"
         raise ValueError(f"state must have shapes {needs}, got {shapes}")
@@ -252,7 +299,7 @@ class _Pack(torch.autograd.Function):
         return gradients[0]
 
 
-def _check_finite(after: State, currents: Tensor) -> None:
+def check_finite(after: State, currents: Tensor) -> None:
     """Raise if a state is not finite: what enters a membrane stays in it."""
     if all(_is_finite(each.detach()) for each in after):
         return

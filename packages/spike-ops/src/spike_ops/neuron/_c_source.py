@@ -57,6 +57,13 @@ class Loop:
             names += [f"{name}_sum" for name in each.summed]
         return [name for name in dict.fromkeys(names) if name not in self.inside]
 
+    def streams(self) -> dict[str, torch.dtype]:
+        """Return the types of the arrays that have a row for each step; others are real."""
+        kinds: dict[str, torch.dtype] = {}
+        for each in self.passes:
+            kinds |= {**each.reads, **{name: kind for name, (kind, _) in each.writes.items()}}
+        return kinds
+
     def scratch_rows(self, steps: int) -> int:
         """Return how many numbers a neuron of a block takes in scratch memory."""
         held = {name for each in self.passes for name in (*each.carried, *each.summed)}

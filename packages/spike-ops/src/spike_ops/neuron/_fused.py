@@ -7,7 +7,8 @@ from torch import Tensor
 
 from spike_ops._ops import packed_bits
 from spike_ops._spike_tensor import SpikeTensor
-from spike_ops.neuron._kernel import Kernels, named
+from spike_ops.neuron._kernel import Kernels, in_memory, named
+from spike_ops.neuron._once import once
 
 
 def fused(
@@ -47,9 +48,11 @@ class _Fused(torch.autograd.Function):
         return spikes, *after
 
     @staticmethod
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         kernels: Kernels = ctx.kernels
         x, *rest = ctx.saved_tensors
+        gradients = tuple(in_memory(each, x.dtype) for each in gradients)
         data = _inputs(kernels, x, rest)
         size = x.shape[1:].numel()
         data |= {
@@ -57,28 +60,28 @@ class _Fused(torch.autograd.Function):
             for name in named("v", kernels.states)
             for name in (f"{name}_last",)
         }
-        data["gs"] = gradients[0].contiguous()
+        data["gs"] = gradients[0]
         for k, each in enumerate(gradients[1:]):
             data |= {
-                f"g{k}_first": each.contiguous(),
+                f"g{k}_first": each,
                 f"g{k}_last": torch.empty(each.shape, dtype=x.dtype),
             }
         data |= {f"d{k}_sum": x.new_empty(x.shape[1:]) for k in range(kernels.constants)}
         data["gx"] = torch.empty(x.shape, dtype=x.dtype)
         kernels.backward(x.shape[0], size, data)
-        by_state = [data[f"g{k}_last"] for k in range(kernels.states)]
+        by_state = [data[f"g{k}_last"].to(rest[k].dtype) for k in range(kernels.states)]
         by_constant = [
-            data[f"d{k}_sum"].sum_to_size(each.shape)
+            data[f"d{k}_sum"].sum_to_size(each.shape).to(each.dtype)
             for k, each in enumerate(rest[kernels.states :])
         ]
         return None, None, data["gx"], *by_state, *by_constant
 
 
 def _inputs(kernels: Kernels, x: Tensor, rest: Any) -> dict[str, Tensor]:
-    """Return the arrays that both kernels read, by name, each contiguous."""
-    data = {"x": x.detach().contiguous()}
+    """Return the arrays that both kernels read, by name."""
+    data = {"x": in_memory(x, x.dtype)}
     for k, state in enumerate(rest[: kernels.states]):
-        data[f"v{k}_first"] = state.detach().contiguous()
+        data[f"v{k}_first"] = in_memory(state, x.dtype)
     for k, constant in enumerate(rest[kernels.states :]):
-        data[f"p{k}"] = constant.detach().expand(x.shape[1:]).contiguous()
+        data[f"p{k}"] = in_memory(constant.expand(x.shape[1:]), x.dtype)
     return data

@@ -131,6 +131,7 @@ class SigmaDelta(Neuron):
     """
 
     binary = False
+    forgets = True  # no sign, no change
 
     def __init__(self, threshold: float = 0.1, **options: Any) -> None:
         _refuse_bits(options, "SigmaDelta")

@@ -6,7 +6,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
-from spike_ops._c_build import call, function
+from spike_ops._c_build import call, check, function
+from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron._c_source import Loop, Pass, source
 from spike_ops.neuron._c_trace import body
 
@@ -17,19 +18,26 @@ Transition = Callable[..., tuple[Tensor, tuple[Tensor, ...]]]
 class Kernel:
     """A loop over blocks of neurons, built; call it with the arrays that it names."""
 
-    def __init__(self, loop: Loop, run: Callable[..., None], numbers: Sequence[float]) -> None:
+    def __init__(
+        self, loop: Loop, run: Callable[..., None], numbers: Sequence[float], dtype: torch.dtype
+    ) -> None:
         self.loop, self.names, self._run, self._numbers = loop, loop.arrays(), run, numbers
+        streams = loop.streams()
+        self._kinds = [streams.get(name, dtype) for name in self.names]
 
     def __call__(self, steps: int, size: int, data: dict[str, Tensor]) -> None:
         """Run over [steps, size]; `data` maps every name to a contiguous tensor."""
-        rows = self.loop.scratch_rows(steps)
-        call(self._run, (steps, size), rows, [data[name] for name in self.names], self._numbers)
+        rows, arrays = self.loop.scratch_rows(steps), [data[name] for name in self.names]
+        check(arrays, self._kinds)
+        call(self._run, (steps, size), rows, arrays, self._numbers)
 
 
 def built(loops: dict[str, Loop], numbers: list[float], dtype: torch.dtype) -> dict[str, Kernel]:
     """Return the kernels of loops, built together."""
     text = source(loops, numbers, dtype)
-    return {name: Kernel(loop, function(text, name), numbers) for name, loop in loops.items()}
+    return {
+        name: Kernel(loop, function(text, name), numbers, dtype) for name, loop in loops.items()
+    }
 
 
 @dataclass(frozen=True)
@@ -41,6 +49,14 @@ class Kernels:
     backward: Kernel
     states: int
     constants: int
+
+
+def in_memory(tensor: Tensor, dtype: torch.dtype) -> Tensor:
+    """Return the values of a tensor as kernels read them: plain, in order, of a type."""
+    if type(tensor) is Tensor and tensor.dtype is dtype and tensor.is_contiguous():
+        return tensor
+    dense = tensor.to_dense() if isinstance(tensor, SpikeTensor) else tensor.detach()
+    return dense.to(dtype).contiguous()
 
 
 def named(letter: str, count: int) -> list[str]:

@@ -4,21 +4,19 @@ import importlib
 import math
 import os
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch import Tensor
 
-from spike_ops.neuron._base import Choice, Neuron, Reset, State
+from spike_ops.neuron._base import Choice, Reset, State
 from spike_ops.neuron._lif_fused import Saving, kept_for, lif
 from spike_ops.neuron._lif_kernel import is_built, lif_kernels
 from spike_ops.neuron._lif_rule import LifRule
-from spike_ops.surrogate import Surrogate
-
-Discretization = Literal["euler", "exponential"]
+from spike_ops.neuron._lif_settings import Discretization, LifSettings, check_lif, decay
 
 
-class LIF(Neuron):
+class LIF(LifSettings):
     r"""Return the spikes of leaky integrate-and-fire neurons.
 
     One step, with β = 1 - 1/τ ("euler") or e^(-1/τ) ("exponential"):
@@ -72,13 +70,14 @@ class LIF(Neuron):
     ) -> None:
         super().__init__(**options)
         beta = decay(tau, discretization)
-        _check(
+        check_lif(
             threshold=threshold, v_reset=v_reset, reset=reset, saving=saving,
             surrogate=self.surrogate,
         )  # fmt: skip
         leak = v_leak if v_leak is not None else v_reset if reset == "hard" else 0.0
         gain = 1 - beta if decay_input else 1.0
-        self.tau, self.saving = tau, saving
+        self.saving = saving
+        self._tau, self._time = tau, (discretization, decay_input, v_leak)
         self.rule = LifRule(
             beta, gain, (1 - beta) * leak, threshold, v_reset, reset,
             detach_reset, strict, self.surrogate, reset_delay,
@@ -91,8 +90,12 @@ class LIF(Neuron):
 
     def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return the spikes of one step and (v,) after it."""
-        s, v = self.rule.step(current, state[0])
+        s, v = self.rule.step(current, state[0], self.fire)
         return s, (v,)
+
+    def fire(self, u: Tensor) -> Tensor:
+        """Return the dense spikes of u = h - θ."""
+        return self.surrogate.dense(u, strict=self.rule.strict)
 
     def explain(self, currents: Tensor) -> Choice:
         """Return which backend runs these currents, and why.
@@ -102,7 +105,8 @@ class LIF(Neuron):
         """
         if self.backend == "triton":
             if not self._is_fused:
-                raise ValueError("backend 'triton' has no kernel for a delayed or soft spike")
+                told = "a delayed or soft spike, or a step of one's own"
+                raise ValueError(f"backend 'triton' has no kernel for {told}")
             if currents.device.type != "cuda" and os.environ.get("TRITON_INTERPRET") != "1":
                 raise ValueError("backend 'triton' needs currents on a CUDA device")
             return Choice("triton", "as asked")
@@ -119,7 +123,9 @@ class LIF(Neuron):
     @property
     def _is_fused(self) -> bool:
         """Whether the rule has functions of its own over all steps; else only its step."""
-        return not self.rule.reset_delay and getattr(self.surrogate, "spiking", True)
+        if self.rule.reset_delay or not getattr(self.surrogate, "spiking", True):
+            return False
+        return type(self) in {LIF, IF} or self._is_a(LIF)
 
     def _is_built(self, dtype: torch.dtype) -> bool:
         if not self._is_fused:
@@ -182,28 +188,3 @@ class IF(LIF):
         if fixed := options.keys() & {"tau", "decay_input", "v_leak", "discretization"}:
             raise TypeError(f"IF has no leak, so it takes no {', '.join(sorted(fixed))}")
         super().__init__(tau=math.inf, decay_input=False, **options)
-
-
-def decay(tau: float, discretization: Discretization) -> float:
-    """Return β: 1 - 1/τ ("euler") or e^(-1/τ) ("exponential")."""
-    if discretization not in {"euler", "exponential"}:
-        raise ValueError(f"discretization must be euler or exponential, got {discretization!r}")
-    least = 1.0 if discretization == "euler" else 0.0
-    if not (tau >= least and tau > 0):
-        raise ValueError(f"tau must be at least {least:g} steps ({discretization}), got {tau}")
-    return 1 - 1 / tau if discretization == "euler" else math.exp(-1 / tau)
-
-
-def _check(
-    *, threshold: float, v_reset: float, reset: str, saving: str, surrogate: Surrogate
-) -> None:
-    if not (threshold > 0 and math.isfinite(threshold)):
-        raise ValueError(f"threshold must be positive and finite, got {threshold}")
-    if reset not in {"hard", "soft", "none"}:
-        raise ValueError(f"reset must be hard, soft or none, got {reset!r}")
-    if not v_reset < threshold:
-        raise ValueError(f"v_reset must be below the threshold {threshold}, got {v_reset}")
-    if saving == "8bit" and surrogate.signed:
-        raise ValueError(f"saving='8bit' needs a derivative of one sign, got {surrogate}")
-    if saving not in {"exact", "8bit"}:
-        raise ValueError(f"saving must be exact or 8bit, got {saving!r}")

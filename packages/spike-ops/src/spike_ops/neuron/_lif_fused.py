@@ -4,13 +4,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
 from spike_ops._bits import pack_bits, unpack_bits
 from spike_ops._spike_tensor import SpikeTensor
+from spike_ops._window import Window
 from spike_ops.neuron._lif_kernel import kernel_backward, kernel_forward
-from spike_ops.neuron._lif_loops import Kept, eager_backward, eager_forward
+from spike_ops.neuron._lif_loops import Kept, eager_backward, eager_forward, keep
 from spike_ops.neuron._lif_rule import LifRule
+from spike_ops.neuron._once import once
 from spike_ops.surrogate import Rectangular
 
 Saving = Literal["exact", "8bit"]
@@ -29,7 +30,22 @@ def lif(
     """Return the spikes [T, ...] of currents x [T, ...] from v [...], and v after them."""
     kept = kept_for(rule, saving)
     spikes, after = _Lif.apply(x, v, rule, kept, compiled, spike_out)  # type: ignore[no-untyped-call,unused-ignore]
+    if not spikes.requires_grad and isinstance(spikes, SpikeTensor):
+        spikes._window = None  # no backward pass will come
     return spikes, after
+
+
+def _window(rule: LifRule, kept: Kept, saved: Tensor) -> Window | None:
+    """Return where the backward pass uses the gradient by spikes: elsewhere it is times zero."""
+    if rule.surrogate.support is None or torch.compiler.is_compiling():
+        return None
+
+    def bits(saved: Tensor) -> Tensor:
+        if kept == "bits":
+            return saved
+        return pack_bits(saved if kept == "bytes" else keep(rule, saved, "bits"))
+
+    return Window(saved, bits)
 
 
 class _Lif(torch.autograd.Function):
@@ -47,15 +63,18 @@ class _Lif(torch.autograd.Function):
         after = run.state.reshape(v.shape)
         if spike_out:
             assert packed is not None
-            return SpikeTensor(packed, x.shape, x.dtype), after
+            spikes = SpikeTensor(packed, x.shape, x.dtype)
+            spikes._window = _window(rule, kept, saved)
+            return spikes, after
         assert run.dense is not None
         return run.dense.reshape(x.shape), after
 
     @staticmethod
-    @once_differentiable
+    @once
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor | None, ...]:
         saved, *packed = ctx.saved_tensors
-        gs, gv = gradients[0].reshape(ctx.shape[0], -1), gradients[1].reshape(-1)
+        gs, gv = (each.to_dense() if isinstance(each, SpikeTensor) else each for each in gradients)
+        gs, gv = gs.reshape(ctx.shape[0], -1), gv.reshape(-1)
         fired = unpack_bits(packed[0], gs.shape) if packed else None
         saved = unpack_bits(saved, gs.shape) if ctx.kept == "bits" else saved
         backward = kernel_backward if ctx.compiled else eager_backward

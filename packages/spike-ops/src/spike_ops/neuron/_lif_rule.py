@@ -1,6 +1,8 @@
 """The arithmetic of a leaky integrator that fires: one definition for every way of running it."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 
 from torch import Tensor
 
@@ -33,17 +35,23 @@ class LifRule:
         """Return where h reaches the threshold, as booleans."""
         return heaviside(h - self.threshold, strict=self.strict)
 
-    def step(self, x: Tensor, v: Tensor) -> tuple[Tensor, Tensor]:
-        """Return the spikes and the state after one step, with gradients by the surrogate."""
+    def step(
+        self, x: Tensor, v: Tensor, fire: Callable[[Tensor], Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """Return the spikes and the state after one step.
+
+        Dense spikes of h - θ are made by `fire`; without one by the surrogate.
+        """
+        fire = fire or partial(self.surrogate.dense, strict=self.strict)
         if self.reset_delay:
-            before = self.surrogate.dense(v - self.threshold, strict=self.strict)
+            before = fire(v - self.threshold)
             if self.reset == "hard":
                 h = self.charge(x, self.after(v, before))
             else:
                 h = self.after(self.charge(x, v), before)
-            return self.surrogate.dense(h - self.threshold, strict=self.strict), h
+            return fire(h - self.threshold), h
         h = self.charge(x, v)
-        s = self.surrogate.dense(h - self.threshold, strict=self.strict)
+        s = fire(h - self.threshold)
         return s, self.after(h, s)
 
     def after(self, h: Tensor, s: Tensor) -> Tensor:

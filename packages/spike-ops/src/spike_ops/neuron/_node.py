@@ -88,6 +88,20 @@ class BaseNode(Memories, Neuron):
         """The surrogate."""
         return self.surrogate
 
+    @surrogate_function.setter
+    def surrogate_function(self, surrogate: Surrogate) -> None:
+        check_surrogate(surrogate)
+        self.surrogate = surrogate
+
+    @property
+    def parallel_optim(self) -> bool:
+        """Whether the steps of a call run as one function over time where there is one."""
+        return self.backend != "reference"
+
+    @parallel_optim.setter
+    def parallel_optim(self, parallel_optim: bool) -> None:
+        self.backend = backend_of(parallel_optim)
+
     def neuronal_dynamics(self, x: Tensor) -> None:
         """Charge `self.v` with the currents of one step."""
         raise NotImplementedError(f"{type(self).__name__} must define neuronal_dynamics")
@@ -160,15 +174,15 @@ class BaseNode(Memories, Neuron):
     def _called(self, x: Tensor, steps: int, run: Callable[..., Tensor]) -> Tensor:
         currents = _over_steps(x, steps)
         if self._carried is not None:  # someone else keeps the state
-            return run(currents, self._carried[0]).flatten(0, 1)
+            return run(currents).flatten(0, 1)
         before = self._from_last(currents[0])
-        self._carried = [before]
+        ended: list[State] = []
+        self._carried = ([before], ended)
         try:
-            spikes = run(currents, before)
-            after = self._carried[0]
+            spikes = run(currents)
         finally:
             self._carried = None
-        assert after is not None
+        (after,) = ended
         self._memories.update(zip(self._memories, after, strict=True))
         self._used = False
         if spikes.requires_grad:
@@ -183,7 +197,7 @@ class BaseNode(Memories, Neuron):
         if not all(_fits(held, current) for held in self._memories.values()):
             return fresh
         return tuple(
-            held if isinstance(held, Tensor) and held.shape == current.shape
+            held.to(current) if isinstance(held, Tensor) and held.shape == current.shape
             else spread(held, current)
             for held in self._memories.values()
         )  # fmt: skip
@@ -214,10 +228,7 @@ def _over_steps(x: Tensor, steps: int) -> Tensor:
 
 
 def _fits(held: float | Tensor, current: Tensor) -> bool:
-    if not isinstance(held, Tensor) or held.ndim == 0:
-        return True
-    kind = (held.shape, held.dtype, held.device)
-    return kind == (current.shape, current.dtype, current.device)
+    return not isinstance(held, Tensor) or held.ndim == 0 or held.shape == current.shape
 
 
 def backend_of(parallel_optim: bool) -> Any:
@@ -231,8 +242,13 @@ def check_node(v_threshold: float, v_reset: float | None, surrogate: Surrogate, 
         raise ValueError(f"v_threshold must be positive and finite, got {v_threshold}")
     if v_reset is not None and not -math.inf < v_reset < v_threshold:
         raise ValueError(f"v_reset must be None or below v_threshold {v_threshold}, got {v_reset}")
+    check_surrogate(surrogate)
+    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
+        raise ValueError(f"T must be a whole number of at least 1, got {steps!r}")
+
+
+def check_surrogate(surrogate: Surrogate) -> None:
+    """Raise unless it is a surrogate."""
     if not isinstance(surrogate, Surrogate):
         kind = type(surrogate).__name__
         raise TypeError(f"surrogate_function must be a spike_ops.surrogate.Surrogate, got {kind}")
-    if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
-        raise ValueError(f"T must be a whole number of at least 1, got {steps!r}")

@@ -4,10 +4,15 @@ from typing import Any
 
 from torch import Tensor
 
-from spike_ops.neuron._base import State
+from spike_ops.neuron._base import Neuron, State
 from spike_ops.neuron._lif import IF, LIF
 from spike_ops.neuron._node import BaseNode, backend_of, check_node
 from spike_ops.surrogate import Sigmoid, Surrogate
+
+NODE = (
+    "neuronal_dynamics", "neuronal_fire", "neuronal_reset", "hard_reset", "soft_reset",
+    "initial", "transition",
+)  # fmt: skip
 
 
 class RuleNode(BaseNode):
@@ -26,13 +31,35 @@ class RuleNode(BaseNode):
     @property
     def _is_plain(self) -> bool:
         """Whether a subclass changed nothing of the step."""
-        names = ("neuronal_dynamics", "neuronal_fire", "neuronal_reset", "hard_reset", "soft_reset")
-        kept = all(getattr(type(self), name) is getattr(RuleNode, name) for name in names)
-        return kept and list(self._memories) == ["v"]
+        own = type(self)
+        kept = all(getattr(own, name) is getattr(RuleNode, name) for name in NODE)
+        plain = kept and own.step is Neuron.step and own.fire is LIF.fire
+        return plain and list(self._memories) == ["v"]
+
+    def _is_a(self, kind: type[Neuron]) -> bool:
+        return issubclass(LIF, kind) and self._is_plain
 
     @property
-    def _is_fused(self) -> bool:
-        return self._is_plain and bool(super()._is_fused)  # type: ignore[misc]
+    def v_threshold(self) -> float:
+        """θ."""
+        return float(self.rule.threshold)
+
+    @v_threshold.setter
+    def v_threshold(self, v_threshold: float) -> None:
+        self._change(threshold=v_threshold)
+
+    @property
+    def v_reset(self) -> float | None:
+        """The membrane after a spike, and where it begins; None where θ is subtracted instead."""
+        return float(self.rule.v_reset) if self.rule.reset == "hard" else None
+
+    @v_reset.setter
+    def v_reset(self, v_reset: float | None) -> None:
+        start = 0.0 if v_reset is None else v_reset
+        leak = {"offset": (1 - self.rule.beta) * start}
+        self._change(reset="soft" if v_reset is None else "hard", v_reset=start, **leak)
+        if "v" in self.__dict__.get("_memories", {}):
+            self.set_reset_value("v", start)
 
 
 class LIFNode(RuleNode, LIF):
@@ -81,7 +108,6 @@ class LIFNode(RuleNode, LIF):
             detach_reset=detach_reset, surrogate=surrogate_function, spike_out=spike_out,
             backend=backend_of(parallel_optim),
         )  # fmt: skip
-        self.decay_input = decay_input
         self._remember(v_threshold, v_reset, detach_reset, parallel_optim, T)
 
 

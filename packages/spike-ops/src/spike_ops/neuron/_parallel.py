@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from spike_ops._produced import note
 from spike_ops._spike_tensor import SpikeTensor
+from spike_ops.neuron._base import check_finite
 from spike_ops.surrogate import ATan, Surrogate
 
 
@@ -55,7 +56,7 @@ class PSN(nn.Module):
             raise ValueError(f"currents must be [T, B, ...] with T = {len(weight)}, got {shape}")
         h = (weight @ currents.flatten(1)).reshape(currents.shape)
         u = h - self.threshold.reshape(-1, *[1] * (h.ndim - 1))
-        return fired(self.surrogate, u, spike_out=self.spike_out)
+        return fired(self.surrogate, u, currents, spike_out=self.spike_out)
 
 
 class MaskedPSN(PSN):
@@ -139,11 +140,16 @@ class SlidingPSN(nn.Module):
         flat = currents.flatten(1).t()[:, None]  # [n, 1, T]
         h = nn.functional.conv1d(nn.functional.pad(flat, (order - 1, 0)), self.weight[None, None])
         u = h[:, 0].t().reshape(currents.shape) - self.threshold
-        return fired(self.surrogate, u, spike_out=self.spike_out)
+        return fired(self.surrogate, u, currents, spike_out=self.spike_out)
 
 
-def fired(surrogate: Surrogate, u: Tensor, *, spike_out: bool) -> Tensor:
-    """Return the spikes of u, packed where asked for."""
+def fired(surrogate: Surrogate, u: Tensor, currents: Tensor, *, spike_out: bool) -> Tensor:
+    """Return the spikes of u, packed where asked for.
+
+    Raises:
+        ValueError: u is not finite, as it is where the currents are not.
+    """
+    check_finite((u,), currents)
     spikes = surrogate.dense(u)
     if getattr(surrogate, "spiking", True):
         note(spikes)

@@ -92,6 +92,8 @@ class KLIF(Membrane):
         [0.0, 1.0, 0.0]
     """
 
+    forgets = True  # -inf is cut off
+
     def __init__(self, tau: float = 2.0, *, slope: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
         positive(slope=slope)

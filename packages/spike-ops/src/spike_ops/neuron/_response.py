@@ -57,6 +57,11 @@ class SRM(Neuron):
         """Return the three states, zero."""
         return (filled(current, 0.0), filled(current, 0.0), filled(current, 0.0))
 
+    def membrane(self, state: State) -> Tensor:
+        """Return u after the step, its own spike taken off."""
+        slow, fast, after = state
+        return self.scale * (slow - fast) - self.threshold * after
+
     def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return the spikes of one step and (membrane, synapse, refractory) sums after it."""
         del constants

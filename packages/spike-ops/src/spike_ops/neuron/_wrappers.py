@@ -40,11 +40,15 @@ class Recurrent(Neuron):
     ) -> None:
         super().__init__(**_options(neuron, options))
         self.neuron, self.connection = neuron, connection
-        self.elementwise, self.binary = False, neuron.binary
+        self.elementwise, self.binary, self.forgets = False, neuron.binary, neuron.forgets
 
     def initial(self, current: Tensor) -> State:
         """Return s = 0 and the initial state of the neurons."""
         return (filled(current, 0.0), *self.neuron.initial(current))
+
+    def membrane(self, state: State) -> Tensor:
+        """Return the membrane of the neurons."""
+        return self.neuron.membrane(state[1:])
 
     def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return the spikes of one step and (s, *state) after it."""
@@ -86,7 +90,7 @@ class Refractory(Neuron):
         options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`.
 
     Raises:
-        ValueError: `period` is negative.
+        ValueError: `period` is negative or not whole.
 
     Example:
         >>> from spike_ops.neuron import IF
@@ -94,16 +98,24 @@ class Refractory(Neuron):
         tensor([1., 0., 0., 1., 0., 0.])
     """
 
+    forgets = True  # what comes while they rest
+
     def __init__(self, neuron: Neuron, period: int, **options: Any) -> None:
         super().__init__(**_options(neuron, options))
         if period < 0:
             raise ValueError(f"period must not be negative, got {period}")
-        self.neuron, self.period = neuron, period
+        if not float(period).is_integer():
+            raise ValueError(f"period must be a whole number of steps, got {period}")
+        self.neuron, self.period = neuron, int(period)
         self.elementwise, self.binary = neuron.elementwise, neuron.binary
 
     def initial(self, current: Tensor) -> State:
         """Return no rest, and the initial state of the neurons."""
         return (filled(current, 0.0), *self.neuron.initial(current))
+
+    def membrane(self, state: State) -> Tensor:
+        """Return the membrane of the neurons."""
+        return self.neuron.membrane(state[1:])
 
     def constants(self) -> tuple[Tensor, ...]:
         """Return those of the neurons."""
@@ -116,7 +128,7 @@ class Refractory(Neuron):
         s, after = self.neuron.transition(current, before, *constants)
         s = torch.where(resting, torch.zeros_like(s), s)
         held = tuple(torch.where(resting, old, new) for old, new in zip(before, after, strict=True))
-        rest = torch.where(s.detach() > 0, self.period * torch.ones_like(rest), (rest - 1).relu())
+        rest = torch.where(s.detach() != 0, self.period * torch.ones_like(rest), (rest - 1).relu())
         return s, (rest, *held)
 
 
@@ -141,6 +153,7 @@ class Delay(Neuron):
     """
 
     delays: Tensor
+    forgets = True  # what has come out
 
     def __init__(self, delays: Tensor | int, **options: Any) -> None:
         super().__init__(**options)
@@ -156,6 +169,10 @@ class Delay(Neuron):
     def initial(self, current: Tensor) -> State:
         """Return the last max(d) steps, zeros: [max(d), B, n]."""
         return (current.new_zeros(self.longest, *current.shape),)
+
+    def membrane(self, state: State) -> Tensor:
+        """Return zeros: a delay has no membrane."""
+        return state[0].new_zeros(state[0].shape[1:])
 
     def _over_time(self, currents: Tensor, state: State) -> tuple[Tensor, State]:
         features = currents.shape[-1]

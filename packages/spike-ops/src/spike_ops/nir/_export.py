@@ -43,13 +43,20 @@ def to_nir(
     * a soft reset becomes a graph of a membrane, a threshold and a feedback, which any reader can
       run and `from_nir` finds again.
 
+    A batch norm (in `Stepwise`, or one over time) is exported by its running statistics, whether
+    the network trains or not. Neurons with a refractory period and a hard reset, and those with an
+    adaptive threshold and no reset, become circles of nodes, which come back as such: to rest they
+    are driven by a current of 2^14 thresholds, which theirs must stay above by its negative.
+
     Args:
         net: The network, [T, B, ...] in and out; torch's layers for batches stand in `Stepwise`.
         input_shape: Shape of one sample without time and batch; None takes the first layer's
             features, if that is linear.
         dt: Length of a step, in seconds.
-        soft_reset: `"subgraph"`; `"hard"`: as a reset to 0, with a warning, which is another
-            network; or `"error"`.
+        soft_reset: `"subgraph"` as above; `"metadata"`: as a node of NIR with a reset to 0, whose
+            metadata say what it is, for readers that know NIR's own neurons only: `from_nir` finds
+            the soft reset again, any other reader runs another network until it is told, so it
+            warns; `"hard"`: the same without metadata; or `"error"`.
         ties: For neurons that fire at θ itself: `"exact"` as above; `"keep"`: θ itself, with a
             warning; or `"error"`.
         fold_r: Multiply the resistances into the weights before, so that r = 1 everywhere, for
@@ -74,7 +81,7 @@ def to_nir(
     if not (0 < dt < math.inf):
         raise ValueError(f"dt must be positive and finite, got {dt}")
     for name, got, known in (
-        ("soft_reset", soft_reset, ("subgraph", "hard", "error")),
+        ("soft_reset", soft_reset, ("subgraph", "metadata", "hard", "error")),
         ("ties", ties, ("exact", "keep", "error")),
     ):
         if got not in known:

@@ -37,8 +37,7 @@ def without_resistance(graph: Any) -> Any:
 
 
 def _with(nir: Any, node: Any, **changed: Any) -> Any:
-    fields = node.to_dict() | changed
-    return nir.dict2NIRNode({k: v for k, v in fields.items() if k != "metadata"})
+    return nir.dict2NIRNode(node.to_dict() | changed)
 
 
 def _times(nir: Any, node: Any, r: Any) -> Any | None:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from spike_ops import nn as spike_nn
 from spike_ops.neuron import Delay, Neuron
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._layers import DelayEach, Fire, Scale, Stepwise
@@ -14,6 +15,8 @@ from spike_ops.nir._library import library
 from spike_ops.nir._neuron_pieces import full
 from spike_ops.nir._numbers import as_array
 from spike_ops.nir._writing import Piece, Shape, Writing, one
+
+NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, spike_nn.TimeBatchNorm)
 
 
 def delay(name: str, module: Delay, shape: Shape, writing: Writing) -> Piece:
@@ -88,14 +91,45 @@ def flatten(name: str, start: int, end: int, shape: Shape, *, leading: int) -> P
     return one(name, library().Flatten({"input": np.array(shape)}, start, end))
 
 
+def norm(name: str, module: Any, shape: Shape, writing: Writing) -> Piece:
+    """Return a batch norm by its running statistics: a weight for each channel and a bias."""
+    if module.running_mean is None:
+        raise NirError(name, "a norm must have running statistics (track_running_stats=True)")
+    channels = len(module.running_mean)
+    if not 1 <= len(shape) <= 3 or shape[0] != channels:
+        raise NirError(name, f"a norm of {channels} features must hear as many, got {shape}")
+    weight, bias = _affine(module)
+    if len(shape) == 1:
+        return one(name, library().Affine(weight=np.diag(weight), bias=bias))
+    flat = len(shape) == 2
+    kind, size = (library().Conv1d, shape[1]) if flat else (library().Conv2d, tuple(shape[1:]))
+    each = weight.reshape(-1, *[1] * len(shape))
+    steps = {"stride": 1, "padding": 0, "dilation": 1}
+    own = steps if flat else {name: (step, step) for name, step in steps.items()}
+    return one(name, kind(input_shape=size, weight=each, bias=bias, groups=channels, **own))
+
+
+def _affine(module: Any) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
+    """Return γ / √(σ² + ε) and β - γ μ / √(σ² + ε), worked out in float64."""
+    with torch.no_grad():
+        scale = (module.running_var.double() + module.eps).rsqrt()
+        own = module._scale() if hasattr(module, "_scale") else module.weight
+        scale = scale if own is None else scale * own
+        bias = -module.running_mean.double() * scale
+        bias = bias if module.bias is None else bias + module.bias
+    dtype = module.running_mean.dtype
+    return _values(scale.to(dtype)), _values(bias.to(dtype))
+
+
 def out_shape(name: str, module: nn.Module, shape: Shape) -> Shape:
     """Return the shape of a sample behind a module.
 
     Raises:
         NirError: The module does not take inputs of this shape.
     """
-    if isinstance(module, Neuron | Fire | Scale):
-        return shape
+    inner = module.layer if isinstance(module, Stepwise) else module
+    if isinstance(inner, (Neuron, Fire, Scale, *NORMS)):
+        return shape  # a norm in training would take these zeros into its statistics
     tensors = [*module.parameters(), *module.buffers()]
     like = next((each for each in tensors if each.is_floating_point()), torch.zeros(()))
     layer = module.layer if isinstance(module, Stepwise) else module

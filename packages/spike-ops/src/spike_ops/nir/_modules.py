@@ -13,7 +13,7 @@ from spike_ops.nir._errors import NirError
 from spike_ops.nir._graph import kind_of
 from spike_ops.nir._layers import DelayEach, Fire, Scale, Stepwise
 from spike_ops.nir._numbers import Array, Number, as_array, common, decay_of
-from spike_ops.nir._resets import SoftReset
+from spike_ops.nir._resets import SoftReset, told_soft
 from spike_ops.nir._shapes import Shape, numbers
 from spike_ops.surrogate import Surrogate
 
@@ -111,7 +111,13 @@ def _neurons(name: str, node: Any, kind: str, setting: Setting) -> Neuron:
     else:
         threshold, v_reset = (_array(name, node, each) for each in ("v_threshold", "v_reset"))
         _one_shape(name, charge[0], threshold, v_reset)
-        membrane = _firing(charge, threshold, setting, v_reset=v_reset)
+        if (told := told_soft(name, node, threshold)) is not None:
+            membrane = _firing(
+                charge, told.threshold, setting,
+                reset="soft", strict=told.strict, delay=told.delay,
+            )  # fmt: skip
+        else:
+            membrane = _firing(charge, threshold, setting, v_reset=v_reset)
     if not kind.startswith("Cuba"):
         return membrane
     rate, alpha = _rate(name, node, "tau_syn", setting.dt)

@@ -10,6 +10,7 @@ from spike_ops.nir._cells import Integrator
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._library import library
 from spike_ops.nir._numbers import Array, as_array, decay_of, resistance_of, tau_of, weight_of
+from spike_ops.nir._resets import soft_metadata
 from spike_ops.nir._writing import Piece, Shape, Writing, one
 
 
@@ -28,7 +29,7 @@ def _membrane(shape: Shape, charge: tuple[Any, ...], dt: float) -> dict[str, Arr
     return {"tau": tau, "r": resistance_of(gain, rate), "v_leak": leak}
 
 
-def _integrator(name: str, shape: Shape, charge: tuple[Any, ...], dt: float) -> Any:
+def integrator(name: str, shape: Shape, charge: tuple[Any, ...], dt: float) -> Any:
     beta, offset = full(shape, charge[0]), full(shape, charge[2])
     if (beta == 1).any() and ((beta != 1).any() or offset.any()):
         raise NirError(name, "membranes must all leak, or none and without an offset")
@@ -44,17 +45,21 @@ def _firing(
     nir = library()
     if reset == "soft" and writing.soft_reset == "error":
         raise NirError(name, "NIR has no soft reset; soft_reset='subgraph' spells it out in nodes")
-    if reset == "soft" and writing.soft_reset == "hard":
-        warnings.warn(f"{name}: soft reset exported as a reset to 0", stacklevel=2)
+    told: dict[str, Any] = {}
+    if reset == "soft" and writing.soft_reset in {"hard", "metadata"}:
+        if writing.soft_reset == "metadata":
+            told = soft_metadata(full(shape, threshold), delay)
+        known = "; its metadata say that it is soft" if told else ""
+        warnings.warn(f"{name}: soft reset exported as a reset to 0{known}", stacklevel=2)
         reset, v_reset = "hard", 0.0
-    node = _integrator(name, shape, charge, writing.dt)
+    node = integrator(name, shape, charge, writing.dt)
     if reset == "hard":
         kind = nir.LIF if hasattr(node, "tau") else nir.IF
         fields = {
             each: getattr(node, each) for each in ("tau", "r", "v_leak") if hasattr(node, each)
         }
         own = {"v_threshold": full(shape, fires_above), "v_reset": full(shape, v_reset)}
-        return one(name, kind(**fields, **own))
+        return one(name, kind(**fields, **own, metadata=told))
     fires = nir.Threshold(threshold=full(shape, fires_above))
     nodes = {"membrane": node, "spikes": fires}
     edges = [("input", "membrane"), ("membrane", "spikes"), ("spikes", "output")]
@@ -69,7 +74,7 @@ def _firing(
 
 
 def lif(name: str, module: Any, shape: Shape, writing: Writing) -> Piece:
-    _check_spiking(name, module)
+    check_spiking(name, module)
     if isinstance(module, LIF):
         rule = module.rule
         charge: tuple[Any, ...] = (rule.beta, rule.gain, rule.offset)
@@ -91,21 +96,21 @@ def lif(name: str, module: Any, shape: Shape, writing: Writing) -> Piece:
 def cells(name: str, module: Any, shape: Shape, writing: Writing) -> Piece:
     charge = module.beta, module.gain, module.offset
     if isinstance(module, Integrator):
-        return one(name, _integrator(name, shape, charge, writing.dt))
-    _check_spiking(name, module)
+        return one(name, integrator(name, shape, charge, writing.dt))
+    check_spiking(name, module)
     return _firing(
         name, shape, charge, writing, threshold=module.threshold, fires_above=module.threshold,
         reset=module.reset_mode, delay=module.reset_delay, v_reset=module.v_reset,
     )  # fmt: skip
 
 
-def _check_spiking(name: str, module: Neuron) -> None:
+def check_spiking(name: str, module: Neuron) -> None:
     if not getattr(module.surrogate, "spiking", True):
         raise NirError(name, "neurons must spike, got a surrogate with spiking=False")
 
 
 def cuba(name: str, module: CUBA, shape: Shape, writing: Writing) -> Piece:
-    _check_spiking(name, module)
+    check_spiking(name, module)
     above = writing.threshold(name, module.threshold, False)
     cells = _firing(
         name, shape, (module.beta, 1.0, 0.0), writing, threshold=module.threshold,
@@ -128,6 +133,7 @@ def with_synapse(
         own |= {"r": node.r, "v_leak": node.v_leak}
         if isinstance(node, nir.LI):
             return one(name, nir.CubaLI(**own))
-        return one(name, nir.CubaLIF(**own, v_threshold=node.v_threshold, v_reset=node.v_reset))
-    current = _integrator(name, shape, synapse, writing.dt)
+        own |= {"v_threshold": node.v_threshold, "v_reset": node.v_reset}
+        return one(name, nir.CubaLIF(**own, metadata=node.metadata))
+    current = integrator(name, shape, synapse, writing.dt)
     return one(f"{name}_synapse", current).then(cells)

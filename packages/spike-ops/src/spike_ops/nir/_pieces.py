@@ -5,12 +5,41 @@ from typing import Any
 
 from torch import nn
 
-from spike_ops.neuron import CUBA, LIF, PLIF, Delay, Diagonal, Recurrent
-from spike_ops.nir import _layer_pieces as layers, _neuron_pieces as neurons
+from spike_ops import nn as spike_nn
+from spike_ops.neuron import ALIF, CUBA, LIF, PLIF, Delay, Diagonal, Neuron, Recurrent, Refractory
+from spike_ops.nir import (
+    _circle_pieces as circles,
+    _layer_pieces as layers,
+    _neuron_pieces as neurons,
+)
 from spike_ops.nir._cells import Cells, Chain, Integrator
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._layers import Fire, Scale, Stepwise
 from spike_ops.nir._writing import Piece, Shape, Writing
+
+STEPS = (LIF, PLIF, CUBA, ALIF, Recurrent, Refractory, Delay, Chain, Integrator, Cells)
+# why nodes that are linear but for a threshold and a reset cannot say it, by the name's part
+REASONS = {
+    "GLIF": "its reset is a share of the membrane",
+    "KLIF": "its membrane is cut off at 0",
+    "CLIF": "its current depends on the membrane",
+    "ILIF": "its spikes are counts",
+    "LIAF": "its output is a function of the membrane, not a spike",
+    "SigmaDelta": "its threshold moves with its output",
+    "QIF": "its leak is not linear",
+    "EIF": "its leak is not linear",
+    "AdEx": "its leak is not linear",
+    "Izhikevich": "its leak is not linear",
+    "PSN": "it weighs several steps at once",
+    "SRM": "its kernels are functions of time",
+    "TsodyksMarkram": "its synapses get tired of spikes",
+    "MembraneBatchNorm": "its norm is within the neuron",
+    "TemporalEffective": "its factor changes from step to step",
+    "BatchNorm": "in Stepwise it is one, or fold it into the layer before",
+    "FeatureNorm": "its mean is that of each sample",
+    "LayerNorm": "its mean is that of each sample",
+    "MaxPool": "pool by sums or averages",
+}
 
 
 def piece(name: str, module: nn.Module, shape: Shape, writing: Writing) -> Piece:
@@ -24,14 +53,34 @@ def piece(name: str, module: nn.Module, shape: Shape, writing: Writing) -> Piece
         ((Integrator, Cells), neurons.cells), (Delay, layers.delay), (Fire, layers.fire),
         ((Scale, Diagonal), layers.scale), (nn.Linear, layers.linear),
         ((nn.Conv1d, nn.Conv2d), layers.conv), (nn.AvgPool2d, layers.pool),
-        (nn.Flatten, layers.flattened), (Stepwise, _stepwise),
+        (nn.Flatten, layers.flattened), (Stepwise, _stepwise), (ALIF, circles.adaptive),
+        (Refractory, _refractory), (spike_nn.TemporalEffectiveBatchNorm, _none),
+        ((spike_nn.BatchNorm2d, spike_nn.TimeBatchNorm), layers.norm),
     ]  # fmt: skip
-    for kinds, maker in makers:
-        if isinstance(module, kinds):
-            return maker(name, module, shape, writing)
-    hints = {"BatchNorm": "fold it into the layer before", "MaxPool": "pool by sums or averages"}
-    hint = next((f"; {v}" for k, v in hints.items() if k in type(module).__name__), "")
-    raise NirError(name, f"NIR has no node for {type(module).__name__}{hint}")
+    maker = next((each for kinds, each in makers if isinstance(module, kinds)), _none)
+    if isinstance(module, Neuron) and maker is not _none:
+        _check_step(name, module)
+    return maker(name, module, shape, writing)
+
+
+def _check_step(name: str, neuron: Neuron) -> None:
+    kind = next(each for each in STEPS if isinstance(neuron, each))
+    if not neuron._is_a(kind):
+        own = type(neuron).__name__
+        raise NirError(
+            name, f"NIR has no node for {own}: its step is another than {kind.__name__}'s"
+        )
+
+
+def _none(name: str, module: nn.Module, shape: Shape, writing: Writing) -> Piece:
+    kind = type(module).__name__
+    reason = next((f": {why}" for part, why in REASONS.items() if part in kind), "")
+    raise NirError(name, f"NIR has no node for {kind}{reason}")
+
+
+def _refractory(name: str, module: Refractory, shape: Shape, writing: Writing) -> Piece:
+    inner = piece(name, module.neuron, shape, writing)
+    return circles.refractory(name, module, shape, inner, writing.dt)
 
 
 def _chain(name: str, module: Chain, shape: Shape, writing: Writing) -> Piece:
@@ -64,6 +113,8 @@ def _recurrent(name: str, module: Recurrent, shape: Shape, writing: Writing) -> 
 
 def _stepwise(name: str, module: Stepwise, shape: Shape, writing: Writing) -> Piece:
     layer = module.layer
+    if isinstance(layer, layers.NORMS):
+        return layers.norm(name, layer, shape, writing)
     if isinstance(layer, nn.Flatten):
         return layers.flatten(name, layer.start_dim, layer.end_dim, shape, leading=1)
     return piece(name, layer, shape, writing)

@@ -7,7 +7,8 @@ closes a circle takes one step, so that at step t the membrane
     h[t] = β h[t-1] + g x[t] + c + g w s[t-1],   w = -κ θ / g
 
 is that of a soft reset in the same step for κ = β (β (h - θ s) is what the next step begins with)
-and of a reset one step later, after the leak, for κ = 1.
+and of a reset one step later, after the leak, for κ = 1. A node with a hard reset may also carry
+the soft one in its metadata, which readers pass on or leave alone.
 """
 
 from dataclasses import dataclass
@@ -16,6 +17,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from spike_ops.nir._errors import NirError
 from spike_ops.nir._graph import Plan, kind_of
 from spike_ops.nir._numbers import Array, above, as_array, common, decay_of, taken_off
 
@@ -31,6 +33,33 @@ class SoftReset:
     threshold: Array
     strict: bool
     delay: bool
+
+
+def soft_metadata(threshold: Array, delay: bool) -> dict[str, Any]:
+    """Return the metadata of a node that stands for a neuron with a soft reset."""
+    return {"reset": "soft", "reset_by": threshold, "reset_delay": int(delay)}
+
+
+def told_soft(name: str, node: Any, threshold: Array) -> SoftReset | None:
+    """Return the soft reset that a node's metadata tell of, if they do.
+
+    Raises:
+        NirError: They say something else than `soft_metadata`.
+    """
+    told = getattr(node, "metadata", None) or {}
+    if not isinstance(told, dict) or str(told.get("reset")) != "soft":
+        return None
+    try:
+        by, delay = as_array(told["reset_by"]), int(np.asarray(told["reset_delay"]))
+        same = _same(np.broadcast_to(by, threshold.shape), threshold)
+    except (KeyError, TypeError, ValueError) as error:
+        raise NirError(name, f"metadata of a soft reset must be whole: {error!r}") from error
+    if same is None or delay not in {0, 1}:
+        rule = (
+            f"metadata of a soft reset must have reset_by = v_threshold = {threshold.ravel()[:4]}"
+        )
+        raise NirError(name, f"{rule} and reset_delay 0 or 1, got {by.ravel()[:4]} and {delay}")
+    return SoftReset(node, same[0], same[1], bool(delay))
 
 
 def with_soft_resets(plan: Plan, dt: float) -> Plan:

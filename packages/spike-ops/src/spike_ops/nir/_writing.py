@@ -9,7 +9,7 @@ import torch
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._numbers import below
 
-SoftReset = Literal["subgraph", "hard", "error"]
+SoftReset = Literal["subgraph", "metadata", "hard", "error"]
 Ties = Literal["exact", "keep", "error"]
 Shape = tuple[int, ...]
 

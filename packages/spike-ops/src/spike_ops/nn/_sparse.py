@@ -5,7 +5,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from spike_ops._autograd import apply
+from spike_ops._autograd import apply, in_autocast_type
 from spike_ops._bits import in_numpy
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops._synapses import Synapses, SynapseSums, synapse_seconds
@@ -63,7 +63,7 @@ class SparseSynapse(Linear):
             raise ValueError(f"probability must be in [0, 1], got {probability}")
         mask = _mask(connection, out_features, in_features, probability, seed)
         super().__init__(in_features, out_features, bias, device, dtype, spike_in=True, mask=mask)
-        self._found: tuple[tuple[int, int], Synapses] | None = None
+        self._found: tuple[Tensor, int, Synapses] | None = None
         signs = connection.signs(in_features) if isinstance(connection, Structure) else None
         if signs is not None:
             with torch.no_grad():
@@ -90,28 +90,34 @@ class SparseSynapse(Linear):
     def forward(self, input: Tensor) -> Tensor:
         """Return the currents [..., out] of spikes [..., in]."""
         spikes = as_spikes(input, self.weight.dtype)
-        if self.mask is None or not self._adds_synapses(spikes):
+        spikes, weight, bias = in_autocast_type(self.weight, spikes, self.weight, self.bias)
+        if self.mask is None or not self._adds_synapses(spikes, weight):
             return super().forward(spikes)
         flat = spikes.reshape(-1, self.in_features)
-        sums: Tensor = apply(SynapseSums, flat, self.weight, self._existing())
+        sums: Tensor = apply(SynapseSums, flat, weight, self._existing())
         sums = sums.reshape(*spikes.shape[:-1], self.out_features)
-        return sums if self.bias is None else sums + self.bias
+        return sums if bias is None else sums + bias
 
-    def _adds_synapses(self, spikes: SpikeTensor) -> bool:
+    def _adds_synapses(self, spikes: SpikeTensor, weight: Tensor) -> bool:
         fits = spikes.ndim and spikes.shape[-1] == self.in_features and spikes.numel()
-        if not fits or not in_numpy(spikes.packed) or spikes.dtype != self.weight.dtype:
+        if not fits or not in_numpy(spikes.packed) or spikes.dtype != weight.dtype:
             return False
-        plan = explain(spikes, self.weight.t())
+        plan = explain(spikes, weight.t())
         return synapse_seconds(spikes, self._existing()) < min(
             plan.event_seconds, plan.dense_seconds
         )
 
     def _existing(self) -> Synapses:
-        assert self.mask is not None
-        state = (id(self.mask), self.mask._version)  # it may be loaded or rewired
-        if self._found is None or self._found[0] != state:
-            self._found = (state, Synapses.of(self.mask))
-        return self._found[1]
+        mask, found = self.mask, self._found
+        assert mask is not None
+        # it may be loaded or rewired; a mask that is held is no other's address
+        if found is None or found[0] is not mask or found[1] != mask._version:
+            found = self._found = (mask, mask._version, Synapses.of(mask))
+        return found[2]
+
+    def __getstate__(self) -> dict[str, Any]:
+        # the versions of a copied mask begin anew
+        return {**self.__dict__, "_found": None}
 
 
 def _mask(

@@ -1,9 +1,10 @@
 """What a surrogate is: the step of a spike forward, a smooth derivative backward."""
 
+import math
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor
@@ -17,7 +18,20 @@ class Surrogate(ABC):
     belong together: the first is the derivative of the second. Every surrogate takes `spike_out`
     (return a `SpikeTensor` instead of dense zeros and ones) and `spiking` (if not, return the
     primitive itself, for gradient checks).
+
+    Raises:
+        ValueError: A setting is not finite, or outside its range.
     """
+
+    _positive: ClassVar[tuple[str, ...]] = ()  # settings that must be above 0
+    _not_negative: ClassVar[tuple[str, ...]] = ()
+
+    def __post_init__(self) -> None:
+        for name in (*self._positive, *self._not_negative):
+            value, positive = getattr(self, name), name in self._positive
+            if not (value > 0 if positive else value >= 0) or not math.isfinite(value):
+                rule = "positive" if positive else "at least 0"
+                raise ValueError(f"{name} must be {rule} and finite, got {value}")
 
     @property
     def support(self) -> float | None:

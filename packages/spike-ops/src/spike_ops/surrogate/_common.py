@@ -29,6 +29,7 @@ class Sigmoid(Surrogate):
     alpha: float = 4.0
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("alpha",)
 
     def derivative(self, u: Tensor) -> Tensor:
         """Return α s(αu) (1 - s(αu))."""
@@ -50,6 +51,7 @@ class ATan(Surrogate):
     alpha: float = 2.0
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("alpha",)
 
     def derivative(self, u: Tensor) -> Tensor:
         """Return α / 2 / (1 + (π α u / 2)²)."""
@@ -72,6 +74,7 @@ class Rectangular(Surrogate):
     width: float = 1.0
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("width",)
 
     @property
     def support(self) -> float:
@@ -99,6 +102,7 @@ class Triangle(Surrogate):
     gamma: float = 1.0
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("width", "gamma")
 
     @property
     def support(self) -> float:

@@ -26,6 +26,7 @@ class PiecewiseQuadratic(Surrogate):
     alpha: float = 1.0
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("alpha",)
 
     @property
     def support(self) -> float:
@@ -63,6 +64,8 @@ class LeakyRectangular(Surrogate):
     leak: float = 0.01
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("width", "height")
+    _not_negative = ("leak",)
 
     @property
     def support(self) -> float | None:
@@ -118,6 +121,10 @@ class LeakySpike(Surrogate):
     spike_out: bool = False
     spiking: bool = True
 
+    def __post_init__(self) -> None:
+        if not 0 <= self.slope <= 1:
+            raise ValueError(f"slope must be in 0..1, got {self.slope}")
+
     def derivative(self, u: Tensor) -> Tensor:
         """Return 1 or the slope."""
         return torch.where(u >= 0, torch.ones_like(u), self.slope * torch.ones_like(u))
@@ -149,6 +156,7 @@ class SparseFastSigmoid(Surrogate):
     window: float = 0.2
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("k", "window")
 
     @property
     def support(self) -> float:

@@ -27,6 +27,7 @@ class FastSigmoid(Surrogate):
     k: float = 25.0
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("k",)
 
     def derivative(self, u: Tensor) -> Tensor:
         """Return 1 / (1 + k |u|)²."""
@@ -57,6 +58,7 @@ class Gaussian(Surrogate):
     width: float = 0.5
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("width",)
 
     def derivative(self, u: Tensor) -> Tensor:
         """Return e^(-u² / (2 w²)) / (w √(2π))."""
@@ -89,6 +91,8 @@ class MultiGaussian(Surrogate):
     height: float = 0.15
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("width",)
+    _not_negative = ("height",)
 
     @property
     def signed(self) -> bool:
@@ -126,6 +130,7 @@ class PiecewiseExponential(Surrogate):
     alpha: float = 1.0
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("alpha",)
 
     def derivative(self, u: Tensor) -> Tensor:
         """Return α / 2 e^(-α |u|)."""
@@ -152,6 +157,7 @@ class SoftSign(Surrogate):
     alpha: float = 2.0
     spike_out: bool = False
     spiking: bool = True
+    _positive = ("alpha",)
 
     def derivative(self, u: Tensor) -> Tensor:
         """Return α / 2 / (1 + α |u|)²."""
