@@ -74,8 +74,10 @@ from neuro_morph._triggers import (
 )
 
 __version__ = "0.1.0"
+from neuro_morph._unit_rates import set_unit_rates
 
 __all__ = [
+    "set_unit_rates",
     "standing",
     "AntisymmetricPair",
     "AdaptiveNeuronDivision",
