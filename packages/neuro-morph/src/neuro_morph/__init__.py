@@ -72,16 +72,14 @@ from neuro_morph._triggers import (
     Trigger,
     Vote,
 )
-
-__version__ = "0.1.0"
 from neuro_morph._unit_rates import set_unit_rates
 
+__version__ = "0.1.0"
+
 __all__ = [
-    "set_unit_rates",
-    "standing",
-    "AntisymmetricPair",
     "AdaptiveNeuronDivision",
     "AddHeads",
+    "AntisymmetricPair",
     "ArchitectureSpec",
     "BackOff",
     "Budget",
@@ -168,7 +166,9 @@ __all__ = [
     "score_edges",
     "scores_of",
     "senn",
+    "set_unit_rates",
     "splitting_of",
+    "standing",
     "tiny",
     "uniform_densities",
     "widenings",
