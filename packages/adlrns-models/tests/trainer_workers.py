@@ -1,6 +1,7 @@
 """What each of two workers trains; torchrun starts it, test_trainer_workers.py reads the ends."""
 
 import json
+import os
 import sys
 from contextlib import suppress
 from pathlib import Path
@@ -152,3 +153,4 @@ def main(folder):
 
 if __name__ == "__main__":
     main(Path(sys.argv[1]))
+    os._exit(0)  # threads of gloo can abort a process whose interpreter is being torn down
