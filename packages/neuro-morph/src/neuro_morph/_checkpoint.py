@@ -17,6 +17,7 @@ from neuro_morph._rebuilding import why_not_rebuilt
 from neuro_morph._slots import SlotTable
 from neuro_morph._snapshot import Snapshot
 from neuro_morph._spec import ArchitectureSpec, know_spec, known_spec
+from neuro_morph._wrappers import unwrap
 
 
 def save_checkpoint(
@@ -29,7 +30,7 @@ def save_checkpoint(
 
     Args:
         path: the file (safetensors).
-        model: the model.
+        model: the model; of a compiled or parallel one what is inside is written.
         spec: its edits (``Morpher.spec``).
         optimizers: what trains it.
 
@@ -39,7 +40,7 @@ def save_checkpoint(
         ValueError: if the spec is not that of the model, or it cannot be built again from it;
             nothing is written then.
     """
-    write(Path(path), model, spec, optimizers, {})
+    write(Path(path), unwrap(model), spec, optimizers, {})
 
 
 def write(
@@ -83,7 +84,7 @@ def load_checkpoint(path: str | Path, model: nn.Module, *optimizers: Optimizer) 
             if its optimizers see parameters otherwise than they are, and no :class:`Morpher` was
             made with the optimizers given; nothing has changed then.
     """
-    return read_into(Path(path), model, optimizers)[0]
+    return read_into(Path(path), unwrap(model), optimizers)[0]
 
 
 def read_into(

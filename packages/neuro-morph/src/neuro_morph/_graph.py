@@ -136,6 +136,14 @@ class GrowthGraph:
         """
         return table_of([(g, self.ways(g)) for g in self._groups], self.coverage())
 
+    def fits(self, model: nn.Module) -> bool:
+        """Returns whether a model's tensors have the names and shapes that were found."""
+        known = {**self.program.parameters, **self.program.buffers}
+        held = dict(model.named_parameters(remove_duplicate=False))
+        held |= model.named_buffers(remove_duplicate=False)  # type: ignore[arg-type]
+        shapes = self.program.shapes
+        return all(n in held and tuple(held[n].shape) == shapes[i] for i, n in known.items())
+
     def ways(self, group: GrowthGroup) -> list[str]:
         """Returns how new units of a group can be made.
 

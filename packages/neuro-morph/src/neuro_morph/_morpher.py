@@ -17,7 +17,7 @@ from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph, chosen_outputs
 from neuro_morph._inputs import ExampleInputs
-from neuro_morph._run_arguments import check_arguments, check_numbers
+from neuro_morph._run_arguments import check_arguments, check_numbers, check_optimizers_of
 from neuro_morph._run_file import load_run, save_run
 from neuro_morph._run_snapshot import RunSnapshot
 from neuro_morph._slots import SlotTable
@@ -65,8 +65,9 @@ class Morpher:
 
     Raises:
         TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
-        ValueError: if ``example_inputs`` hold a NaN, for an unknown ``capture`` or ``dynamics``, or
-            if the model does not have the shapes that ``spec`` ends with.
+        ValueError: if ``example_inputs`` hold a NaN, no optimizer holds a parameter of the model,
+            ``capture`` or ``dynamics`` is unknown, or the model does not have the shapes that
+            ``spec`` ends with.
         GrowthRefusedError: if the model's parameters are sharded.
     """
 
@@ -95,6 +96,7 @@ class Morpher:
         self.others, self.averages = list(others), list(averages)
         self.inputs = ExampleInputs.of(example_inputs)
         check_numbers(self.inputs)
+        check_optimizers_of(self.model, self.optimizers)
         self.outputs, self._unused, self._capture = outputs, tuple(unused), capture
         self.tolerance = tolerance_of(self.model) if tolerance is None else tolerance
         self.generator = torch.Generator().manual_seed(seed)
@@ -111,8 +113,8 @@ class Morpher:
 
     @property
     def graph(self) -> GrowthGraph:
-        """The growth graph of the model as it is; found again after every edit."""
-        if self._graph is None:
+        """The growth graph of the model as it is; found again after every edit, whoever made it."""
+        if self._graph is None or not self._graph.fits(self.model):
             self._graph = GrowthGraph.capture(
                 self.model,
                 self.inputs,

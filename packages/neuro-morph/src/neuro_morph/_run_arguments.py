@@ -1,9 +1,11 @@
 """Whether a run of growth can be made of what it is given."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 from torch.utils._pytree import tree_leaves
 
 from neuro_morph._inputs import ExampleInputs
@@ -27,3 +29,13 @@ def check_numbers(inputs: ExampleInputs) -> None:
             continue
         if leaf.layout == torch.strided and bool(leaf.isnan().any()):
             raise ValueError("example_inputs must hold numbers, got a NaN")
+
+
+def check_optimizers_of(model: nn.Module, optimizers: Sequence[Optimizer]) -> None:
+    """Raises ValueError if optimizers are given and none holds a parameter of the model."""
+    mine = {id(parameter) for parameter in model.parameters()}
+    held = {id(p) for o in optimizers for group in o.param_groups for p in group["params"]}
+    if optimizers and mine and not mine & held:
+        raise ValueError(
+            "optimizer must hold parameters of the model, got one that holds none of them"
+        )
