@@ -8,7 +8,20 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
-from neuro_morph import GrowthGraph, GrowthRefusedError, Morpher, Split, Widen
+from neuro_morph import (
+    AddHeads,
+    Connect,
+    Deepen,
+    Duplicate,
+    GrowthGraph,
+    GrowthRefusedError,
+    Morpher,
+    MorphogenesisEvent,
+    Split,
+    Together,
+    Widen,
+    ZeroFanOut,
+)
 
 X = torch.linspace(-1, 1, 8).view(2, 4)
 
@@ -118,3 +131,92 @@ def test_frozen_stays_frozen_memory_formats_and_modes_stay_as_they_were() -> Non
     assert not model[0].weight.requires_grad
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
     assert [m.training for m in model] == [True, False, True]
+
+
+@pytest.mark.parametrize("init", [ZeroFanOut(), Split()])
+@pytest.mark.parametrize("frozen", [True, False])
+def test_new_units_of_a_frozen_layer_are_frozen_and_the_event_says_so(
+    frozen: bool, init: Any
+) -> None:
+    model = mlp()
+    model[0].requires_grad_(not frozen)
+    morpher = Morpher(model, example_inputs=X)
+    event = morpher.apply(Widen("0", by=3, init=init))
+    wanted = "'0.weight', which makes the new units, is frozen: they stay as they begin"
+    assert event.note == (wanted if frozen else None)
+    assert MorphogenesisEvent.from_json(event.to_json()) == event
+    assert morpher.apply(Together((Widen("0", by=1),))).note == event.note
+
+
+def test_nothing_is_said_of_a_model_that_is_frozen_as_a_whole() -> None:
+    model = mlp().requires_grad_(False)
+    assert Morpher(model, example_inputs=X).apply(Widen("0", by=3)).note is None
+
+
+class Attend(nn.Module):
+    """Attention with heads of four."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.qkv, self.out = nn.Linear(4, 24), nn.Linear(8, 4)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        q, k, v = self.qkv(x[None]).unflatten(-1, (3, -1, 4)).transpose(1, 3).unbind(2)
+        h = nn.functional.scaled_dot_product_attention(q, k, v)
+        return self.out(h.transpose(1, 2).flatten(2))
+
+
+MANY = 10**13
+TOO_LARGE: dict[str, tuple[Callable[[], nn.Module], Any]] = {
+    "random units": (mlp, Widen("0", by=MANY)),
+    "copies": (mlp, Widen("0", by=MANY, init=Split())),
+    "multiples": (mlp, Widen("0", by=8 * MANY, init=Duplicate())),
+    "more than can be counted": (mlp, Widen("0", by=MANY**3)),
+    "heads": (Attend, AddHeads("", by=MANY)),
+    "a layer": (mlp, Deepen("1", "residual", hidden=MANY)),
+    "a second edit": (mlp, Together((Widen("0", by=1), Widen("0", by=MANY)))),
+}
+
+
+@pytest.mark.parametrize("what", TOO_LARGE)
+def test_what_no_memory_can_hold_is_refused_before_it_is_made(what: str) -> None:
+    make, edit = TOO_LARGE[what]
+    model = make()
+    before = {name: p.clone() for name, p in model.state_dict().items()}
+    morpher = Morpher(model, example_inputs=X, capture="dispatch")
+    with pytest.raises(GrowthRefusedError, match=r"would take .* GiB of memory, .* are available"):
+        morpher.apply(edit)
+    assert [event.decision for event in morpher.events] == ["refused"]
+    assert all(torch.equal(p, before[name]) for name, p in model.state_dict().items())
+
+
+@pytest.mark.parametrize("fits", [True, False])
+@pytest.mark.parametrize("steps, states", [(0, 0), (1, 2)])
+def test_growth_needs_room_for_its_tensors_and_what_optimizers_hold_for_them(
+    steps: int, states: int, fits: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = mlp()
+    optimizer = torch.optim.Adam(model.parameters())
+    for _ in range(steps):
+        model(X).sum().backward()
+        optimizer.step()
+        optimizer.zero_grad()
+    numbers = 10 * 4 + 10 + 2 * 10  # the rows, the biases and the columns of ten units
+    needed = 4 * numbers * (1 + states) + 48 * 3 * 10
+    monkeypatch.setattr("neuro_morph._memory.available", lambda: needed - (not fits))
+    morpher = Morpher(model, optimizer, example_inputs=X, capture="dispatch")
+    if fits:
+        assert morpher.apply(Widen("0", by=2)).parameters_added == 14
+    else:
+        with pytest.raises(GrowthRefusedError, match="with 2 more units would take .* GiB"):
+            morpher.apply(Widen("0", by=2))
+
+
+@pytest.mark.parametrize("rank, has, note", [(1, 1, None), (2, 2, None), (999, 2, "rank is 2, as")])
+def test_a_rank_that_is_cut_to_the_features_there_are_is_noted(
+    rank: int, has: int, note: str | None
+) -> None:
+    morpher = Morpher(mlp(), example_inputs=X, capture="dispatch")
+    event = morpher.apply(Connect("0", "2", adapter="low_rank", rank=rank))
+    assert event.parameters_added == has * (8 + 2)
+    assert event.note is None if note is None else str(event.note).startswith(note)

@@ -7,7 +7,17 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from neuro_morph import Budget, Duplicate, GrowthRefusedError, Morpher, Together, Widen
+from neuro_morph import (
+    AddHeads,
+    Budget,
+    Connect,
+    Deepen,
+    Duplicate,
+    GrowthRefusedError,
+    Morpher,
+    Together,
+    Widen,
+)
 from neuro_morph._paired import paired_gain
 from neuro_morph._tournament import Tournament
 
@@ -171,10 +181,35 @@ def test_what_helps_on_the_training_batches_alone_is_not_kept() -> None:
 def test_refused_candidates_are_named_and_the_others_go_on() -> None:
     morpher, batches, validation = narrow()
     tournament = Tournament(morpher, loss_fn, batches, validation, steps=60)
-    result = tournament.run([Widen("7", by=1), Widen("nothing", by=1), Widen("2", by=4)])
+    result = tournament.run([Widen("7", by=1), Widen("2", by=4)])
     assert "the model's output" in str(result.trials[0].refused)
-    assert "group must be one of" in str(result.trials[1].refused)
-    assert result.winner is result.trials[2]
+    assert result.winner is result.trials[1]
+
+
+MISNAMED: list[tuple[Any, str]] = [
+    (Widen("nothing", by=1), "group must be one of"),
+    (Together((Widen("nothing", by=1), Widen("2", by=1))), "group must be one of"),
+    (Deepen("nothing"), "after must be the path of a module"),
+    (Connect("nothing", "2"), "source must be the path of a module"),
+    (Connect("2", "nothing"), "target must be the path of a module"),
+    (AddHeads("nothing", by=1), "layer must be the path of a module or a group"),
+    ("2", "candidates must be a list of edits, got str in it"),
+]
+
+
+@pytest.mark.parametrize("edit, match", MISNAMED)
+def test_a_name_that_the_model_does_not_have_is_an_error_before_anything_is_trained(
+    edit: Any, match: str
+) -> None:
+    morpher, batches, validation = narrow()
+
+    def step(model: nn.Module, batch: Any) -> None:
+        raise AssertionError("it was trained")
+
+    tournament = Tournament(morpher, loss_fn, batches, validation, step_fn=step)
+    with pytest.raises((KeyError, TypeError, ValueError), match=match):
+        tournament.run([Widen("2", by=1), edit])
+    assert not morpher.events
 
 
 @dataclass(frozen=True)

@@ -1,13 +1,27 @@
 import os
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from torch import nn
 
-from neuro_morph import Morpher, Split, Widen
+from neuro_morph import (
+    GrowthGraph,
+    Morpher,
+    Split,
+    Widen,
+    collect_statistics,
+    deepenings,
+    score_edges,
+    scores_of,
+    splitting_of,
+)
+
+X = torch.randn(6, 4, generator=torch.Generator().manual_seed(0))
 
 
 def net() -> nn.Module:
@@ -93,3 +107,38 @@ def test_two_processes_have_equal_parameters_after_every_event(tmp_path: Path) -
         check=False,
     )
     assert run.stdout.count("same") == 2, run.stderr[-2000:]
+
+
+@pytest.mark.parametrize(
+    "wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager"), lambda m: m]
+)
+def test_a_wrapped_model_has_the_groups_of_what_is_inside(wrap: Callable[[Any], Any]) -> None:
+    wrapped = wrap(net())
+    graph = GrowthGraph.capture(wrapped, X, capture="dispatch")
+    run = Morpher(wrapped, example_inputs=X, capture="dispatch")
+    assert [group.id for group in graph] == [group.id for group in run.graph]
+    assert graph["0"].growable
+
+
+@pytest.mark.parametrize("wrap", [nn.DataParallel, lambda m: torch.compile(m, backend="eager")])
+def test_what_is_measured_of_a_wrapped_model_is_that_of_what_is_inside(
+    wrap: Callable[[Any], Any],
+) -> None:
+    model, batches = net(), [(X, X[:, :2])]
+    wrapped = wrap(model)
+
+    def loss_fn(model: nn.Module, batch: Any) -> torch.Tensor:
+        return (model(batch[0]) - batch[1]).square().mean()
+
+    def measured(model: Any) -> list[Any]:
+        graph = GrowthGraph.capture(model, X, capture="dispatch")
+        statistics = collect_statistics(model, graph, batches, loss_fn)
+        found = splitting_of(model, graph["0"], batches, loss_fn)
+        edges = score_edges(model, X, lambda output: output.square().mean())
+        return [scores_of(statistics), deepenings(model, statistics), found.values.tolist(), edges]
+
+    assert measured(wrapped) == measured(model)
+    grown = Morpher(net(), example_inputs=X, capture="dispatch")
+    grown.apply(Widen("0", by=2))
+    assert grown.spec.replay(wrapped) is wrapped
+    assert model[0].out_features == 8

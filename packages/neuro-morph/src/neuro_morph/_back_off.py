@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from neuro_morph._arguments import check_least
+
 
 @dataclass
 class BackOff:
@@ -28,10 +30,7 @@ class BackOff:
     _until: dict[tuple[str, str], int] = field(default_factory=dict, init=False)
 
     def __post_init__(self) -> None:
-        if self.pause < 0 or self.memory < 0:
-            raise ValueError(
-                f"pause and memory must be at least 0, got {self.pause!r} and {self.memory!r}"
-            )
+        check_least(0, pause=self.pause, memory=self.memory)
         if self.most is not None and self.most < self.pause:
             raise ValueError(f"most must be at least pause, got {self.most!r} and {self.pause!r}")
         self.now = self.pause

@@ -6,6 +6,7 @@ from statistics import median
 
 import torch
 
+from neuro_morph._arguments import check_kind, check_number
 from neuro_morph._counting import sizes_of_model
 from neuro_morph._edit import Edit
 from neuro_morph._errors import GrowthRefusedError
@@ -67,6 +68,8 @@ class Budget:
 
     def __post_init__(self) -> None:
         for name, limit in vars(self).items():
+            if limit is not None:
+                check_number(**{name: limit})
             if limit is not None and not limit > 0:
                 raise ValueError(f"{name} must be above 0, got {limit!r}")
 
@@ -109,6 +112,7 @@ def apply_within(
     Raises:
         GrowthRefusedError: if it would overspend, or cannot be done; nothing has changed then.
     """
+    check_kind(Morpher, morpher=morpher)
     with trial(morpher):
         morpher.apply(edit, reason=reason)
         over = budget.overspent(budget.measure(morpher))

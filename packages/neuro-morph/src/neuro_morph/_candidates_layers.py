@@ -21,6 +21,7 @@ from neuro_morph._morpher import Morpher
 from neuro_morph._score import DEFAULT_WEIGHTS, scores_of
 from neuro_morph._smaller import fitting
 from neuro_morph._tapping import LossFn, left_as_it_was
+from neuro_morph._wrappers import unwrap
 
 KINDS = ("widen", "deepen", "connect")
 _ENDS = 16  # modules that connections are looked for between
@@ -88,7 +89,7 @@ def deepenings(
     It goes behind the block that makes the units, where blocks stand in a list; behind the ReLU
     that follows in a sequence (then it begins as the identity); else behind the layer itself.
     """
-    found: dict[str, Deepen] = {}
+    model, found = unwrap(model), dict[str, Deepen]()
     for name in scores_of(statistics, weights):
         held = statistics[name]
         layers = [held.maker] if held.maker is not None else held.readers[:1]

@@ -11,10 +11,12 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import _disable_current_modes
 
 from neuro_morph._graph import evaluating
-from neuro_morph._inputs import ExampleInputs
+from neuro_morph._inputs import ExampleInputs, FailsOnInputsError
 from neuro_morph._outputs import tensors_in
 from neuro_morph._probing import (
+    OTHER,
     SCORES,
+    TRAINING,
     LoneScores,
     OtherTokens,
     SteadyNoise,
@@ -24,8 +26,6 @@ from neuro_morph._probing import (
     training,
 )
 from neuro_morph._untouched import RandomStates, untouched
-
-_OTHER, _TRAINING = " on other inputs", " in training"
 
 
 @dataclass(frozen=True)
@@ -61,14 +61,18 @@ def outputs_of(model: nn.Module, inputs: ExampleInputs) -> dict[str, Tensor]:
     and random states are left as they were.
 
     Raises:
+        FailsOnInputsError: if the model fails.
         GrowthRefusedError: if it gives no floating point numbers.
     """
     with untouched(model), evaluating(model), torch.no_grad():
-        result = model(*inputs.args, **inputs.kwargs)
+        try:
+            result = model(*inputs.args, **inputs.kwargs)
+        except Exception as error:  # of a model, or of inputs it is not made for
+            raise FailsOnInputsError("run", error) from error
         found = {key: value.detach().clone() for key, value in tensors_in(result).items()}
-    runs = {_OTHER: _on_other_inputs}
+    runs = {OTHER: _on_other_inputs}
     if any(is_own(module) for module in model.modules()):
-        runs[_TRAINING] = _in_training
+        runs[TRAINING] = _in_training
     few = some_of(inputs)
     with _disable_current_modes():  # nobody counts what these runs take
         for kind, run in runs.items():
@@ -148,7 +152,7 @@ def _change(key: str, old: Tensor, new: Tensor) -> OutputChange:
 
 def _kind(key: str) -> str:
     """Returns what kind of run an output is from."""
-    return next((kind for kind in (_OTHER, _TRAINING) if key.endswith(kind)), "")
+    return next((kind for kind in (OTHER, TRAINING) if key.endswith(kind)), "")
 
 
 def tolerance_of(model: nn.Module) -> float:

@@ -10,10 +10,12 @@ from safetensors.torch import save
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._atomic import write_atomically
 from neuro_morph._optimizer_file import joined_state, settings_of, tensors_of_state
 from neuro_morph._packing import packed, unpacked
 from neuro_morph._rebuilding import why_not_rebuilt
+from neuro_morph._run_arguments import check_file
 from neuro_morph._slots import SlotTable
 from neuro_morph._snapshot import Snapshot
 from neuro_morph._spec import ArchitectureSpec, know_spec, known_spec
@@ -35,11 +37,13 @@ def save_checkpoint(
         optimizers: what trains it.
 
     Raises:
-        TypeError: if an optimizer, or the extra state of a module, holds something that is neither
-            a tensor nor a plain value.
+        TypeError: if an argument is of another kind, or an optimizer, or the extra state of a
+            module, holds something that is neither a tensor nor a plain value.
         ValueError: if the spec is not that of the model, or it cannot be built again from it;
             nothing is written then.
     """
+    check_file(path, model, optimizers)
+    check_kind(ArchitectureSpec, spec=spec)
     write(Path(path), unwrap(model), spec, optimizers, {})
 
 
@@ -80,10 +84,12 @@ def load_checkpoint(path: str | Path, model: nn.Module, *optimizers: Optimizer) 
         optimizers: optimizers of the model, as many as were saved; none to leave theirs.
 
     Raises:
+        TypeError: if an argument is of another kind.
         ValueError: if the file is no checkpoint, or one of another model or other optimizers, or
             if its optimizers see parameters otherwise than they are, and no :class:`Morpher` was
             made with the optimizers given; nothing has changed then.
     """
+    check_file(path, model, optimizers)
     return read_into(Path(path), unwrap(model), optimizers)[0]
 
 

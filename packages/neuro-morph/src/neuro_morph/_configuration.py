@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._checking import change_between, outputs_of
 from neuro_morph._configuration_search import Changes, Numbers, Search, changed, read, write
 from neuro_morph._errors import GrowthRefusedError
@@ -35,6 +36,7 @@ def fit_config(morpher: Morpher) -> dict[str, tuple[Any, Any]]:
         TypeError: if the model has no configuration that it could be built from.
         GrowthRefusedError: if no configuration builds it, naming why; nothing has changed.
     """
+    check_kind(Morpher, morpher=morpher)
     model: Any = morpher.model
     config = vars(model).get("config")
     if not hasattr(config, "to_dict"):

@@ -23,6 +23,7 @@ from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._features import feature_axis
 from neuro_morph._inserting import Insertion, insert
 from neuro_morph._joined import check_joined
+from neuro_morph._memory import check_fits
 from neuro_morph._trunk import Branches, Trace, why_negative
 from neuro_morph._undo import UndoLog
 from neuro_morph._visits import Visit, visits_of
@@ -144,6 +145,8 @@ class Deepening:
         return block
 
     def _residual(self, shape: BlockShape) -> nn.Module:
+        entries = 2 * shape.hidden * shape.features * shape.kernel**shape.dims
+        check_fits(f"a layer behind {self.after!r} with {shape.hidden} units inside", 4 * entries)
         block = self._like(residual_block(shape, self.site.generator))
         measure_norms(block, self._x, keep=False)
         return block

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuro_morph._arguments import check_least, check_number
 from neuro_morph._edit import Site
 from neuro_morph._groups import GrowthGroup, Member
 from neuro_morph._plan_widen import Units, entries_of_units, fresh_units
@@ -37,10 +38,10 @@ class Divide:
     way: str = "free"
 
     def __post_init__(self) -> None:
+        check_number(noise=self.noise)
         if not 0.0 <= self.noise < float("inf"):
             raise ValueError(f"noise must be finite and at least 0, got {self.noise!r}")
-        if self.steps < 0:
-            raise ValueError(f"steps must be at least 0, got {self.steps!r}")
+        check_least(0, whole=True, steps=self.steps)
 
     def units(self, site: Site, group: GrowthGroup, by: int) -> Units:
         """Returns the old units and new ones with rows like their parents'."""

@@ -16,6 +16,7 @@ from neuro_morph._inputs import ExampleInputs
 from neuro_morph._legal_edges import Flow
 from neuro_morph._patches import patches
 from neuro_morph._visits import main_tensor, module_at, with_main
+from neuro_morph._wrappers import unwrap
 
 _ROWS = 4096  # more positions than that are thinned out: a least squares fit needs no more
 
@@ -61,7 +62,7 @@ def score_edges(
     ``S^(-1/2) N``. One forward and one backward pass in evaluation mode serve all of them.
 
     Args:
-        model: the model; it is left as it was.
+        model: the model; it is left as it was. Of a compiled or parallel one what is inside is run.
         example_inputs: what it is called with.
         loss: makes a loss, a mean over samples, of what the model returns.
         sources: modules to start from; None for all that hold no others.
@@ -87,7 +88,7 @@ def score_edges(
     """
     if rank is not None and rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
-    inputs = ExampleInputs.of(example_inputs)
+    model, inputs = unwrap(model), ExampleInputs.of(example_inputs)
     inner = [(n, m) for n, m in model.named_modules() if n and not any(m.children())]
     made = [n for n, m in inner if any(True for _ in m.parameters(recurse=False))]
     starts, ends = list(sources or [n for n, _ in inner]), list(targets or made)

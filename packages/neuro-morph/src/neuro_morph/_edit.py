@@ -1,11 +1,12 @@
 """What every edit of a network offers to the transaction that carries it out."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
+from torch.optim import Optimizer
 
 from neuro_morph._attributes import AttributeEdit
 from neuro_morph._edits import TensorEdit
@@ -23,12 +24,14 @@ class Site:
         graph: its growth graph.
         inputs: example inputs of it.
         generator: the source of new numbers.
+        optimizers: what trains the model.
     """
 
     model: nn.Module
     graph: GrowthGraph
     inputs: ExampleInputs
     generator: torch.Generator
+    optimizers: Sequence[Optimizer] = ()
 
 
 @dataclass
@@ -47,6 +50,7 @@ class Performed:
         check: raises an exception if the model does not make the tensors that were planned.
         inexact: why training cannot go on as if nothing had grown although all units are copies,
             None if it can.
+        note: what is worth knowing of the edit though it was made, None if nothing is.
     """
 
     tensors: list[TensorEdit] = field(default_factory=list)
@@ -57,6 +61,7 @@ class Performed:
     named: list[AttributeEdit] = field(default_factory=list)
     check: Callable[[], None] = lambda: None
     inexact: str | None = None
+    note: str | None = None
 
     def built(self) -> dict[str, Any]:
         """Returns what a spec holds of new modules: how they are built, what they hold."""

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuro_morph._arguments import check_kind, check_least
 from neuro_morph._blocks import like_of
 from neuro_morph._edge import ADAPTERS, EdgeShape, GrownEdge, install
 from neuro_morph._edit import Performed, Site, Variant
@@ -41,6 +42,7 @@ class Connect:
         rank: of a low-rank adapter; with fewer features on a side, as many as there are there.
 
     Raises:
+        TypeError: if ``source`` or ``target`` is no path or ``rank`` no integer.
         ValueError: for an unknown adapter or gate, a rank below 1, an identity without a gate, a
             module connected to itself.
 
@@ -63,13 +65,13 @@ class Connect:
     op: str = field(default="connect", init=False)
 
     def __post_init__(self) -> None:
+        check_kind(str, source=self.source, target=self.target)
         if self.adapter not in ADAPTERS:
             known = ", ".join(repr(each) for each in ADAPTERS)
             raise ValueError(f"adapter must be one of {known}, got {self.adapter!r}")
         if self.gate not in (None, "zero"):
             raise ValueError(f"gate must be 'zero' or None, got {self.gate!r}")
-        if self.rank < 1:
-            raise ValueError(f"rank must be at least 1, got {self.rank}")
+        check_least(1, whole=True, rank=self.rank)
         if self.adapter == "identity" and self.gate is None:
             raise ValueError("adapter must not be 'identity' without gate='zero'")
         if self.source == self.target:
@@ -123,4 +125,7 @@ class Connect:
         check_joined(site.model, edge, site.inputs, added.values())
         check_trains(site.model, site.inputs)
         recipe = {"name": name, "shape": asdict(shape)}
-        return Performed(added={f"{path}.{key}": self.target for key in added}, recipe=recipe)
+        done = Performed(added={f"{path}.{key}": self.target for key in added}, recipe=recipe)
+        if shape.rank is not None and shape.rank < self.rank:
+            done.note = f"rank is {shape.rank}, as many features as there are on a side"
+        return done

@@ -7,6 +7,7 @@ from typing import Any
 
 from torch import nn
 
+from neuro_morph._arguments import check_kind, check_least, check_number
 from neuro_morph._blocks import ACTIVATIONS
 from neuro_morph._deepening import Deepening
 from neuro_morph._edit import Site, Variant
@@ -45,6 +46,7 @@ class Deepen:
         activation: of a residual block: ``"relu"``, ``"gelu"``, ``"silu"``, ``"tanh"``.
 
     Raises:
+        TypeError: if ``after`` is no path, or ``kernel`` or ``hidden`` no integer.
         ValueError: for an unknown block or activation, an even kernel, no hidden features.
 
     Example:
@@ -70,13 +72,15 @@ class Deepen:
     op: str = field(default="deepen", init=False)
 
     def __post_init__(self) -> None:
+        check_kind(str, after=self.after)
+        check_number(whole=True, kernel=self.kernel)
         if not isinstance(self.block, nn.Module) and self.block not in BLOCKS:
             known = ", ".join(repr(each) for each in BLOCKS)
             raise ValueError(f"block must be a module or one of {known}, got {self.block!r}")
         if self.kernel < 1 or self.kernel % 2 == 0:
             raise ValueError(f"kernel must be odd and at least 1, got {self.kernel}")
-        if self.hidden is not None and self.hidden < 1:
-            raise ValueError(f"hidden must be at least 1, got {self.hidden}")
+        if self.hidden is not None:
+            check_least(1, whole=True, hidden=self.hidden)
         if self.activation not in ACTIVATIONS:
             known = ", ".join(repr(each) for each in ACTIVATIONS)
             raise ValueError(f"activation must be one of {known}, got {self.activation!r}")

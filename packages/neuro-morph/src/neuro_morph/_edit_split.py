@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._edit import Performed, Site, Variant
 from neuro_morph._edit_widen import Widen
 from neuro_morph._entries import entries_of
@@ -51,6 +52,7 @@ class SplitSteepest:
     op: str = field(default="split", init=False)
 
     def __post_init__(self) -> None:
+        check_kind(Splitting, splitting=self.splitting)
         if not self.epsilon > 0:
             raise ValueError(f"epsilon must be above 0, got {self.epsilon!r}")
         Widen(self.group, self.by)

@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
+from neuro_morph._arguments import several
 from neuro_morph._edit import Edit, Site, Variant
 from neuro_morph._event import MorphogenesisEvent
 
@@ -19,6 +20,7 @@ class Together:
         edits: the edits, in order.
 
     Raises:
+        TypeError: for anything else.
         ValueError: if there are none.
 
     Example:
@@ -38,6 +40,8 @@ class Together:
     op: str = field(default="together", init=False)
 
     def __post_init__(self) -> None:
+        held = several("edits", self.edits, lambda one: isinstance(one, Edit), "a list of edits")
+        object.__setattr__(self, "edits", tuple(held))
         if not self.edits:
             raise ValueError("edits must hold at least one edit")
 
@@ -96,4 +100,5 @@ def _whole(edit: Together, done: list[MorphogenesisEvent]) -> MorphogenesisEvent
         absolute_change=max(e.absolute_change or 0.0 for e in done),
         relative_change=max(e.relative_change or 0.0 for e in done),
         attributes=tuple(found for e in done for found in e.attributes),
+        note="; ".join(e.note for e in done if e.note) or None,
     )

@@ -5,10 +5,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
-from torch import Tensor
-from torch.utils._pytree import tree_leaves
-
+from neuro_morph._arguments import check_kind
 from neuro_morph._attributes import AttributeEdit, epsilons
 from neuro_morph._edit import Performed, Site, Variant
 from neuro_morph._errors import GrowthRefusedError
@@ -16,17 +13,23 @@ from neuro_morph._heads import head_numbers
 from neuro_morph._initial import UnitInit, ZeroFanOut
 from neuro_morph._masked_norm import masks_of
 from neuro_morph._measuring import measure_new_channels
-from neuro_morph._plan_widen import Units, fill_of
+from neuro_morph._memory import bytes_of_growth, check_fits
+from neuro_morph._plan_widen import Units
 from neuro_morph._planned import check_sizes
 from neuro_morph._report import INITS
 from neuro_morph._undo import UndoLog
 from neuro_morph._valuing import CannotGrowError, Needs
-from neuro_morph._widening import attempts, tensors_of, widen
+from neuro_morph._widen_checks import check_kinds, check_readers, why_still
+from neuro_morph._widening import attempts, widen
 
 
 @dataclass(frozen=True)
 class Widen:
     """Gives a growth group more units, so that the network computes what it did.
+
+    Units of a layer that is frozen stay frozen, and so do new ones: the event has a ``note`` of it.
+    Where those that read them are frozen as well nothing could learn, and the edit is refused; so
+    is one that the machine's memory cannot hold.
 
     Args:
         group: the group's id (see :meth:`GrowthGraph.groups`).
@@ -34,6 +37,7 @@ class Widen:
         init: how they begin (:class:`ZeroFanOut` by default: random rows that nothing reads yet).
 
     Raises:
+        TypeError: if ``group`` is no id or ``init`` no way to begin.
         ValueError: if ``by`` is below 1.
 
     Example:
@@ -53,6 +57,8 @@ class Widen:
     op: str = field(default="widen", init=False)
 
     def __post_init__(self) -> None:
+        check_kind(str, group=self.group)
+        check_kind(UnitInit, init=self.init)
         if isinstance(self.by, bool) or not isinstance(self.by, int) or self.by < 1:
             raise ValueError(f"by must be an integer of at least 1, got {self.by!r}")
 
@@ -68,7 +74,7 @@ class Widen:
     def variants(self, site: Site) -> Iterator[Variant]:
         """Yields ways to carry it out: they differ in the numbers of modules that follow."""
         group = _growable(site, self.group)
-        _check_kinds(site, group)
+        check_kinds(site, group)
         way = self.init.way
         refusal = site.graph.refusal(group, way)
         if refusal is not None:
@@ -76,9 +82,11 @@ class Widen:
                 f"{self.group!r} cannot be widened by {self.init.describe()}: {refusal}"
                 f"{_other_ways(site, group)}"
             )
+        needed = bytes_of_growth(site.model, group, group.size + self.by, site.optimizers)
+        check_fits(f"{self.group!r} with {self.by} more units", needed)
         units = self.init.units(site, group, self.by)
         needs = site.graph.needs(group, way)
-        _check_readers(site, group, needs, units)
+        check_readers(site, group, needs, units)
         for rescaled in (False, True) if needs.scored else (False,):
             for small in _epsilons(site, group, needs, units):
                 for extra in attempts(site.model, site.graph, group, units.size):
@@ -110,7 +118,7 @@ class Widen:
         recipe = masks_of(site.model, site.graph.needs(group, self.init.way))
         inexact = self._inexact(site, group, units)
         done = Performed(edits, extra, recipe=recipe, ramps=late, check=check, inexact=inexact)
-        done.named = named
+        done.named, done.note = named, why_still(site, group)
         return done
 
     def _check(self, site: Site, group: Any, units: Any) -> None:
@@ -131,41 +139,6 @@ class Widen:
             f"{self.group!r} cannot be widened with dynamics='exact': its units are normalised "
             "together, so that copies train as what they are copies of only if all have the same "
             "share, as with Duplicate(share=0.5)"
-        )
-
-
-def _check_kinds(site: Site, group: Any) -> None:
-    held = tensors_of(site.model)
-    for name in sorted(group.parameters()):
-        tensor = held[name]
-        kinds = {
-            "on the meta device": tensor.is_meta,
-            "complex": tensor.is_complex(),
-            "quantised": tensor.is_quantized,
-            "sparse": tensor.layout != torch.strided,
-        }
-        found = [kind for kind, is_so in kinds.items() if is_so]
-        if found:
-            raise GrowthRefusedError(f"{group.id!r} cannot be widened: {name!r} is {found[0]}")
-    given = tree_leaves((site.inputs.args, site.inputs.kwargs))
-    if any(isinstance(leaf, Tensor) and leaf.numel() == 0 for leaf in given):
-        raise GrowthRefusedError(
-            f"{group.id!r} cannot be widened: example_inputs are empty, so nothing can be checked"
-        )
-
-
-def _check_readers(site: Site, group: Any, needs: Needs, units: Units) -> None:
-    """New units with columns of zeros learn only if a layer that reads them is trained."""
-    held = tensors_of(site.model)
-    readers = [m for m in group.members if "in" in m.kinds]
-    if units.columns or units.late or bool((units.parents >= 0).all()):
-        return
-    frozen = bool(readers) and not any(held[m.name].requires_grad for m in readers)
-    random = any(fill_of(member, needs) == "random" for member in readers)
-    if frozen and not random and any(p.requires_grad for p in site.model.parameters()):
-        raise GrowthRefusedError(
-            f"{group.id!r} cannot be widened by units that nothing reads yet: {readers[0].name!r} "
-            "is frozen, and so is all that could learn to read them"
         )
 
 

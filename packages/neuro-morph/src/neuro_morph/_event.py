@@ -29,6 +29,8 @@ class MorphogenesisEvent:
         seconds: seconds by part of the work.
         gain: what the edit was found to gain, if that was measured.
         parent: the event that this one undid.
+        note: what is worth knowing of an edit though it was made: that its new units are frozen,
+            or that a connection has a smaller rank than was asked for.
     """
 
     id: int
@@ -49,6 +51,7 @@ class MorphogenesisEvent:
     seconds: dict[str, float] = field(default_factory=dict)
     gain: float | None = None
     parent: int | None = None
+    note: str | None = None
 
     @property
     def parameters_added(self) -> int:

@@ -13,18 +13,20 @@ from neuro_morph._axes import Axis, resolve
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._groups import GrowthGroup, groups_of
 from neuro_morph._idle import idle_in, reason_of
-from neuro_morph._inputs import ExampleInputs
+from neuro_morph._inputs import ExampleInputs, FailsOnInputsError
 from neuro_morph._masked_norm import maskable
 from neuro_morph._placing import Number, Placing
 from neuro_morph._plan_widen import check_fills
-from neuro_morph._probing import SCORES
+from neuro_morph._probing import OTHER, SCORES, TRAINING
 from neuro_morph._program import Program, Ref
 from neuro_morph._record_dispatch import record_by_dispatch
 from neuro_morph._record_export import record_by_export
 from neuro_morph._report import table_of
 from neuro_morph._rules import RULES
+from neuro_morph._run_arguments import check_arguments
 from neuro_morph._untouched import untouched
 from neuro_morph._valuing import AsksError, CannotGrowError, Needs, Valuing
+from neuro_morph._wrappers import unwrap
 
 WAYS = ("free", "copy", "equal", "masked")
 _ROUNDS = 64  # each asks for the rows of at least one more parameter
@@ -68,7 +70,7 @@ class GrowthGraph:
         reads a size off one tensor to view another with it.
 
         Args:
-            model: any module.
+            model: any module; of a compiled or parallel one what is inside is looked at.
             example_inputs: a tensor, a tuple of positional or a mapping of keyword arguments.
             capture: ``"dispatch"``, ``"export"`` or ``"auto"``: dispatch, and export where that
                 fails.
@@ -81,8 +83,9 @@ class GrowthGraph:
         Raises:
             TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
             ValueError: for an unknown ``capture``, or names that are not there.
-            RuntimeError: if the model cannot be recorded.
-            GrowthRefusedError: if it gives no floating point numbers.
+            RuntimeError: if the model cannot be recorded on ``example_inputs``.
+            GrowthRefusedError: if it gives no floating point numbers, or its parameters are
+                sharded.
 
         Example:
             >>> import torch
@@ -93,6 +96,8 @@ class GrowthGraph:
             >>> [(g.id, g.size, g.reason) for g in GrowthGraph.capture(model, torch.ones(1, 4))]
             [('0', 8, None), ('0[1]', 4, "it meets ...
         """
+        check_arguments(model, capture=capture)
+        model = unwrap(model)
         program = record(model, ExampleInputs.of(example_inputs), capture)
         program.outputs = chosen_outputs(dict(program.outputs), outputs)
         return cls(program, model, unused=unused)
@@ -217,17 +222,17 @@ def chosen_outputs(found: dict[str, Any], wanted: Sequence[str] | None) -> list[
         starts = (f"['{name}']", f".{name}", f"[{name}]")
         mine = {key: value for key, value in found.items() if key.startswith(starts)}
         if not mine:
-            raise ValueError(f"outputs must be among {', '.join(found) or 'none'}; got {name!r}")
+            known = [
+                k for k in found if k and not k.endswith((OTHER, TRAINING)) and k not in chosen
+            ]
+            named = f"among {', '.join(known)}" if known else "None for what has no names"
+            raise ValueError(f"outputs must be {named}, got {name!r}")
         chosen.update(mine)
     return list(chosen.items())
 
 
 def record(model: nn.Module, inputs: ExampleInputs, capture: str = "auto") -> Program:
     """Returns what a model does with its inputs in evaluation mode; it is left as it was."""
-    if not isinstance(model, nn.Module):
-        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
-    if capture not in ("auto", "export", "dispatch"):
-        raise ValueError(f"capture must be 'auto', 'export' or 'dispatch', got {capture!r}")
     program = _record(model, inputs, capture)
     first = {id(p): name for name, p in model.named_parameters()}
     every = {name: first[id(p)] for name, p in model.named_parameters(remove_duplicate=False)}
@@ -243,10 +248,21 @@ def _record(model: nn.Module, inputs: ExampleInputs, capture: str) -> Program:
                 return record_by_dispatch(model, inputs)
             except GrowthRefusedError:
                 raise
-            except Exception:
+            except Exception as error:
                 if capture == "dispatch":
-                    raise
+                    raise FailsOnInputsError("recorded", error) from error
+                return _exported(model, inputs, error)
+        return _exported(model, inputs)
+
+
+def _exported(model: nn.Module, inputs: ExampleInputs, first: Exception | None = None) -> Program:
+    """Returns the program of a model by export; ``first`` is why it was not recorded otherwise."""
+    try:
         return record_by_export(model, inputs)
+    except GrowthRefusedError:
+        raise
+    except Exception as error:
+        raise FailsOnInputsError("recorded", first or error) from error
 
 
 @contextmanager

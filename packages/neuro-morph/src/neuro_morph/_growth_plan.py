@@ -1,8 +1,10 @@
 """Growth by a plan: when and how far are given, and nothing is tried."""
 
 from collections.abc import Mapping, Sequence
+from numbers import Real
 from typing import Any
 
+from neuro_morph._arguments import check_kind, check_least, check_number
 from neuro_morph._candidates import widening_of
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
@@ -31,6 +33,7 @@ class GrowthPlan:
         init: how new units begin; None for the best that is exact.
 
     Raises:
+        TypeError: if an argument is of another kind than it is to be.
         KeyError: if ``sizes`` names a group that is not there.
         ValueError: if a size is not above what is there or below the first one that is exact,
             ``at`` is empty, not in order or not in [0, 1), ``total_steps`` is below 1, or the run
@@ -64,6 +67,9 @@ class GrowthPlan:
         total_steps: int | None = None,
         init: UnitInit | None = None,
     ) -> None:
+        check_kind(Morpher, morpher=morpher)
+        if init is not None:
+            check_kind(UnitInit, init=init)
         _check(at, total_steps)
         self.morpher, self.at, self.init = morpher, tuple(at), init
         self.total_steps = total_steps
@@ -138,12 +144,14 @@ def _wanted(
 ) -> dict[str, int]:
     if isinstance(sizes, Mapping):
         for name, size in sizes.items():
+            check_least(0, sizes=size)
             if size <= graph[name].size:
                 raise ValueError(
                     f"sizes of {name!r} must be above the {graph[name].size} units that are "
                     f"there, got {size!r}"
                 )
         return {name: int(size) for name, size in sizes.items()}
+    check_number(sizes=sizes)
     if not sizes > 1.0:
         raise ValueError(f"sizes must be above 1, got {sizes!r}")
     return {name: round(sizes * size) for name, size in first.items()}
@@ -172,9 +180,10 @@ def _check(at: Sequence[float], total_steps: int | None) -> None:
     if (
         not isinstance(at, Sequence)
         or not at
+        or not all(isinstance(part, Real) for part in at)
         or list(at) != sorted(set(at))
         or not all(0.0 <= part < 1.0 for part in at)
     ):
         raise ValueError(f"at must be parts of the run in [0, 1), in order, got {at!r}")
-    if total_steps is not None and total_steps < 1:
-        raise ValueError(f"total_steps must be at least 1, got {total_steps!r}")
+    if total_steps is not None:
+        check_least(1, total_steps=total_steps)

@@ -1,15 +1,17 @@
 """How new units of a group begin."""
 
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import torch
 
+from neuro_morph._arguments import check_share
 from neuro_morph._edit import Site
 from neuro_morph._groups import GrowthGroup
 from neuro_morph._plan_widen import Units, fresh_units
 
 
+@runtime_checkable
 class UnitInit(Protocol):
     """A way in which new units begin."""
 
@@ -75,8 +77,7 @@ class Split:
     way: str = "copy"
 
     def __post_init__(self) -> None:
-        if not 0.0 < self.share < 1.0:
-            raise ValueError(f"share must be between 0 and 1, got {self.share!r}")
+        check_share(share=self.share)
 
     def units(self, site: Site, group: GrowthGroup, by: int) -> Units:
         """Returns the old units and copies of some of them."""
@@ -113,11 +114,17 @@ class Duplicate:
     Args:
         share: the first copy's part of what its parent keeps, between 0 and 1.
 
+    Raises:
+        ValueError: if ``share`` is not between 0 and 1.
+
     Source: Chen et al., LEMON (ICLR 2024): uneven shares of the copies of a unit.
     """
 
     share: float = 0.3
     way: str = "equal"
+
+    def __post_init__(self) -> None:
+        check_share(share=self.share)
 
     def units(self, site: Site, group: GrowthGroup, by: int) -> Units:
         """Returns the units, each as often as every other."""

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuro_morph._arguments import check_number
 from neuro_morph._edit import Site
 from neuro_morph._edits import spread_of
 from neuro_morph._entries import entries_of
@@ -40,6 +41,7 @@ class AntisymmetricPair:
     way: str = "free"
 
     def __post_init__(self) -> None:
+        check_number(scale=self.scale)
         if not 0.0 < self.scale < float("inf"):
             raise ValueError(f"scale must be a finite number above 0, got {self.scale!r}")
         if self.way != "free":

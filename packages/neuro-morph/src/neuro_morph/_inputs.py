@@ -7,6 +7,14 @@ from typing import Any
 from torch import Tensor
 
 
+class FailsOnInputsError(RuntimeError):
+    """A model cannot be run on its example inputs; the cause says why."""
+
+    def __init__(self, done: str, cause: Exception) -> None:
+        kind = type(cause).__name__
+        super().__init__(f"the model cannot be {done} on example_inputs ({kind}: {cause})")
+
+
 @dataclass(frozen=True)
 class ExampleInputs:
     """Positional and keyword arguments of one call of a model."""

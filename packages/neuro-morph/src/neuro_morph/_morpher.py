@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from neuro_morph._arguments import check_kind, check_least
 from neuro_morph._checking import outputs_of, tolerance_of
 from neuro_morph._edit import Edit, Site
 from neuro_morph._edit_together import Together, carry_out_together
@@ -17,7 +18,15 @@ from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._event_log import EventLog
 from neuro_morph._graph import GrowthGraph, chosen_outputs
 from neuro_morph._inputs import ExampleInputs
-from neuro_morph._run_arguments import check_arguments, check_numbers, check_optimizers_of
+from neuro_morph._run_arguments import (
+    averages_of,
+    check_arguments,
+    check_numbers,
+    check_optimizers_of,
+    names_of,
+    optimizers_of,
+    others_of,
+)
 from neuro_morph._run_file import load_run, save_run
 from neuro_morph._run_snapshot import RunSnapshot
 from neuro_morph._slots import SlotTable
@@ -64,10 +73,11 @@ class Morpher:
             them; None for those that are known of in this process.
 
     Raises:
-        TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
+        TypeError: if ``model`` is no module, ``example_inputs`` are no arguments, or another
+            argument is of another kind than it is to be.
         ValueError: if ``example_inputs`` hold a NaN, no optimizer holds a parameter of the model,
-            ``capture`` or ``dynamics`` is unknown, or the model does not have the shapes that
-            ``spec`` ends with.
+            ``tolerance`` is below 0, ``capture`` or ``dynamics`` is unknown, or the model does not
+            have the shapes that ``spec`` ends with.
         GrowthRefusedError: if the model's parameters are sharded.
     """
 
@@ -91,16 +101,19 @@ class Morpher:
         check_arguments(model, capture=capture, dynamics=dynamics)
         self.wrapped = model
         self.model = unwrap(model)
-        one = isinstance(optimizer, Optimizer)
-        self.optimizers: list[Optimizer] = [optimizer] if one else list(optimizer or ())  # type: ignore[list-item,arg-type]
-        self.others, self.averages = list(others), list(averages)
+        self.optimizers = optimizers_of(optimizer)
+        self.others, self.averages = others_of(others), averages_of(averages)
         self.inputs = ExampleInputs.of(example_inputs)
         check_numbers(self.inputs)
         check_optimizers_of(self.model, self.optimizers)
-        self.outputs, self._unused, self._capture = outputs, tuple(unused), capture
+        self.outputs = None if outputs is None else names_of("outputs", outputs)
+        self._unused, self._capture = tuple(names_of("unused", unused)), capture
         self.tolerance = tolerance_of(self.model) if tolerance is None else tolerance
+        check_least(0, tolerance=self.tolerance)
         self.generator = torch.Generator().manual_seed(seed)
         self.events: list[MorphogenesisEvent] = []
+        if spec is not None:
+            check_kind(ArchitectureSpec, spec=spec)
         self.spec = spec or known_spec(self.model) or ArchitectureSpec()
         self.spec.check_result(self.model)
         know_spec(self.model, self.spec)
@@ -141,8 +154,11 @@ class Morpher:
             GrowthRefusedError: if it cannot be done, the model's outputs are not finite, or it
                 would not compute what it did.
             KeyError: if the edit names a group that is not there.
-            TypeError: if JSON cannot hold what the edit says of itself.
+            RuntimeError: if the model cannot be run on ``example_inputs``.
+            TypeError: if ``edit`` is no edit, or JSON cannot hold what it says of itself.
+            ValueError: if the model has no entry of ``outputs``.
         """
+        check_kind(Edit, edit=edit)
         if isinstance(edit, Together):
             return carry_out_together(self, edit, reason, gain)
         work, random = Work(self, edit, reason, gain), self.generator.get_state()
@@ -232,4 +248,4 @@ class Morpher:
 
     def site(self) -> Site:
         """Returns where edits work."""
-        return Site(self.model, self.graph, self.inputs, self.generator)
+        return Site(self.model, self.graph, self.inputs, self.generator, self.optimizers)

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._edit import Site
 from neuro_morph._group_statistics import Statistics
 from neuro_morph._groups import GrowthGroup
@@ -39,6 +40,7 @@ class NeST:
     way: str = field(default="free", init=False)
 
     def __post_init__(self) -> None:
+        check_kind(Statistics, statistics=self.statistics)
         if not 0.0 < self.share <= 1.0:
             raise ValueError(f"share must be in (0, 1], got {self.share!r}")
 

@@ -4,7 +4,8 @@ A model may hold a size as a number. If that is left behind, its tensors are lai
 planned; on example inputs of one token, say, nothing in its output need show it.
 """
 
-import torch
+from math import prod
+
 from torch import nn
 
 from neuro_morph._axes import Atom, Axis, Product, Sum, atoms_of, resolve
@@ -47,7 +48,7 @@ def grown(axis: Axis, atom: Atom, size: int) -> int:
     axis = resolve(axis)
     if isinstance(axis, Product | Sum):
         parts = [grown(p, atom, size) for p in _parts(axis)]
-        return int(torch.tensor(parts).prod()) if isinstance(axis, Product) else sum(parts)
+        return prod(parts) if isinstance(axis, Product) else sum(parts)
     return size if axis is atom else axis.size
 
 

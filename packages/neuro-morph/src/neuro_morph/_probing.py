@@ -15,6 +15,7 @@ from neuro_morph._untouched import RandomStates
 
 _EXAMPLES = 8
 _TABLES = {"embedding", "_embedding_bag", "_embedding_bag_forward_only"}
+OTHER, TRAINING = " on other inputs", " in training"  # how names of further runs end
 SCORES = "scores of attention to a single key, "  # how their names begin
 _DROPPED = {"bernoulli", "native_dropout"}
 _DRAWN = {"rand", "rand_like", "randn", "randn_like", "normal", "normal_functional", "uniform"}

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._group_statistics import GroupStatistics, ReaderStatistics
 from neuro_morph._leading import leading_svd
@@ -66,6 +67,7 @@ def propose_units(
     Source: Evci et al., GradMax (ICLR 2022); Verbockhaven et al., growing tiny networks (TMLR
     2024); Mitchell et al., self-expanding networks (arXiv:2307.04526).
     """
+    check_kind(GroupStatistics, statistics=statistics)
     _check("target", target, TARGETS)
     _check("metric", metric, METRICS)
     _check("constraint", constraint, CONSTRAINTS)

@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from math import isfinite
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._group_statistics import Statistics
 from neuro_morph._metrics import METRICS
 
@@ -25,6 +26,7 @@ def scores_of(
         ValueError: for an unknown metric, a weight that is no finite number, or statistics that
             were collected without what a metric needs.
     """
+    check_kind(Statistics, statistics=statistics)
     check_weights(weights)
     missing = parts_of(weights) - statistics.parts
     if missing:

@@ -2,6 +2,7 @@
 
 from dataclasses import replace
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._budget import Budget, Usage
 from neuro_morph._edit import Edit
 from neuro_morph._edit_together import Together
@@ -32,6 +33,7 @@ def fitting(morpher: Morpher, edit: Edit, budget: Budget) -> Edit | None:
         >>> fitting(morpher, Widen("0", by=8), Budget(parameters=80)).by
         3
     """
+    check_kind(Morpher, morpher=morpher)
     counted = replace(budget, latency_s=None)
     if counted.parameters is None and counted.flops is None:
         return edit

@@ -1,16 +1,16 @@
 """All of a training run's state, taken and put back bit for bit."""
 
 import copy
-import random
 from collections.abc import Iterable
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from neuro_morph._holdings import Holdings
+from neuro_morph._run_arguments import optimizers_of
+from neuro_morph._untouched import RandomStates
 
 
 class Snapshot:
@@ -22,7 +22,7 @@ class Snapshot:
 
     Args:
         model: the model.
-        optimizers: optimizers of it.
+        optimizers: the optimizer of it, or several.
         others: anything with ``state_dict`` and ``load_state_dict``: schedulers, scalers; modules
             (averages of the model) are taken as the model is.
     """
@@ -31,10 +31,10 @@ class Snapshot:
     def __init__(
         self,
         model: nn.Module,
-        optimizers: Iterable[Optimizer] = (),
+        optimizers: Optimizer | Iterable[Optimizer] = (),
         others: Iterable[Any] = (),
     ) -> None:
-        others, optimizers = list(others), list(optimizers)
+        others, optimizers = list(others), optimizers_of(optimizers)
         whole = nn.ModuleList([model, *(o for o in others if isinstance(o, nn.Module))])
         holders = [*list(whole.modules())[1:], *_configs_of(whole)]
         self._optimizers = [(o, o.param_groups, o.state, _state_of(o)) for o in optimizers]
@@ -42,7 +42,7 @@ class Snapshot:
         self._held = Holdings([*(vars(holder) for holder in holders), *groups])
         rest = [other for other in others if not isinstance(other, nn.Module)]
         self._others = [(o, copy.deepcopy(o.state_dict())) for o in rest]
-        self._random = _random_state()
+        self._random = RandomStates()
 
     @torch.inference_mode(False)
     def restore(self) -> None:
@@ -54,7 +54,7 @@ class Snapshot:
             optimizer.state.update({p: _cloned(held) for p, held in state.items()})
         for other, state in self._others:
             other.load_state_dict(copy.deepcopy(state))
-        _set_random_state(self._random)
+        self._random.restore()
 
     def nbytes(self) -> int:
         """Returns the bytes of the tensors of the model that are kept."""
@@ -78,21 +78,3 @@ def _cloned(held: Any) -> Any:
     if isinstance(held, dict):
         return {k: _cloned(v) for k, v in held.items()}
     return copy.deepcopy(held)
-
-
-def _random_state() -> dict[str, Any]:
-    cuda = torch.cuda.get_rng_state_all() if torch.cuda.is_initialized() else None
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": cuda,
-        "numpy": np.random.get_state(),  # noqa: NPY002 - what users draw from
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None:
-        torch.cuda.set_rng_state_all(state["cuda"])
-    np.random.set_state(state["numpy"])  # noqa: NPY002
-    random.setstate(state["python"])

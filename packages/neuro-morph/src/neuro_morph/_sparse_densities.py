@@ -3,6 +3,8 @@
 from collections.abc import Mapping
 from math import prod
 
+from neuro_morph._arguments import check_kind, check_number
+
 DISTRIBUTIONS = ("erk", "uniform")
 
 
@@ -69,6 +71,8 @@ def weight_counts(
 
 def check_density(shapes: Mapping[str, tuple[int, ...]], density: float) -> None:
     """Raises ValueError if there is nothing to thin out or the density is out of range."""
+    check_kind(Mapping, shapes=shapes)
+    check_number(density=density)
     if not shapes:
         raise ValueError("shapes must not be empty: there is no layer to make sparse")
     if not 0.0 < density <= 1.0:

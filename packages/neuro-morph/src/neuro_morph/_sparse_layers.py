@@ -7,6 +7,8 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from neuro_morph._arguments import check_least, check_number
+
 _LAYERS = ("Linear", "_ConvNd", "Conv1D")
 
 Growth = Callable[[Tensor, torch.Generator], Tensor]
@@ -53,10 +55,9 @@ def check_names(model: nn.Module, optimizer: Optimizer, method: str, begin: str)
         raise ValueError(f"begin must be 'random' or 'magnitude', got {begin!r}")
 
 
-def check_ranges(shares: Mapping[str, float], counts: Mapping[str, int]) -> None:
+def check_ranges(shares: Mapping[str, Any], counts: Mapping[str, Any]) -> None:
     for name, value in shares.items():
+        check_number(**{name: value})
         if not 0.0 < value <= 1.0:
             raise ValueError(f"{name} must be above 0 and at most 1, got {value!r}")
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count!r}")
+    check_least(1, **counts)

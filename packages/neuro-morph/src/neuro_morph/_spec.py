@@ -16,6 +16,7 @@ from neuro_morph._atomic import write_atomically
 from neuro_morph._sparse_masks import masks_in
 from neuro_morph._undo import UndoLog
 from neuro_morph._widening import tensors_of
+from neuro_morph._wrappers import unwrap
 
 FORMAT = 1
 
@@ -109,19 +110,20 @@ class ArchitectureSpec:
         New entries are zero; load the state dict of the grown network.
 
         Args:
-            model: the model the network was grown from.
+            model: the model the network was grown from; of a compiled or parallel one what is
+                inside grows.
             optimizers: optimizers of it, which new parameters join as they did.
 
         Raises:
             ValueError: if the model is not the one the network was grown from; nothing has changed.
         """
-        log = UndoLog()
+        log, inner = UndoLog(), unwrap(model)
         try:
-            self.replay_into(model, log, *optimizers)
+            self.replay_into(inner, log, *optimizers)
         except BaseException:
             log.undo()
             raise
-        know_spec(model, self)
+        know_spec(inner, self)
         return model
 
     @torch.inference_mode(False)

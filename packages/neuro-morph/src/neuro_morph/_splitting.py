@@ -8,12 +8,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._groups import GrowthGroup
 from neuro_morph._layer_rows import features_of
 from neuro_morph._patches import output_rows
 from neuro_morph._tapping import LossFn, batch_size, left_as_it_was
 from neuro_morph._unit_layers import NoLayerError, UnitLayer, makers_of, readers_of
+from neuro_morph._wrappers import unwrap
 
 _MOST = 50_000_000  # numbers in all matrices of a group
 
@@ -64,6 +66,8 @@ def splitting_of(
 
     Source: Wu, Wang, Liu, splitting steepest descent (NeurIPS 2019), equation 4.
     """
+    model = unwrap(model)
+    check_kind(GrowthGroup, group=group)
     try:
         makers, readers = makers_of(model, group), readers_of(model, group)
     except NoLayerError as why:

@@ -8,12 +8,14 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from neuro_morph._accumulators import GroupSums, Limits
+from neuro_morph._arguments import check_kind
 from neuro_morph._graph import GrowthGraph
 from neuro_morph._group_statistics import GAINS, PARTS, Statistics
 from neuro_morph._groups import GrowthGroup
 from neuro_morph._patches import UnalignedError
 from neuro_morph._tapping import LossFn, Tap, batch_size, taps_of
 from neuro_morph._unit_layers import NoLayerError, UnitLayer, makers_of, readers_of
+from neuro_morph._wrappers import unwrap
 
 TargetsFn = Callable[[Any], Tensor]
 
@@ -38,7 +40,7 @@ def collect_statistics(
     example stay.
 
     Args:
-        model: the model.
+        model: the model; of a compiled or parallel one what is inside is run.
         graph: its growth graph.
         batches: batches as ``loss_fn`` takes them.
         loss_fn: ``loss_fn(model, batch)`` gives the mean loss of a batch's examples.
@@ -65,6 +67,8 @@ def collect_statistics(
         >>> statistics.examples, statistics["0"].x_x.shape
         (32, torch.Size([4, 4]))
     """
+    model = unwrap(model)
+    check_kind(GrowthGraph, graph=graph)
     unknown = set(parts) - set(PARTS)
     if unknown:
         raise ValueError(f"parts must be among {', '.join(PARTS)}; got {sorted(unknown)}")

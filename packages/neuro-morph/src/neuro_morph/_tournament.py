@@ -8,12 +8,15 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from neuro_morph._arguments import check_kind, check_least, check_number, check_share, several
 from neuro_morph._budget import Budget
 from neuro_morph._edit import Edit
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._morpher import Morpher
+from neuro_morph._named import check_names
 from neuro_morph._paired import PairedGain, paired_gain
+from neuro_morph._policy_checks import check_batches
 from neuro_morph._tapping import LossFn
 from neuro_morph._trial import StepFn, check_no_gradients, held_out, train, trial
 from neuro_morph._work import Work
@@ -99,6 +102,7 @@ class Tournament:
         cool: whether learning rates fall in trials; with False they stay as they are.
 
     Raises:
+        TypeError: if an argument is of another kind than it is to be: batches are sequences.
         ValueError: for an unknown ``per``, fewer than one step, or empty batches.
 
     Example:
@@ -136,14 +140,14 @@ class Tournament:
         self._event: MorphogenesisEvent | None = None
         if self.per not in COSTS:
             raise ValueError(f"per must be 'parameters', 'flops' or None, got {self.per!r}")
-        for name, count in (("steps", self.steps), ("repeats", self.repeats)):
-            if count < 1:
-                raise ValueError(f"{name} must be at least 1, got {count!r}")
-        for name, held in (("batches", self.batches), ("validation", self.validation)):
-            if not len(held):
-                raise ValueError(f"{name} must hold at least one batch")
-        if not 0.0 < self.level < 1.0:
-            raise ValueError(f"level must be between 0 and 1, got {self.level!r}")
+        check_kind(Morpher, morpher=self.morpher)
+        if not callable(self.loss_fn):
+            raise TypeError(f"loss_fn must be a function, got {type(self.loss_fn).__name__}")
+        check_kind(Budget, budget=self.budget)
+        check_least(1, whole=True, steps=self.steps, repeats=self.repeats)
+        check_number(min_gain=self.min_gain)
+        check_batches(batches=self.batches, validation=self.validation)
+        check_share(level=self.level)
 
     def run(
         self, candidates: Sequence[Edit], *, reason: str = "won a tournament"
@@ -155,11 +159,18 @@ class Tournament:
         everything is refused or nothing gains, the run is as it was bit for bit.
 
         Raises:
-            ValueError: if there are no candidates.
+            TypeError: if ``candidates`` is no list of edits.
+            KeyError: if one names a group that is not there; nothing has been trained then.
+            ValueError: if there are no candidates, or one names a module that is not there.
             GrowthRefusedError: if a parameter has a gradient.
         """
+        candidates = several(
+            "candidates", candidates, lambda one: isinstance(one, Edit), "a list of edits"
+        )
         if not candidates:
             raise ValueError("candidates must hold at least one edit")
+        for edit in candidates:
+            check_names(edit, self.morpher)
         check_no_gradients(self.morpher.model)
         before = self._measured()
         control = self._averaged(None)

@@ -1,19 +1,17 @@
 """Learning rates of some units of a group."""
 
 from collections.abc import Iterable
-from typing import TYPE_CHECKING
 
 import torch
 from torch import nn
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._entries import entries_of
+from neuro_morph._morpher import Morpher
 from neuro_morph._widening import tensors_of
 
-if TYPE_CHECKING:
-    from neuro_morph._morpher import Morpher
 
-
-def set_unit_rates(morpher: "Morpher", group: str, units: Iterable[int], rate: float) -> None:
+def set_unit_rates(morpher: Morpher, group: str, units: Iterable[int], rate: float) -> None:
     """Lets units make ``rate`` times their steps: rows, columns and what stands beside them.
 
     Optimizers, schedules and weight decay stay as they are; the step that comes out is multiplied.
@@ -39,6 +37,7 @@ def set_unit_rates(morpher: "Morpher", group: str, units: Iterable[int], rate: f
         >>> _ = morpher.apply(Widen("0", by=2))
         >>> set_unit_rates(morpher, "0", range(8, 10), 2.0)  # new units learn twice as fast
     """
+    check_kind(Morpher, morpher=morpher)
     found, chosen = morpher.graph[group], torch.tensor(sorted(set(units)), dtype=torch.long)
     if len(chosen) and not 0 <= int(chosen[0]) <= int(chosen[-1]) < found.size:
         raise ValueError(f"units must be from 0 to {found.size - 1}, got {chosen.tolist()}")

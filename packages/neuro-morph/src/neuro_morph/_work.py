@@ -16,6 +16,7 @@ from neuro_morph._edit import Edit, Performed
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._fingerprint import Fingerprint
+from neuro_morph._inputs import FailsOnInputsError
 from neuro_morph._optimizer_state import check_optimizers, migrate
 from neuro_morph._ramp import Ramp, new_entries
 from neuro_morph._together import all_agree, take_from_first
@@ -99,6 +100,8 @@ class Work:
         except GrowthRefusedError:
             raise
         except Exception as error:  # a model may fail in any way when its sizes change
+            if isinstance(error, FailsOnInputsError) and isinstance(error.__cause__, Exception):
+                error = error.__cause__
             return f"the model fails afterwards ({type(error).__name__}: {error})"
         self.change = change_between(wanted, found)
         if self.change.within(self.morpher.tolerance):
@@ -210,4 +213,5 @@ class Work:
             attributes=tuple((e.path, e.name, e.old, e.new) for e in edits),
             seconds=self.seconds,
             gain=self.gain,
+            note=self.performed.note if decision == "committed" else None,
         )

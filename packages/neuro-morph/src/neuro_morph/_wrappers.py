@@ -16,8 +16,11 @@ def unwrap(model: nn.Module) -> nn.Module:
     """Returns the model inside ``torch.compile`` and DistributedDataParallel.
 
     Raises:
+        TypeError: if it is no module.
         GrowthRefusedError: if parameters are sharded: no process holds a whole one.
     """
+    if not isinstance(model, nn.Module):
+        raise TypeError(f"model must be a torch.nn.Module, got {type(model).__name__}")
     while True:
         if any(kind.__name__ in _SHARDED for kind in type(model).__mro__):
             raise GrowthRefusedError(

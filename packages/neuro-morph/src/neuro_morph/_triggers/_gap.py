@@ -2,7 +2,8 @@
 
 from dataclasses import dataclass
 
-from neuro_morph._triggers._trends import check_window, slope_of
+from neuro_morph._arguments import check_least
+from neuro_morph._triggers._trends import slope_of
 from neuro_morph._triggers._trigger import Traces, Vote
 
 
@@ -23,9 +24,8 @@ class GeneralizationGap:
     name: str = "generalization gap"
 
     def __post_init__(self) -> None:
-        check_window(self.window)
-        if not self.tolerance >= 0.0:
-            raise ValueError(f"tolerance must be at least 0, got {self.tolerance!r}")
+        check_least(8, window=self.window)
+        check_least(0, tolerance=self.tolerance)
 
     def vote(self, traces: Traces) -> Vote:
         """Returns a veto, or nothing."""

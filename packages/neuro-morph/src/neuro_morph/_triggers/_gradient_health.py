@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuro_morph._triggers._trends import check_window
+from neuro_morph._arguments import check_least
 from neuro_morph._triggers._trigger import Traces, Vote
 
 
@@ -30,7 +30,7 @@ class GradientHealth:
     name: str = "gradient health"
 
     def __post_init__(self) -> None:
-        check_window(self.window, 1)
+        check_least(1, window=self.window)
         if not self.ceiling > 1.0 or not 0.0 < self.floor < 1.0:
             raise ValueError(
                 "ceiling must be above 1 and floor between 0 and 1, got "

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from neuro_morph._arguments import check_least
 from neuro_morph._triggers._trigger import Traces, Vote
 
 
@@ -17,8 +18,7 @@ class Period:
     name: str = "period"
 
     def __post_init__(self) -> None:
-        if self.every < 1:
-            raise ValueError(f"every must be at least 1, got {self.every!r}")
+        check_least(1, every=self.every)
 
     def vote(self, traces: Traces) -> Vote:
         """Returns what it says of the number of steps."""

@@ -4,7 +4,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from neuro_morph._triggers._trends import check_share, check_window, slope_of
+from neuro_morph._arguments import check_least, check_share
+from neuro_morph._triggers._trends import slope_of
 from neuro_morph._triggers._trigger import Traces, Vote
 
 
@@ -30,8 +31,8 @@ class Plateau:
     name: str = "plateau"
 
     def __post_init__(self) -> None:
-        check_window(self.window)
-        check_share("tau", self.tau)
+        check_least(8, window=self.window)
+        check_share(tau=self.tau)
 
     def vote(self, traces: Traces) -> Vote:
         """Returns what it says of the loss."""

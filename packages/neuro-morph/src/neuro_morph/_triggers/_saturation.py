@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from statistics import median
 
-from neuro_morph._triggers._trends import check_share, check_window
+from neuro_morph._arguments import check_least, check_share
 from neuro_morph._triggers._trigger import Traces, Vote
 
 
@@ -24,8 +24,8 @@ class Saturation:
     name: str = "saturation"
 
     def __post_init__(self) -> None:
-        check_share("threshold", self.threshold)
-        check_window(self.window, 1)
+        check_share(threshold=self.threshold)
+        check_least(1, window=self.window)
 
     def vote(self, traces: Traces) -> Vote:
         """Returns what it says of the units."""

@@ -7,7 +7,7 @@ import torch
 from scipy.sparse.csgraph import minimum_spanning_tree
 from torch import Tensor
 
-from neuro_morph._triggers._trends import check_share, check_window
+from neuro_morph._arguments import check_least, check_share
 from neuro_morph._triggers._trigger import Traces, Vote
 
 
@@ -57,8 +57,8 @@ class Topology:
     name: str = "topology"
 
     def __post_init__(self) -> None:
-        check_share("threshold", self.threshold)
-        check_window(self.window, 1)
+        check_share(threshold=self.threshold)
+        check_least(1, window=self.window)
 
     def vote(self, traces: Traces) -> Vote:
         """Returns what it says of the units' relations."""

@@ -39,15 +39,3 @@ def slope_of(trace: Sequence[float], *, blocks: int = 24, confidence: float = 0.
     found = stats.theilslopes(means, np.arange(len(means)) * float(size), alpha=confidence)
     level = float(np.median(means))
     return Slope(float(found[0]), float(found[2]), float(found[3]), level)
-
-
-def check_window(window: int, least: int = 8) -> None:
-    """Raises ValueError if a window holds too few steps for a slope."""
-    if window < least:
-        raise ValueError(f"window must be at least {least}, got {window!r}")
-
-
-def check_share(name: str, value: float) -> None:
-    """Raises ValueError if a number is not between 0 and 1."""
-    if not 0.0 < value < 1.0:
-        raise ValueError(f"{name} must be between 0 and 1, got {value!r}")
