@@ -358,8 +358,10 @@ def test_ctrl_c_leaves_a_checkpoint_that_loads_and_says_so(mine: Path) -> None:
     process.send_signal(signal.SIGINT)
     _, told = process.communicate(timeout=120)
     assert process.returncode == 130, told
-    assert "note: g/grown.safetensors holds the network as it was after step " in told
-    assert told.strip().endswith("error: interrupted")
+    assert "Traceback" not in told
+    last = told.splitlines()[-1]
+    assert last.startswith("error: interrupted: g holds the run as it was after step ")
+    assert last.endswith("; --resume goes on from there")
     kept = [event for event in events(mine / "g") if event["decision"] == "committed"]
     sizes = [event["parameters_after"] for event in kept]
     assert count(loaded(mine / "g")) == (sizes[-1] if sizes else 682)
@@ -376,7 +378,10 @@ def test_ctrl_c_in_the_middle_of_a_trial_keeps_what_was_there_before(
         raise KeyboardInterrupt
 
     monkeypatch.setattr(Training, "trial_step", stop)
-    assert adlrns.error("grow", *QUICK, "--out", "g", code=130) == "interrupted"
+    said = adlrns.error("grow", *QUICK, "--out", "g", code=130)
+    assert said == (
+        "interrupted: g holds the run as it was after step 12; --resume goes on from there"
+    )
     net = loaded(mine / "g")
     assert count(net) == 682
     assert float(net.head.weight.detach().abs().max()) < 1
@@ -397,5 +402,5 @@ def test_ctrl_c_while_comparing_leaves_the_whole_run(
 
     monkeypatch.setattr(Training, "run", second_stops)
     result = adlrns("grow", *QUICK, "--out", "g", "--compare", code=130)
-    assert "note: g holds the whole run with growth" in result.stderr
+    assert "error: interrupted: g holds the whole run with growth; --resume" in result.stderr
     assert {path.name for path in (mine / "g").iterdir()} == FILES

@@ -12,7 +12,7 @@ from torch.utils.data import TensorDataset
 
 from adlrns._config_file import read_config
 from adlrns._datasets import Task
-from adlrns._datasets_images import PICTURES
+from adlrns._datasets_pictures import PICTURES
 from adlrns._energy_budget import note, range_of, served_mj
 from adlrns._nets import make_net, serving
 from adlrns_models import create_model, iter_dynamic_layers

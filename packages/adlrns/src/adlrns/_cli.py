@@ -15,10 +15,9 @@ from adlrns._commands_analyze import analyze
 from adlrns._commands_grow import grow
 from adlrns._commands_spike import spike
 from adlrns._commands_train import experiment, train
-from adlrns._errors import one_line
+from adlrns._errors import RunError, UseError, one_line
 
 INTERRUPTED = 130
-RESUMABLE = ("train", "experiment", "spike")
 
 
 class Group(TyperGroup):
@@ -39,11 +38,21 @@ class Group(TyperGroup):
         except Exception as error:
             if debug:
                 raise
-            return _explain(error)
+            if not _was_interrupt(error):
+                return _explain(error)
+            code = INTERRUPTED
         if code == INTERRUPTED:
-            more = "; --resume goes on" if args and args[0] in RESUMABLE else ""
-            print(f"error: interrupted{more}", file=sys.stderr)  # noqa: T201
+            print("error: interrupted", file=sys.stderr)  # noqa: T201
         return code if isinstance(code, int) else 0
+
+
+def _was_interrupt(error: BaseException | None) -> bool:
+    """Says whether Ctrl-C is behind another's error: libraries turn it into theirs."""
+    if isinstance(error, UseError | RunError):
+        return False
+    while error is not None and not isinstance(error, KeyboardInterrupt):
+        error = error.__cause__ or error.__context__
+    return error is not None
 
 
 def _explain(error: Exception) -> int:

@@ -9,7 +9,8 @@ import typer
 
 from adlrns import _commands
 from adlrns._commands import Threads, compute_with
-from adlrns._errors import UseError
+from adlrns._errors import CutShortError, UseError
+from adlrns._grow_settings import CHECKPOINT, Settings
 
 
 class Init(StrEnum):
@@ -39,7 +40,12 @@ def grow(
         ),
     ],
     data: Annotated[
-        str, typer.Option(help="PATH, NAME:PATH, or digits, as for train.", metavar="DATA")
+        str,
+        typer.Option(
+            help="PATH, NAME:PATH, or digits, as for train; a folder of pictures as CLASS/PICTURE, "
+            "or train/CLASS and val/CLASS with those.",
+            metavar="DATA",
+        ),
     ],
     net: Annotated[
         list[str] | None,
@@ -52,6 +58,14 @@ def grow(
     out: Annotated[
         Path, typer.Option(help="Folder of the run; new, empty, or see --resume.")
     ] = Path("grown"),
+    size: Annotated[
+        int | None,
+        typer.Option(
+            min=1,
+            help="Pixels a side, of folders of pictures.",
+            show_default="their own if all are alike and small, else 128",
+        ),
+    ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 20,
     lr: Annotated[float, typer.Option(help="Learning rate of AdamW.")] = 2e-3,
     batch_size: Annotated[int, typer.Option(min=1, help="Samples a training step.")] = 64,
@@ -110,32 +124,40 @@ def grow(
     for name, value in (("--by", by), ("--lr", lr)):
         if not 0 < value < math.inf:
             raise UseError(f"{name} must be finite and above 0, got {value}")
-    compute_with(threads)
-    from adlrns._grow import run
-    from adlrns._grow_settings import Settings
-
-    run(
-        Settings(
-            model=model,
-            data=data,
-            net=tuple(net or ()),
-            out=out,
-            epochs=epochs,
-            lr=lr,
-            batch_size=batch_size,
-            max_parameters=max_parameters,
-            max_flops=max_flops,
-            events=events,
-            by=by,
-            init=init.value,
-            when=when.value,
-            tournament=tournament,
-            trial_steps=trial_steps,
-            compare=compare,
-            seed=seed,
-            device=device,
-            resume=resume,
-            json=json,
-            command=_commands._command(),
-        )
+    settings = Settings(
+        model=model,
+        data=data,
+        net=tuple(net or ()),
+        out=out,
+        size=size,
+        epochs=epochs,
+        lr=lr,
+        batch_size=batch_size,
+        max_parameters=max_parameters,
+        max_flops=max_flops,
+        events=events,
+        by=by,
+        init=init.value,
+        when=when.value,
+        tournament=tournament,
+        trial_steps=trial_steps,
+        compare=compare,
+        seed=seed,
+        device=device,
+        resume=resume,
+        json=json,
+        command=_commands._command(),
     )
+    try:
+        compute_with(threads)
+        from adlrns._grow import run
+
+        run(settings)
+    except KeyboardInterrupt:  # what says nothing itself
+        raise CutShortError(f"interrupted{_kept(out)}") from None
+
+
+def _kept(out: Path) -> str:
+    if (out / CHECKPOINT).is_file():
+        return f"; --resume goes on from the last checkpoint in {out}"
+    return " before the first checkpoint: there is nothing to go on from"

@@ -9,7 +9,7 @@ import typer
 
 from adlrns import _commands
 from adlrns._commands import Threads, compute_with
-from adlrns._errors import RunError, UseError
+from adlrns._errors import CutShortError, UseError
 from adlrns._spike_look import check_data
 from adlrns._spike_settings import CHECKPOINT, Settings
 
@@ -34,12 +34,6 @@ class Reset(StrEnum):
 
     HARD = "hard"
     SOFT = "soft"
-
-
-class CutShortError(RunError):
-    """Ctrl-C, with nothing that `--resume` could go on from."""
-
-    exit_code = 130
 
 
 # what only some data have: an option that is given and says nothing is a mistake
@@ -167,7 +161,7 @@ def spike(
         if not (out / CHECKPOINT).is_file():
             why = "before the first epoch was whole: there is nothing to go on from"
             raise CutShortError(f"interrupted {why}") from None
-        raise
+        raise CutShortError("interrupted; --resume goes on") from None
 
 
 def _run(convert: str | None, settings: Settings) -> None:

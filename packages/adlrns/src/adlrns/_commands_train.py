@@ -1,5 +1,7 @@
 """The commands that follow a configuration file."""
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -7,7 +9,7 @@ import typer
 
 from adlrns import _commands
 from adlrns._commands import Threads, compute_with
-from adlrns._errors import UseError
+from adlrns._errors import CutShortError, UseError
 
 Data = Annotated[
     str | None,
@@ -47,10 +49,11 @@ def train(
     Data: a folder or file that is recognised, NAME:PATH, or digits, which needs no file.
     """
     numbers = _numbers(seeds)
-    compute_with(threads)
-    from adlrns._train import Request, run
+    with _told_what_is_kept(out):
+        compute_with(threads)
+        from adlrns._train import Request, run
 
-    run(Request(config, data, out, numbers, resume, device, _commands._command()))
+        run(Request(config, data, out, numbers, resume, device, _commands._command()))
 
 
 def experiment(
@@ -84,13 +87,30 @@ def experiment(
     Example: [bold]adlrns experiment --data digits --out result --seeds 0,1,2[/bold]
     """
     numbers = _numbers(seeds)
-    compute_with(threads)
-    from adlrns._experiment import Request, default_config, run
+    with _told_what_is_kept(out):
+        compute_with(threads)
+        from adlrns._experiment import Request, default_config, run
 
-    asked = Request(
-        config or default_config(), data, out, numbers, ablate, resume, device, _commands._command()
-    )
-    run(asked)
+        path, command = config or default_config(), _commands._command()
+        run(Request(path, data, out, numbers, ablate, resume, device, command))
+
+
+@contextmanager
+def _told_what_is_kept(out: Path) -> Iterator[None]:
+    """Says, when it is interrupted, whether there is something to go on from."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise CutShortError(f"interrupted{_kept(out)}") from None
+
+
+def _kept(out: Path) -> str:
+    held = (*out.glob("seed-*/*/*.safetensors"), *out.glob("seed-*/*.json"))
+    if held:
+        return f"; --resume goes on from what {out} holds"
+    if out.is_dir() and any(out.iterdir()):
+        return f" before the first checkpoint: --resume begins the run in {out} again"
+    return " before anything was written: there is nothing to go on from"
 
 
 def _numbers(text: str | None) -> tuple[int, ...] | None:

@@ -12,8 +12,8 @@ from adlrns._table import Table
 
 Advance = Callable[[int, int], None]
 
-# where nobody watches, lines are as long as they have to be
-_UNWATCHED_WIDTH = 220
+# where nobody watches, lines are as long as they have to be, and come every so many seconds
+_UNWATCHED_WIDTH, _UNWATCHED_EVERY = 220, 30.0
 
 
 def show(table: Table) -> None:
@@ -29,14 +29,20 @@ def say(text: str) -> None:
 
 def remark(text: str) -> None:
     """Prints to stderr what a reader should know about how the work is done."""
-    Console(stderr=True).print(
-        f"note: {text}", markup=False, emoji=False, highlight=False, soft_wrap=True
+    tell(f"note: {text}")
+
+
+def tell(text: str, console: Console | None = None) -> None:
+    """Prints a line of progress to stderr, as it is."""
+    # what a user called a thing is no markup: neither [/x] nor :factory: means anything
+    (console or Console(stderr=True)).print(
+        text, markup=False, emoji=False, highlight=False, soft_wrap=True
     )
 
 
 @contextmanager
 def stage(text: str) -> Iterator[Advance]:
-    """Shows a stage of the work while it runs, and what it took.
+    """Shows a stage of the work while it runs, by a bar or by a line now and then; what it took.
 
     Yields:
         `advance(done, total)`; a total of 0 stands for an unknown one.
@@ -47,10 +53,21 @@ def stage(text: str) -> Iterator[Advance]:
             task = bar.add_task(text, total=None)
             yield lambda done, total: bar.update(task, completed=done, total=total or None)
     else:
-        yield lambda done, total: None
-    took = f"{text}: {time.perf_counter() - start:.1f} s"
-    # what a user called a thing is no markup: neither [/x] nor :factory: means anything
-    console.print(took, markup=False, emoji=False, highlight=False, soft_wrap=True)
+        yield _lines(console, text)
+    tell(f"{text}: {time.perf_counter() - start:.1f} s", console)
+
+
+def _lines(console: Console, text: str) -> Advance:
+    """Returns what tells of progress where there is no bar."""
+    last = time.perf_counter()
+
+    def advance(done: int, total: int) -> None:
+        nonlocal last
+        if (now := time.perf_counter()) - last >= _UNWATCHED_EVERY:
+            last = now
+            tell(f"{text}: {done} of {total}" if total else f"{text}: {done}", console)
+
+    return advance
 
 
 def _bar(console: Console) -> Progress:

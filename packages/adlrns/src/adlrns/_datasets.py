@@ -21,6 +21,7 @@ class Task(NamedTuple):
         model: what a reference net must be told to fit: sizes, classes, vocabulary.
         metric: what is reported beside the loss.
         vocabulary: the characters or words that numbers stand for; empty where there are none.
+        notes: what a reader should know of how the files were read.
     """
 
     train: Dataset[Any]
@@ -29,7 +30,11 @@ class Task(NamedTuple):
     model: dict[str, Any]
     metric: str
     vocabulary: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
 
+
+# of a set of files without a part for validation, kept apart to measure on
+HELD = 0.2
 
 Opener = Callable[[Path, dict[str, Any]], Task]
 
@@ -68,6 +73,7 @@ def _openers() -> dict[str, Opener]:
     from adlrns import (
         _datasets_characters as characters,
         _datasets_images as images,
+        _datasets_pictures as pictures,
         _datasets_text as text,
     )
 
@@ -76,7 +82,7 @@ def _openers() -> dict[str, Opener]:
         "mnist": images.open_idx,
         "fashion-mnist": images.open_idx,
         "cifar10": images.open_cifar10,
-        "imagenet": images.open_folders,
+        "imagenet": pictures.open_folders,
         "glue": text.open_glue,
         "sentences": text.open_sentences,
         "text": characters.open_text,

@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from adlrns._datasets import names
+from adlrns._datasets_folders import READS, holds_pictures, inside
 from adlrns._errors import UseError
 
 
@@ -75,8 +76,11 @@ def recognise(path: Path) -> str:
     for name, holds in _SIGNS.items():
         if holds(path):
             return name
-    known = ", ".join(names())
-    raise UseError(f"{path}: must hold the files of a known data set ({known}): give NAME:PATH")
+    known = ", ".join(name for name in names() if name != "digits")
+    raise UseError(
+        f"{path}: must hold the files of a known data set ({_READS}), got {inside(path)}; or give "
+        f"NAME:PATH with one of {known}, or digits"
+    )
 
 
 def _nobody(path: Path) -> bool:
@@ -93,8 +97,12 @@ _SIGNS: dict[str, Callable[[Path], bool]] = {
     "cifar10": _any("data_batch_*", "cifar-10-batches-*"),
     "glue": _any("train.tsv", "sts-train.csv"),
     "sentences": _any("train.csv"),
-    "imagenet": lambda path: (path / "train").is_dir() and (path / "val").is_dir(),
+    "imagenet": holds_pictures,
     "text": lambda path: path.is_file(),
 }
+_READS = (
+    f"pictures as {READS}; idx files, train-images-idx3-ubyte; CIFAR-10, data_batch_*; GLUE, "
+    "train.tsv or sts-train.csv; sentences, train.csv; or one file of text"
+)
 # sets that share their files' names
 _SAME = {"fashion-mnist": "mnist"}

@@ -1,4 +1,4 @@
-"""Images: idx files, CIFAR-10 records, folders of pictures."""
+"""Images: scikit-learn's digits, idx files, CIFAR-10 records."""
 
 import gzip
 import struct
@@ -9,17 +9,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.data import Dataset
 
 from adlrns._datasets import Task, no_more, option, tensors
-from adlrns._errors import UseError, need
+from adlrns._errors import UseError
 
 # of all training pixels; the usual numbers of the three sets
 _SHIFT = {"cifar10": ((0.4914, 0.4822, 0.4465), (0.2470, 0.2435, 0.2616))}
-# pixels a side of a picture: what the reference nets can take in
-PICTURES = 128
 _RECORD = 1 + 3 * 32 * 32
-_PICTURES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 
 
 def open_digits(path: Path, options: dict[str, Any]) -> Task:
@@ -102,58 +98,6 @@ def _records(path: Path) -> tuple[Tensor, Tensor]:
     mean, spread = (torch.tensor(v)[:, None, None] for v in _SHIFT["cifar10"])
     x = torch.from_numpy(rows[:, 1:].reshape(-1, 3, 32, 32).astype(np.float32) / 255)
     return (x - mean) / spread, torch.from_numpy(rows[:, 0].astype(np.int64))
-
-
-def open_folders(path: Path, options: dict[str, Any]) -> Task:
-    """Returns ``train/CLASS/*.jpg`` and ``val/CLASS/*.jpg``, each picture read when asked for."""
-    size = option(options, "size", PICTURES, int)
-    no_more(options, "imagenet")
-    need("PIL.Image")
-    train = Pictures(path / "train", size)
-    valid = Pictures(path / "val", size)
-    if valid.classes != train.classes:
-        odd = sorted(set(valid.classes) ^ set(train.classes))
-        raise UseError(f"{path}: train and val must have the same classes, differ in {odd[0]}")
-    fit = _image(3, size, len(train.classes))
-    return Task(train, valid, "classification", fit, "accuracy")
-
-
-class Pictures(Dataset[tuple[Tensor, int]]):
-    """Pictures of a folder a class, scaled on their shorter side and cropped to the middle."""
-
-    def __init__(self, folder: Path, size: int):
-        if not folder.is_dir():
-            raise UseError(f"{folder}: no such folder")
-        self.size = size
-        self.classes = sorted(p.name for p in folder.iterdir() if p.is_dir())
-        self.items = [
-            (file, number)
-            for number, name in enumerate(self.classes)
-            for file in sorted((folder / name).iterdir())
-            if file.suffix.lower() in _PICTURES
-        ]
-        if not self.items:
-            raise UseError(f"{folder}: must hold CLASS/PICTURE files, got none")
-
-    def __len__(self) -> int:
-        return len(self.items)
-
-    def __getitem__(self, index: int) -> tuple[Tensor, int]:
-        path, label = self.items[index]
-        image: Any = need("PIL.Image")
-        try:
-            with image.open(path) as file:
-                picture = file.convert("RGB")
-        except (OSError, SyntaxError, ValueError) as error:
-            raise UseError(f"{path}: not a readable picture: {error}") from None
-        scale = self.size / min(picture.size)
-        wide, high = (max(self.size, round(side * scale)) for side in picture.size)
-        picture = picture.resize((wide, high))
-        left, top = (wide - self.size) // 2, (high - self.size) // 2
-        picture = picture.crop((left, top, left + self.size, top + self.size))
-        pixels = torch.from_numpy(np.asarray(picture, dtype=np.float32) / 255).movedim(2, 0)
-        mean = torch.tensor([0.485, 0.456, 0.406])[:, None, None]
-        return (pixels - mean) / torch.tensor([0.229, 0.224, 0.225])[:, None, None], label
 
 
 def _image(channels: int, size: int, classes: int) -> dict[str, Any]:

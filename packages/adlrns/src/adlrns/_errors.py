@@ -18,6 +18,12 @@ class RunError(Exception):
     exit_code = 1
 
 
+class CutShortError(RunError):
+    """Ctrl-C: one line on stderr that says what is kept, exit code 130."""
+
+    exit_code = 130
+
+
 class MissingExtraError(RunError):
     """A package that only an extra brings is not installed."""
 

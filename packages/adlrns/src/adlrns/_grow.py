@@ -12,14 +12,14 @@ from adlrns._beside import naming
 from adlrns._console import remark, show, stage
 from adlrns._datasets import Task, open_task
 from adlrns._datasets_find import find
-from adlrns._errors import RunError, UseError, from_user
+from adlrns._errors import CutShortError, RunError, UseError, from_user
 from adlrns._experiment_train import divide
 from adlrns._folder import try_folder
-from adlrns._grow_checkpoint import NAME, read
+from adlrns._grow_checkpoint import only_begun, read
 from adlrns._grow_lines import Lines
 from adlrns._grow_net import check_answers, losses_of, open_net
 from adlrns._grow_report import table_of, write_report
-from adlrns._grow_settings import Settings
+from adlrns._grow_settings import CHECKPOINT, Settings
 from adlrns._grow_stop import Interrupts
 from adlrns._grow_train import Course, Row, Training, forward_flops
 from adlrns._grow_work import EXAMPLES, Work, to_csv
@@ -38,15 +38,17 @@ def run(settings: Settings) -> None:
     out, lines = settings.out, Lines(sys.stdout, json=settings.json)
     state = read(settings) if settings.resume else None
     if state is None:
-        if (out / NAME).is_file():
+        if (out / CHECKPOINT).is_file():
             raise UseError(f"--out {out} holds a run: --resume goes on, or choose another folder")
-        check_out(out)
+        if not only_begun(out):
+            check_out(out)
     device = device_of(settings.device)
     task = _open(settings)
     torch.manual_seed(settings.seed)
     net = open_net(settings.model, settings.net, task).to(device)
     course = _course(settings, task, device)
     _check(settings, net, course)
+    _warn(settings, course)
     with naming(out):
         out.mkdir(parents=True, exist_ok=True)
     before = copy.deepcopy(net) if settings.compare else None
@@ -57,7 +59,7 @@ def run(settings: Settings) -> None:
         grown, fixed = work.grown(), None
         write_report(out / PAGE, grown, settings, task, None)
         if before is not None:
-            fixed = _without_growth(before, course, interrupts)
+            fixed = _without_growth(before, course, interrupts, lines)
             write_report(out / PAGE, grown, settings, task, fixed)
     if settings.json:
         lines.result(grown.history[-1], None if fixed is None else fixed[-1])
@@ -81,9 +83,14 @@ def check_out(out: Path) -> None:
 
 
 def _open(settings: Settings) -> Task:
-    found = find(settings.data)
+    found, size = find(settings.data), settings.size
+    if size is not None and found.name != "imagenet":
+        raise UseError(f"--size is for folders of pictures, got {found.name}")
     with stage(f"open {settings.data}"):
-        return open_task(found.name, found.path)
+        task = open_task(found.name, found.path, {} if size is None else {"size": size})
+    for text in task.notes:
+        remark(text)
+    return task
 
 
 def _course(settings: Settings, task: Task, device: torch.device) -> Course:
@@ -99,7 +106,7 @@ def _work(course: Course, training: Training, lines: Lines, state: dict[str, Any
     """Returns the run, at its beginning or where it was cut short."""
     if state is None:
         return Work(course, training, lines)
-    path = course.settings.out / NAME
+    path = course.settings.out / CHECKPOINT
     if state["training"]["total"] != course.total:
         was = state["training"]["total"]
         raise UseError(f"--resume needs the data of the run: {was} steps, got {course.total}")
@@ -131,7 +138,18 @@ def _check(settings: Settings, net: nn.Module, course: Course) -> None:
             raise UseError(f"{name} must be above the {now} that {where} begins with, got {most}")
 
 
-def _without_growth(net: nn.Module, course: Course, interrupts: Interrupts) -> list[Row]:
+def _warn(settings: Settings, course: Course) -> None:
+    """Says so where trials take more than the training that they are for."""
+    if (most := settings.trials(course.total)) > course.total:
+        remark(
+            f"trials may take {most:,} steps, training has {course.total:,}: more --epochs, fewer "
+            "--events or --trial-steps, or --no-tournament"
+        )
+
+
+def _without_growth(
+    net: nn.Module, course: Course, interrupts: Interrupts, lines: Lines
+) -> list[Row]:
     """Trains the network that the other one began as, in the same way, but without growth."""
     settings = course.settings
     torch.manual_seed(settings.seed)
@@ -139,11 +157,16 @@ def _without_growth(net: nn.Module, course: Course, interrupts: Interrupts) -> l
 
     def keep() -> None:
         write_text(settings.out / FIXED, to_csv(training.history))
+        if not settings.json:
+            metric = course.parts.task.metric
+            lines.progress(training.history[-1], epochs=settings.epochs, metric=metric)
 
     try:
         with stage(f"train {settings.model} without growth") as advance:
             training.run(grow=lambda loss: None, advance=advance, after_epoch=keep)
     except KeyboardInterrupt:
-        remark(f"{settings.out} holds the whole run with growth; that without was cut short")
-        raise
+        raise CutShortError(
+            f"interrupted: {settings.out} holds the whole run with growth; --resume --compare "
+            "trains the one without growth again"
+        ) from None
     return training.history

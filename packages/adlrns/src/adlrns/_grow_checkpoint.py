@@ -13,10 +13,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from adlrns._errors import RunError, UseError
-from adlrns._grow_settings import Settings
+from adlrns._grow_settings import CHECKPOINT as NAME, EVENTS, FIRST, HISTORY, Settings
 from neuro_morph import Morpher
 
-NAME = "resume.safetensors"
 _KEY, _TENSOR = "adlrns-grow", "tensor in this file"
 # what may differ between a run and its continuation
 _FREE = ("compare", "device")
@@ -52,7 +51,8 @@ def read(settings: Settings) -> dict[str, Any]:
     folder = settings.out
     path = folder / NAME
     if not path.is_file():
-        raise UseError(f"--resume needs an earlier run in --out, got {folder} without {NAME}")
+        more = ", which only began: leave --resume away" if only_begun(folder) else ""
+        raise UseError(f"--resume needs an earlier run in --out, got {folder} without {NAME}{more}")
     try:
         tensors, told = _read(path)
         state: dict[str, Any] = _unpacked(json.loads(told[_KEY]), tensors)
@@ -67,6 +67,21 @@ def read(settings: Settings) -> dict[str, Any]:
                 f"--resume must keep {_said(name)}, which was {was} in {folder}, got {got}"
             )
     return state
+
+
+def only_begun(folder: Path) -> bool:
+    """Says whether a folder holds a run that was killed before its first checkpoint, and no more.
+
+    Such a folder may be used again: all files are what a network is before it is trained.
+    """
+    if not (folder / EVENTS).is_file() or (folder / NAME).exists():
+        return False
+    whose = (*FIRST, NAME)  # unfinished ones are hidden, with more behind their names
+    names = [path.name.removeprefix(".") for path in folder.iterdir()]
+    empty = [folder / name for name in (EVENTS, HISTORY) if (folder / name).exists()]
+    return all(name.startswith(whose) for name in names) and not any(
+        path.stat().st_size for path in empty
+    )
 
 
 def _said(name: str) -> str:

@@ -1,15 +1,21 @@
 """What `adlrns grow` says while it works."""
 
 import json
+import sys
+import time
 from dataclasses import asdict
 from typing import Any, TextIO
 
+from adlrns._console import tell
 from adlrns._grow_train import Row
 from neuro_morph import MorphogenesisEvent
 
+# seconds between two lines of progress: epochs may be short
+_EVERY = 2.0
+
 
 class Lines:
-    """Lines of the result, as they come.
+    """Lines of the result, as they come, and of progress where no bar shows it.
 
     Args:
         out: where they go, as it is before a moving bar takes the terminal.
@@ -18,6 +24,7 @@ class Lines:
 
     def __init__(self, out: TextIO, *, json: bool):
         self._out, self._json = out, json
+        self._last = 0.0
 
     def say(self, text: str) -> None:
         """Prints a line."""
@@ -31,10 +38,23 @@ class Lines:
         else:
             self.say(told(event, gain))
 
-    def epoch(self, row: Row) -> None:
-        """Tells of an epoch; in words the bar does."""
+    def epoch(self, row: Row, *, epochs: int, metric: str) -> None:
+        """Tells of an epoch of so many."""
         if self._json:
             self._record("epoch", row)
+        else:
+            self.progress(row, epochs=epochs, metric=metric)
+
+    def progress(self, row: Row, *, epochs: int, metric: str) -> None:
+        """Tells on stderr of the first, of the last, and now and then of other epochs."""
+        now = time.monotonic()
+        if sys.stderr.isatty() or (row["epoch"] not in (1, epochs) and now - self._last < _EVERY):
+            return
+        self._last = now
+        tell(
+            f"epoch {row['epoch']} of {epochs}: loss {row['loss']:.4f}, "
+            f"{metric} {row[metric]:.4f}, {row['parameters']:,} parameters"
+        )
 
     def result(self, grown: Row, fixed: Row | None) -> None:
         """Tells what it came to."""

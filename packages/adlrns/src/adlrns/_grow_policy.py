@@ -8,7 +8,7 @@ from torch import Tensor
 
 from adlrns._grow_inits import init_of, statistics_of
 from adlrns._grow_net import Losses
-from adlrns._grow_settings import LAST_PART, Settings
+from adlrns._grow_settings import LAST_PART, SHORT_LIST, Settings
 from neuro_morph import (
     BackOff,
     Budget,
@@ -93,6 +93,7 @@ def policy_of(settings: Settings, morpher: Morpher, material: Material, step_fn:
         measure_every=0,
         pause=settings.window(total) if plateau else 0,
         growth=settings.by,
+        short_list=SHORT_LIST,
         together=False,
         trial_steps=steps,
         trial_share=None,  # --events and --trial-steps say what trials may take

@@ -79,6 +79,7 @@ def table_of(grown: Grown, settings: Settings, task: Task, fixed: Sequence[Row] 
     rows = [{"net": name, **history[-1]} for name, history in runs]
     better = "lower" if task.metric in FALLING else "higher"
     notes = [
+        *task.notes,
         f"{task.metric} ({better} is better) and loss: the validation part, "
         f"{len(task.valid)} items, which decides nothing",  # type: ignore[arg-type]
         "FLOPs: counted, two a multiplication and addition; of training and trials forward and "

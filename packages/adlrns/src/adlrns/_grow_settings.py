@@ -3,9 +3,19 @@
 from dataclasses import dataclass, fields
 from pathlib import Path
 
+# what stands in the folder of a run before its first checkpoint does
+EVENTS, SPEC, WEIGHTS, HISTORY = FIRST = (
+    "events.jsonl",
+    "architecture.json",
+    "grown.safetensors",
+    "history.csv",
+)
+CHECKPOINT = "resume.safetensors"
 # at the end of a run nothing grows: new weights need time
 LAST_PART = 0.25
 _WINDOW, _TRIAL = (24, 200), (20, 200)
+# candidates that are tried at a time, beside the same steps without growth
+SHORT_LIST = 3
 
 
 @dataclass(frozen=True)
@@ -16,6 +26,7 @@ class Settings:
     data: str
     net: tuple[str, ...]
     out: Path
+    size: int | None
     epochs: int
     lr: float
     batch_size: int
@@ -41,6 +52,10 @@ class Settings:
     def trial(self, total: int) -> int:
         """Returns the steps of a trial in a run of so many."""
         return self.trial_steps or min(max(_TRIAL[0], total // 40), _TRIAL[1])
+
+    def trials(self, total: int) -> int:
+        """Returns how many steps the trials of all events may take in a run of so many."""
+        return self.tournament * self.events * (SHORT_LIST + 1) * self.trial(total)
 
     def period(self, total: int) -> int:
         """Returns the steps between two growths, all of them before the last part."""

@@ -12,11 +12,12 @@ from torch.utils.data import Subset
 
 from adlrns._beside import naming
 from adlrns._console import remark, stage
-from adlrns._errors import from_user
+from adlrns._errors import CutShortError, from_user
 from adlrns._grow_checkpoint import random_state, set_random_state, write
 from adlrns._grow_lines import Lines
 from adlrns._grow_policy import Material, note_refused, policy_of
 from adlrns._grow_report import Grown
+from adlrns._grow_settings import EVENTS, HISTORY, SPEC, WEIGHTS
 from adlrns._grow_train import Course, Row, Training
 from adlrns._run_folder import write_text
 from adlrns._score import batches
@@ -24,15 +25,10 @@ from neuro_morph import (
     GrowthPolicy,
     Morpher,
     MorphogenesisEvent,
+    Vote,
     save_checkpoint,
 )
 
-EVENTS, SPEC, WEIGHTS, HISTORY = (
-    "events.jsonl",
-    "architecture.json",
-    "grown.safetensors",
-    "history.csv",
-)
 # samples that edits are checked on; batches that scores and trials are made with
 EXAMPLES, _BATCHES = 8, 16
 
@@ -94,11 +90,14 @@ class Work:
             remark(f"nothing was tried: {self._last_word()}")
 
     def _last_word(self) -> str:
-        if any(decision.grow for _, decision in self._policy.decisions):
+        decisions = [decision for _, decision in self._policy.decisions]
+        if any(decision.grow for decision in decisions):
             return "what would grow is over --max-parameters or --max-flops, by one unit too"
-        said = [votes for _, decision in self._policy.decisions if (votes := decision.votes)]
-        words = [f"{vote.name}: {vote.reason}" for vote in said[-1]] if said else []
-        return "; ".join(words) or "the run is too short"
+        said = [decision.votes for decision in decisions if decision.votes]
+        if not said:
+            return "the run is too short"
+        words = [f"{vote.name} {_verdict(vote)} ({vote.reason})" for vote in said[-1]]
+        return f"when last asked whether to grow, {', '.join(words)}"
 
     def grown(self) -> Grown:
         """Returns what the report tells."""
@@ -146,7 +145,12 @@ class Work:
         self._judged = len(policy.results)
 
     def _after_epoch(self) -> None:
-        self._lines.epoch(self.training.history[-1])
+        course = self.course
+        self._lines.epoch(
+            self.training.history[-1],
+            epochs=course.settings.epochs,
+            metric=course.parts.task.metric,
+        )
         self.save()
 
     def save(self) -> None:
@@ -192,11 +196,10 @@ class Work:
         except KeyboardInterrupt:
             if self.training.whole:
                 self.save()
-            remark(
-                f"{self._out / WEIGHTS} holds the network as it was after step {self._saved}; "
+            raise CutShortError(
+                f"interrupted: {self._out} holds the run as it was after step {self._saved}; "
                 "--resume goes on from there"
-            )
-            raise
+            ) from None
 
     def _note_widths(self) -> None:
         sizes = {group.id: group.size for group in self.morpher.graph if group.growable}
@@ -213,6 +216,12 @@ class Work:
             len(self._examples),
             course.total,
         )
+
+
+def _verdict(vote: Vote) -> str:
+    if vote.veto:
+        return "stood against it"
+    return "asked for it" if vote.grow else "did not ask for it"
 
 
 def _event(held: dict[str, Any]) -> MorphogenesisEvent:

@@ -52,7 +52,9 @@ def make_net(config: Config, task: Task, *, dense: bool = False) -> nn.Module:
     try:
         net = create_model(kind, dense=dense, **options)
     except (ValueError, TypeError) as error:  # such as heads that do not divide the width
-        raise UseError(f"model: {error}") from None
+        sized = task.notes and "image_size" in str(error)
+        more = "; --size, or data.size in a file, brings pictures to another" if sized else ""
+        raise UseError(f"model: {error}{more}") from None
     return Masked(net) if kind == "adlrns_transformer" and task.kind != "language" else net
 
 
@@ -103,10 +105,17 @@ def device_of(name: str) -> torch.device:
     """
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    rule = f"--device must be one that is here, got {name!r}"
     try:
         device = torch.device(name)
+    except RuntimeError:  # it lists all that any build of torch could have
+        raise UseError(f"{rule}: no device's name, such as auto, cpu or cuda:0") from None
+    if device.type == "meta":
+        raise UseError(f"{rule}: nothing is computed there")
+    try:
         torch.zeros(1, device=device)
     except (RuntimeError, AssertionError, NotImplementedError) as error:
         said = str(error).splitlines()[0]
-        raise UseError(f"--device must be one that is here, got {name!r}: {said}") from None
+        said = "this torch has none" if said.startswith("Could not run") else said
+        raise UseError(f"{rule}: {said}") from None
     return device

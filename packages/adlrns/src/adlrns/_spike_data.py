@@ -7,7 +7,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Subset, TensorDataset
 
-from adlrns._datasets import open_task, shuffled
+from adlrns._console import remark
+from adlrns._datasets import HELD, open_task, shuffled
 from adlrns._datasets_find import find
 from adlrns._errors import UseError
 from adlrns._spike_look import event_roots, sound_files
@@ -15,8 +16,6 @@ from adlrns._spike_settings import Settings
 from adlrns._spike_sounds import read_wav, spectrogram
 from spike_ops.events import EventFileError, EventFolder, Events, to_frames
 
-# of a set without a split of its own, kept apart to measure on
-_HELD = 0.2
 # options that are not for every sort of data
 _OF_SOME = {"bands": "sounds", "size": "folders of pictures"}
 
@@ -79,6 +78,8 @@ def _images(settings: Settings) -> Material:
     found = find(settings.data)
     options = {"size": settings.size} if found.name == "imagenet" else {}
     task = open_task(found.name, found.path, options)
+    for text in task.notes:
+        remark(text)
     if "channels" not in task.model:
         raise UseError(f"DATA {settings.data} must be images, sounds or events, got {found.name}")
     side, classes = int(task.model["image_size"]), int(task.model["classes"])
@@ -144,7 +145,7 @@ class Named(Dataset[Any]):
 
 def _parted(items: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any]]:
     count = len(items)  # type: ignore[arg-type]
-    order, held = shuffled(count).tolist(), max(1, round(_HELD * count))
+    order, held = shuffled(count).tolist(), max(1, round(HELD * count))
     if held >= count:
         raise UseError(f"DATA must hold at least 2 items, got {count}")
     return Subset(items, order[held:]), Subset(items, order[:held])

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from adlrns._datasets_folders import READS, holds_pictures, inside
 from adlrns._errors import UseError
 
 # data sets by name: those of images, and those that no spiking network here reads
@@ -10,13 +11,11 @@ OTHERS = ("glue", "sentences", "text")
 _EVENTS = {".aedat", ".bin", ".dat", ".raw"}
 _SIGNS = ("train-images-idx3-ubyte*", "data_batch_*", "cifar-10-batches-*")
 _READS = (
-    "pictures (train/CLASS and val/CLASS), idx files (train-images-idx3-ubyte), CIFAR-10 "
-    "(data_batch_*), wav files (CLASS/NAME.wav or CLASS_NAME.wav) or event files (.aedat, .bin, "
-    ".dat, .raw as CLASS/FILE, or in Train and Test)"
+    f"pictures ({READS}), idx files (train-images-idx3-ubyte), CIFAR-10 (data_batch_*), wav files "
+    "(CLASS/NAME.wav or CLASS_NAME.wav) or event files (.aedat, .bin, .dat, .raw as CLASS/FILE, or "
+    "in Train and Test)"
 )
 _BY_NAME = ", ".join(("digits", *(f"{name}:PATH" for name in IMAGES[1:])))
-# of a folder's names, in an error
-_NAMED = 3
 
 
 def check_data(data: str) -> None:
@@ -34,7 +33,7 @@ def check_data(data: str) -> None:
     elif not path.is_dir():
         raise UseError(f"DATA {data} must be a folder of images, sounds or events, got a file")
     elif not (event_roots(path) or sound_files(path) or _images(path)):
-        raise UseError(f"DATA {data} must hold {_READS}, or be {_BY_NAME}, got {_inside(path)}")
+        raise UseError(f"DATA {data} must hold {_READS}, or be {_BY_NAME}, got {inside(path)}")
 
 
 def event_roots(path: Path) -> list[Path]:
@@ -55,8 +54,7 @@ def sound_files(root: Path) -> list[tuple[Path, str]]:
 
 
 def _images(path: Path) -> bool:
-    folders = (path / "train").is_dir() and (path / "val").is_dir()
-    return folders or any(any(path.glob(pattern)) for pattern in _SIGNS)
+    return holds_pictures(path) or any(any(path.glob(pattern)) for pattern in _SIGNS)
 
 
 def _check_name(data: str) -> None:
@@ -65,11 +63,3 @@ def _check_name(data: str) -> None:
     if data in IMAGES:
         raise UseError(f"DATA {data} needs a path: {data}:PATH")
     raise UseError(f"DATA {data}: no such file or folder, nor one of {_BY_NAME}")
-
-
-def _inside(path: Path) -> str:
-    names = sorted(each.name for each in path.iterdir())
-    if not names:
-        return "an empty folder"
-    more = ", ..." if len(names) > _NAMED else ""
-    return ", ".join(map(repr, names[:_NAMED])) + more

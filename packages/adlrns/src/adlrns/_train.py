@@ -116,4 +116,7 @@ def open_data(config: Config) -> Task:
     data = config.data
     if data.name is None:
         raise UseError("data must be given: --data PATH, or data.name in the configuration")
-    return open_task(data.name, None if data.path is None else Path(data.path), data.options())
+    task = open_task(data.name, None if data.path is None else Path(data.path), data.options())
+    for text in task.notes:
+        remark(text)
+    return task
