@@ -57,3 +57,15 @@ class _Snippets:
 
     def pytest_collect_file(self, file_path: Path, parent: pytest.Collector) -> object:
         return self.collect(file_path, parent)
+
+    def pytest_pycollect_makemodule(
+        self, module_path: Path, parent: pytest.Collector
+    ) -> pytest.Collector:
+        # a named file of a package would be run a second time, beside the one that is imported
+        nothing: pytest.Collector = _Nothing.from_parent(parent, path=module_path)
+        return nothing
+
+
+class _Nothing(pytest.File):
+    def collect(self) -> list[pytest.Item]:
+        return []

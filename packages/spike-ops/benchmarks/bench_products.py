@@ -113,7 +113,7 @@ def mm_row(m: int, k: int, n: int, density: float, seconds: float, pattern: str 
 
 
 def mm(seconds: float) -> Iterator[Row]:
-    for m in (1, 32, 256, 1024):
+    for m in (1, 4, 8, 32, 256, 1024):
         for density in DENSITIES:
             yield mm_row(m, 1024, 1024, density, seconds)
     for density in (0.01, 0.05, 0.2):

@@ -51,6 +51,30 @@ def test_the_decision_is_that_of_the_calibration_in_use():
         assert plan_product(256, 256, 256, 10).method == "dense"
 
 
+@pytest.mark.parametrize("costs", ["costs.json", None, {}, Calibration])
+def test_what_is_no_calibration_is_not_used(costs):
+    with pytest.raises(TypeError, match="costs must be a Calibration, got"), use_calibration(costs):
+        pass
+    assert calibration() == Calibration()
+
+
+@pytest.mark.parametrize(
+    "change, error, rule",
+    [
+        ({"count": 200}, ValueError, "count must be in 0..rows"),
+        ({"count": -1}, ValueError, "count must be in 0..rows"),
+        ({"width": -1}, ValueError, "sizes from 0"),
+        ({"method": "fast"}, ValueError, "method must be one of auto, event, dense, got 'fast'"),
+        ({"dtype": torch.int32}, TypeError, "dtype must be one of float32.*got torch.int32"),
+    ],
+)
+def test_products_that_there_cannot_be_have_no_plan(change, error, rule):
+    settings = {"rows": 10, "columns": 10, "width": 4, "count": 100}
+    assert plan_product(**settings).density == 1
+    with pytest.raises(error, match=rule):
+        plan_product(**{**settings, **change})
+
+
 def test_measuring_leaves_random_numbers_alone():
     torch.manual_seed(3)
     expected = torch.rand(2)

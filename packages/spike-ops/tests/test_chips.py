@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spike_ops.chips import CHIPS, Chip, check, quantize
 from spike_ops.neuron import ALIF, IF, LIF, Diagonal, Recurrent
-from spike_ops.nir import Stepwise
+from spike_ops.nn import Stepwise
 
 
 def spikes(*shape: int, rate: float = 0.4, seed: int = 0) -> Tensor:
@@ -304,6 +304,90 @@ def test_a_chip_gives_its_bits() -> None:
     whole = quantize(net, (4,), chip="speck")
     assert whole.state_bits == 16
     assert whole.quantised[0].weight.abs().max() == 127
+
+
+@pytest.mark.parametrize(
+    "layers, chip, rule",
+    [
+        ([nn.Linear(4, 4), LIF(3.0, reset="hard")], "speck", "reset must be soft, got hard"),
+        ([nn.Linear(4, 4), LIF(3.0, reset="soft")], "xylo", "membranes must decay by 1 - 2"),
+        ([nn.Linear(4, 4), Recurrent(soft(), Diagonal(4))], "speck", "among neurons of a layer"),
+        ([conv(1, 2, 2), LIF(2.0, reset="soft")], "xylo", "the chip has no convolutions"),
+        ([nn.Linear(4, 9), LIF(2.0, reset="soft")], "xylo", "8 outputs, the network has 9"),
+        ([nn.Linear(4, 2_000), soft(), nn.Linear(2_000, 1_000), soft()], "speck", "no core has"),
+        ([nn.Linear(4, 200_000), soft()], "spinnaker2", "152 cores, the network needs 200"),
+    ],
+)
+def test_what_a_chip_cannot_run_is_not_quantised_for_it(layers: Any, chip: str, rule: str) -> None:
+    net = nn.Sequential(*layers)
+    shape = (1, 3, 3) if "convolutions" in rule else (4,)
+    assert rule in "; ".join(check(net, chip, shape).problems)
+    with pytest.raises(ValueError, match=f"the network must fit {chip}: .*{rule}"):
+        quantize(net, shape, chip=chip)
+
+
+def test_a_readout_is_quantised_beside_what_a_chip_runs() -> None:
+    net = nn.Sequential(nn.Linear(4, 4), soft(), nn.Linear(4, 2))
+    assert check(net, "speck", (4,)).problems == (
+        "2: weights must have neurons behind them, a readout is for the host",
+    )
+    x = spikes(10, 2, 4)
+    whole = quantize(net, (4,), chip="speck")
+    assert torch.equal(whole(x), quantize(net, (4,), bits=8, state_bits=16)(x))
+
+
+@pytest.mark.parametrize("bits", [2, 4, 8])
+@pytest.mark.parametrize("chip", ["loihi2", "speck"])
+def test_fewer_bits_than_a_chip_has_are_used(bits: int, chip: str) -> None:
+    net = nn.Sequential(nn.Linear(4, 4), soft())
+    whole = quantize(net, (4,), chip=chip, bits=bits, state_bits=12)
+    assert whole.quantised[0].weight.abs().max() == 2 ** (bits - 1) - 1
+    assert whole.state_bits == 12
+    for name, more in (("bits", 9), ("state_bits", 25)):
+        most = {"bits": 8, "state_bits": 24 if chip == "loihi2" else 16}[name]
+        rule = f"{name} must be at most the {most} of {chip}, got {more}"
+        with pytest.raises(ValueError, match=rule):
+            quantize(net, (4,), chip=chip, **{name: more})
+
+
+@pytest.mark.parametrize("given", [16, [16], (5, 16), (3, 5, 16), torch.Size([5, 16])])
+def test_time_and_batch_are_left_out_where_the_first_layer_tells(given: Any) -> None:
+    net = nn.Sequential(nn.Dropout(0.1), nn.Linear(16, 8), soft())
+    assert check(net, "loihi2", given) == check(net, "loihi2", (16,))
+    torch.testing.assert_close(
+        quantize(net, given).quantised[0].weight, quantize(net, (16,)).quantised[0].weight
+    )
+
+
+@pytest.mark.parametrize("given", [(2, 9, 9), (3, 2, 9, 9), (7, 3, 2, 9, 9)])
+def test_time_and_batch_are_left_out_before_pictures_too(given: Any) -> None:
+    for layers in ([conv(2, 4, 3)], [Stepwise(nn.AvgPool2d(3, 1)), conv(2, 4, 1)]):
+        net = nn.Sequential(*layers, soft())
+        assert check(net, "loihi2", given) == check(net, "loihi2", (2, 9, 9))
+
+
+def test_layers_in_one_stepwise_are_those_in_several() -> None:
+    torch.manual_seed(0)
+    layers = [nn.AvgPool2d(2), nn.Conv2d(2, 4, 3)]
+    apart = nn.Sequential(*map(Stepwise, layers), soft())
+    together = nn.Sequential(Stepwise(nn.Sequential(*layers)), soft())
+    ours, theirs = (check(net, "speck", (2, 8, 8)) for net in (together, apart))
+    assert ours.placements[0].cores == theirs.placements[0].cores
+    assert ours.fits
+    x = spikes(5, 2, 2, 8, 8)
+    assert torch.equal(quantize(together, (2, 8, 8))(x), quantize(apart, (2, 8, 8))(x))
+
+
+@pytest.mark.parametrize(
+    "given, got",
+    [((8,), "8"), ((16, 5), "5"), ((2, 3, 5, 16), "16"), ((), ""), (0, "0"), ((5, -1), "-1"),
+     (16.5, "16.5"), ("16", "16"), (None, "None")],
+)  # fmt: skip
+def test_a_shape_that_is_no_samples_is_refused_by_the_rule(given: Any, got: str) -> None:
+    net = nn.Sequential(nn.Linear(16, 8), soft())
+    for refused in (lambda: check(net, "loihi2", given), lambda: quantize(net, given)):
+        with pytest.raises((ValueError, TypeError), match=f"input_shape must be.*{got}"):
+            refused()
 
 
 def test_a_readout_gives_currents() -> None:

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from hypothesis import given, strategies as st
 from torch import Tensor, nn
 
-from spike_ops import SpikeTensor, encoding, energy
+from spike_ops import SpikeTensor, encoding, energy, nn as spike_nn
 from spike_ops.convert import QCFS, ConversionError, ConvertedNet, Spiking, WinnerPool, convert
 
 
@@ -323,6 +323,69 @@ def test_arguments_outside_their_range_are_refused() -> None:
             QCFS(4, threshold=threshold)
     with pytest.raises(ValueError, match="levels must be at least 1"):
         QCFS(0)
+
+
+def test_batches_with_labels_are_their_inputs() -> None:
+    net, x, y = relus(), inputs(12, 8), torch.zeros(12, dtype=torch.long)
+    expected = [layer.thresholds for layer in convert(net, [x[:6], x[6:]]).layers().values()]
+    loader = torch.utils.data.DataLoader(torch.utils.data.TensorDataset(x, y), batch_size=6)
+    for batches in (loader, [(x[:6], y[:6]), (x[6:], y[6:])], [[x[:6]], [x[6:]]]):
+        found = [layer.thresholds for layer in convert(net, batches).layers().values()]
+        assert all(map(torch.equal, found, expected))
+    for wrong, rule in (
+        ((x, y), r"got torch.int64; one batch with labels goes into a list"),
+        (x.numpy(), "batches must be tensors, or tuples of inputs and labels, got ndarray"),
+        ({"x": x}, "got str"),
+    ):
+        with pytest.raises(TypeError, match=rule):
+            convert(net, wrong)  # type: ignore[arg-type]
+
+
+def test_a_report_takes_one_number_of_steps_and_classes_in_a_list() -> None:
+    net, x = convert(relus(), inputs(12, 8)), inputs(12, 8, seed=2)
+    labels = torch.arange(12) % 4
+    assert net.report(x, labels, steps=8) == net.report(x, labels.tolist(), steps=[8])
+    assert [row.steps for row in net.report(x, steps=range(1, 3)).rows] == [1, 2]
+
+
+@pytest.mark.parametrize(
+    "call, rule",
+    [
+        (lambda net, x: net.report(x, steps=()), "steps must be one number at least"),
+        (lambda net, x: net.report(x, steps=0), "steps must be at least 1, got 0"),
+        (lambda net, x: net.report(x, steps=2.5), "steps must be a whole number, got 2.5"),
+        (lambda net, x: net.report(x, torch.zeros(3)), r"one class for each input, \[B\], got \(3"),
+        (lambda net, x: net.report(x, torch.zeros(12, 4)), r"one class for each input"),
+        (lambda net, x: net.report(x.numpy()), "inputs must be a torch.Tensor, got ndarray"),
+        (lambda net, x: net(x.numpy()), "inputs must be a torch.Tensor, got ndarray"),
+        (lambda net, x: net(x, 2.5), "steps must be a whole number, got 2.5"),
+        (lambda net, x: net.counts(x, "8"), "steps must be a whole number, got '8'"),
+        (lambda net, x: convert(relus(), x, steps=2.5), "steps must be a whole number"),
+        (lambda net, x: convert(relus(), x, percentile="max"), "percentile must be a number"),
+        (lambda net, x: convert(nn.ReLU, x), "model must be a torch.nn.Module"),
+        (lambda net, x: QCFS(2.5), "levels must be a whole number"),
+        (lambda net, x: QCFS(2, threshold="a"), "threshold must be a number"),
+    ],
+)
+def test_slips_of_arguments_are_named(call: Any, rule: str) -> None:
+    with pytest.raises((TypeError, ValueError), match=rule):
+        call(convert(relus(), inputs(12, 8)), inputs(12, 8))
+
+
+def test_the_packages_own_layers_are_converted_as_torchs() -> None:
+    own = nn.Sequential(
+        spike_nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(),
+        spike_nn.Linear(48, 4, mask=torch.ones(4, 48).tril()), nn.ReLU(),
+    ).eval()  # fmt: skip
+    torchs = nn.Sequential(
+        nn.Conv2d(1, 3, 3), nn.BatchNorm2d(3), nn.ReLU(), nn.Flatten(), nn.Linear(48, 4), nn.ReLU()
+    ).eval()
+    own_state = {name: value for name, value in own.state_dict().items() if name != "4.mask"}
+    torchs.load_state_dict(own_state)
+    x = inputs(5, 1, 6, 6)
+    torch.testing.assert_close(convert(own, x)(x), convert(torchs, x)(x))
+    with pytest.raises(ConversionError, match=r"0: Linear hears spikes \(spike_in=True\)"):
+        convert(nn.Sequential(spike_nn.Linear(8, 4, spike_in=True), nn.ReLU()), inputs(5, 8))
 
 
 def test_errors_survive_pickling() -> None:

@@ -339,3 +339,42 @@ def test_a_population_survives_its_spikes():
 def test_settings_that_make_no_sense_are_refused(call, rule):
     with pytest.raises(ValueError, match=rule):
         call()
+
+
+@pytest.mark.parametrize(
+    "call, rule",
+    [
+        (lambda: encoding.rate(VALUES, 2.5), "steps must be a whole number, got 2.5"),
+        (lambda: encoding.direct(VALUES, 2.5), "steps must be a whole number"),
+        (lambda: encoding.latency(VALUES, "3"), "steps must be a whole number, got '3'"),
+        (lambda: encoding.phase(VALUES, 8, period=2.0), "period must be a whole number"),
+        (lambda: encoding.burst(VALUES, 20, most=2.5), "most must be a whole number"),
+        (lambda: encoding.population(VALUES, 3.5), "neurons must be a whole number"),
+        (lambda: encoding.rate(VALUES, 2, gain="1"), "gain must be a number, got '1'"),
+        (lambda: encoding.ttfs(VALUES, 2, tau=VALUES), "tau must be a number, got a tensor"),
+        (lambda: encoding.rate(VALUES, 2, generator=0), "generator must be a torch.Generator"),
+        (lambda: encoding.rate([0.5], 2), "x must be a torch.Tensor, got list"),
+        (lambda: encoding.poisson([0.5], 2), "rates must be a torch.Tensor, got list"),
+        (lambda: encoding.direct([0.5], 2), "x must be a torch.Tensor, got list"),
+        (lambda: encoding.decode_rate([0.5]), "spikes must be a torch.Tensor, got list"),
+    ],
+)  # fmt: skip
+def test_what_is_no_number_or_tensor_is_named(call, rule):
+    with pytest.raises(TypeError, match=rule):
+        call()
+
+
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int64, torch.bool])
+def test_whole_rates_are_taken_as_the_floats_they_are(dtype):
+    rates = torch.tensor([0, 1, 60]).to(dtype)
+    spikes, wanted = (
+        encoding.poisson(each, 400, dt=0.05, generator=generator())
+        for each in (rates, rates.float())
+    )
+    assert torch.equal(spikes, wanted)
+    assert spikes[:, 0].sum() == 0 < spikes[:, 1].sum() <= spikes[:, 2].sum()
+
+
+def test_a_rate_that_cannot_be_is_the_one_that_is_named():
+    with pytest.raises(ValueError, match="at least 0, got inf"):
+        encoding.poisson(torch.tensor([3.0, math.inf]), 3)

@@ -546,3 +546,33 @@ def test_steps_that_a_checkpoint_repeats_are_seen_once():
     with Monitor(net) as monitor:
         net(fired[:, :, 0].requires_grad_()).sum().backward()
     assert [each.observed for each in monitor.activities().values()] == [3 * 2, 3 * 2]
+
+
+def test_batches_with_labels_are_their_inputs():
+    net, labels = nn.Linear(5, 3), torch.zeros(2)
+    x = fired[:, :, 0]
+    expected = count_operations(net, [x, x])
+    for batches in ([(x, labels)] * 2, [[x, labels]] * 2, iter([(x,), x])):
+        assert count_operations(net, batches) == expected
+
+
+@pytest.mark.parametrize(
+    "call, rule",
+    [
+        (lambda: count_operations(nn.Linear, fired), "net must be a torch.nn.Module, got <class"),
+        (lambda: count_operations(nn.Identity(), fired.numpy()), "batches must be tensors, or tup"),
+        (lambda: count_operations(nn.Identity(), [{"x": fired}]), "labels, got dict"),
+        (lambda: count_operations(nn.Identity(), fired, batch_axis="b"), "batch_axis must be a wh"),
+        (lambda: energy.estimate_energy({"a": 1}), "what count_operations returns, got dict"),
+        (lambda: energy.energy_table("net"), "what count_operations returns, got str"),
+        (lambda: energy.count_membrane_updates(nn.ReLU(), fired), "must be a Neuron, got ReLU"),
+    ],
+)
+def test_what_cannot_be_counted_is_named(call, rule):
+    with pytest.raises(TypeError, match=rule):
+        call()
+
+
+def test_counts_are_of_one_sample_at_least():
+    with pytest.raises(ValueError, match="samples must be at least 1, got 0"):
+        OperationCounts({}, samples=0)

@@ -45,10 +45,30 @@ def test_what_is_written_is_read_again(name, seed, count, last):
     assert to_events(row.decode(row.encode(events), size), "check") == events
 
 
-@pytest.mark.parametrize("name", ["aedat3", "dat", "evt2", "evt3"])
+@pytest.mark.parametrize("name", ["aedat2", "aedat3", "dat", "evt2", "evt3"])
 def test_the_size_of_the_sensor_is_in_the_file(name, tmp_path):
     events = some_events(0, size=(77, 41))
     assert read_events(saved(tmp_path, name, events)) == events
+
+
+@pytest.mark.parametrize("name, size", [("n-mnist", (64, 48)), ("n-caltech", (34, 34))])
+def test_a_format_without_room_for_the_sensor_says_how_to_read_it(name, size, tmp_path):
+    events = some_events(0, size=size)
+    with pytest.warns(UserWarning, match=rf"read file.bin with sensor=\({size[0]}, {size[1]}\)"):
+        path = saved(tmp_path, name, events)
+    assert read_events(path, sensor=size) == events
+    if name == "n-mnist":
+        with pytest.raises(EventFileError, match=r"sensor=\(width, height\) tells another size"):
+            read_events(path)
+
+
+@pytest.mark.parametrize("sensor", [34, "34", (34,), (34, 0), (34.5, 34), (34, 70_000)])
+def test_a_sensor_that_is_no_two_sides_is_refused(sensor, tmp_path):
+    path = saved(tmp_path, "n-mnist", some_events(0))
+    with pytest.raises(ValueError, match="sensor must"):
+        read_events(path, sensor=sensor)
+    with pytest.raises(TypeError, match="events must be Events, got list"):
+        write_events([], path)
 
 
 @pytest.mark.parametrize(

@@ -47,6 +47,9 @@ SEEDS = st.integers(0, 10**6)
         ({"t": [5, 2**63 - 1]}, ValueError, r"t must be below 2\^63 - 1"),
         ({"t": [1, 2, 3]}, ValueError, r"must have one length"),
         ({"x": [0.0, 1.0]}, TypeError, r"x must hold integers, got float64"),
+        ({"t": [0.0, 0.5]}, TypeError, r"t must hold integers \(microseconds\), got float64"),
+        ({"width": 9.5}, ValueError, r"width must be a whole number, got 9.5"),
+        ({"height": "7"}, TypeError, r"height must be a whole number, got '7'"),
         ({"x": [[0, 1]]}, ValueError, r"x must have one axis"),
         ({"width": 0}, ValueError, r"width must be in 1..65536, got 0"),
         ({"height": 70_000}, ValueError, r"height must be in 1..65536, got 70000"),
@@ -54,9 +57,11 @@ SEEDS = st.integers(0, 10**6)
 )
 def test_columns_that_are_no_events_are_refused(change, error, rule):
     columns = {"x": [0, 1], "y": [0, 1], "t": [4, 5], "p": [0, 1], "width": 9, "height": 7}
-    Events(**columns)
-    with pytest.raises(error, match=rule):
-        Events(**{**columns, **change})
+    for made_by in (Events, Events.sorted):
+        made_by(**columns)
+        if "decrease" not in rule or made_by is Events:
+            with pytest.raises(error, match=rule):
+                made_by(**{**columns, **change})
 
 
 def test_columns_are_read_only_copies():
@@ -149,6 +154,14 @@ def test_jitter_moves_by_its_deviation_and_stays_inside():
         jitter(events, np.random.default_rng(0), time=-1.0)
 
 
+def test_noise_without_a_deviation_is_refused():
+    for settings in ({"time": float("nan")}, {"space": float("inf")}):
+        with pytest.raises(ValueError, match="time and space must be finite"):
+            jitter(made(0), np.random.default_rng(0), **settings)
+    with pytest.raises(ValueError, match="window must be a whole number of microseconds"):
+        denoise(made(0), 0.005)
+
+
 @given(seed=SEEDS, window=st.sampled_from([0, 3, 20, 300, 5_000]))
 def test_denoised_events_are_those_with_a_recent_neighbour(seed, window):
     events = made(seed, count=60)
@@ -218,11 +231,75 @@ def test_a_span_that_is_told_leaves_out_what_lies_outside():
         ({"bins": 2, "start": 50, "stop": 50}, "stop must be after start"),
         ({"bins": 2, "start": -(2**62), "stop": 2**62 + 1}, "must fit into 63 bits"),
         ({"bins": 2, "stop": 2**63}, "must fit into 63 bits"),
+        ({"bins": 2.5}, "bins must be a whole number, got 2.5"),
+        ({"bins": 2, "stop": 0.3}, "stop must be a whole number of microseconds, got 0.3"),
+        ({"bins": 2, "start": float("nan")}, "start must be a whole number of microseconds"),
+        ({"duration": 0.001}, "duration must be a whole number of microseconds, got 0.001"),
+        ({"duration": 5, "overlap": 0.5}, "overlap must be a whole number of microseconds"),
     ],
 )
 def test_settings_of_frames_that_make_no_sense_are_refused(settings, rule):
     with pytest.raises(ValueError, match=rule):
         to_frames(made(0), **settings)
+
+
+# 300 ms with 6,000 events, on a clock that began a second before
+LONG = made(0, count=6_000, last=300_000)
+LONG = LONG.like(LONG.x, LONG.y, LONG.t + 1_000_000, LONG.p)
+
+
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        lambda events: to_frames(events, 10, start=0, stop=300),
+        lambda events: to_frames(events, 10, start=0, stop=300_000),
+        lambda events: to_frames(events, 30, start=1_000_000, stop=1_000_300),
+        lambda events: to_voxel_grid(events, 10, start=0, stop=300_000),
+        lambda events: to_time_surfaces(events, 50_000.0, 10, start=0, stop=300_000),
+        lambda events: to_frames(events, duration=5),
+        lambda events: to_time_surface(events, 0.05),
+        lambda events: to_local_surfaces(events[:3], 0.05, 1),
+    ],
+)
+def test_a_slip_of_units_warns_by_what_a_window_holds(made_of):
+    with pytest.warns(UserWarning, match="microseconds"):
+        made_of(LONG)
+
+
+@pytest.mark.parametrize(
+    "made_of",
+    [
+        lambda events: to_frames(events, 10, start=1_000_000, stop=1_300_000),
+        lambda events: to_frames(events, 10.0, start=1e6, stop=1.3e6),
+        lambda events: to_frames(events, 4, start=1_000_000, stop=1_001_000),
+        lambda events: to_frames(events, 10_000),
+        lambda events: to_frames(events, duration=1_000, overlap=500),
+        lambda events: to_frames(events[:0], 10, start=0, stop=300_000),
+        lambda events: to_voxel_grid(events, 5, stop=1_200_000),
+    ],
+)
+def test_windows_that_hold_events_do_not_warn(made_of):
+    made_of(LONG)  # warnings are errors
+
+
+@pytest.mark.parametrize(
+    "made_of, rule",
+    [
+        (lambda x: to_frames(x, 2), "events must be Events, got ndarray"),
+        (lambda x: to_voxel_grid(x, 2), "events must be Events, got ndarray"),
+        (lambda x: to_time_surface(x, 2.0), "events must be Events, got ndarray"),
+        (lambda x: to_time_surfaces(x, 2.0, 2), "events must be Events, got ndarray"),
+        (lambda x: to_local_surfaces(x, 2.0, 1), "events must be Events, got ndarray"),
+        (lambda x: to_frames(made(0), "2"), "bins must be a whole number, got '2'"),
+        (lambda x: to_time_surface(made(0), "2"), "tau must be a number, got '2'"),
+        (lambda x: concat(made(0)), "parts must be several recordings"),
+        (lambda x: drop(made(0), 0.5, 0), "must be a numpy.random.Generator, got int"),
+        (lambda x: jitter(made(0), 0), "must be a numpy.random.Generator, got int"),
+    ],
+)
+def test_what_is_of_another_kind_is_named(made_of, rule):
+    with pytest.raises(TypeError, match=rule):
+        made_of(np.zeros((4, 3)))
 
 
 @given(seed=SEEDS, bins=st.integers(1, 12))
@@ -314,9 +391,13 @@ def test_a_batch_is_packed_and_padded_by_silence():
     assert batch.lengths.tolist() == [5, 8]
 
 
-def test_a_batch_takes_packed_spikes():
+def test_a_batch_takes_packed_spikes_and_arrays():
     frames = SpikeTensor.from_dense(torch.eye(3)[:, None])
-    assert torch.equal(collate([(frames, 0)]).spikes.to_dense()[:, 0], torch.eye(3)[:, None])
+    for held in (frames, torch.eye(3)[:, None], np.eye(3)[:, None]):
+        for label in (2, torch.tensor(2), torch.tensor([2]), np.int64(2)):
+            batch = collate([(held, label)])
+            assert torch.equal(batch.spikes.to_dense()[:, 0], torch.eye(3)[:, None])
+            assert batch.labels.tolist() == [2]
 
 
 @pytest.mark.parametrize(
@@ -327,10 +408,15 @@ def test_a_batch_takes_packed_spikes():
         ([(torch.tensor([[-1.0]]), 0)], "frames must be counts, got -1 in sample 0"),
         ([(torch.tensor([[float("nan")]]), 0)], "frames must be counts"),
         ([(torch.tensor(1.0), 0)], r"frames must be \[T, ...\]"),
+        ([(torch.ones(1, 1).cfloat(), 0)], "frames must be counts, got torch.complex64"),
+        ([(torch.ones(1, 1), 1.5)], "labels must be a whole number, got 1.5"),
+        ([(torch.ones(1, 1), "a")], "labels must be a whole number, got 'a'"),
+        ([torch.ones(2, 3)], r"pairs \(frames, label\), got Tensor"),
+        ([(made(0), 1)], "got Events; to_frames makes them"),
     ],
 )
 def test_what_is_no_batch_of_counts_is_refused(samples, rule):
-    with pytest.raises(ValueError, match=rule):
+    with pytest.raises((ValueError, TypeError), match=rule):
         collate(samples)
 
 

@@ -1,3 +1,5 @@
+from pathlib import Path
+
 import pytest
 import torch
 from hypothesis import given, strategies as st
@@ -80,7 +82,32 @@ def test_foreign_files_are_refused(path):
         load_spikes(path.with_name("nothing"))
 
 
-def test_only_spikes_are_saved(path):
-    with pytest.raises(TypeError, match="must be SpikeTensor, got Tensor for 'x'"):
-        save_spikes({"x": torch.zeros(3)}, path)
-    assert not path.exists()
+@pytest.mark.parametrize(
+    "wrong, rule",
+    [
+        ({"x": torch.zeros(3)}, "must be SpikeTensor, got Tensor for 'x'"),
+        (torch.zeros(3), "a mapping from names to them, got Tensor"),
+        ([spikes_of(3)], "a mapping from names to them, got list"),
+        ({1: spikes_of(3)}, "names of text, got 1"),
+    ],
+)
+def test_only_spikes_are_saved(wrong, rule, path):
+    path.write_bytes(b"kept")
+    with pytest.raises(TypeError, match=rule):
+        save_spikes(wrong, path)
+    assert path.read_bytes() == b"kept"
+
+
+def test_spikes_whose_writing_fails_leave_the_file_as_it_was(path, monkeypatch):
+    save_spikes(spikes_of(3), path)
+    before = path.read_bytes()
+
+    def full(bits, file, metadata):
+        Path(file).write_bytes(b"half")
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr("spike_ops._files.save_file", full)
+    with pytest.raises(OSError, match="no space left"):
+        save_spikes(spikes_of(4), path)
+    assert path.read_bytes() == before
+    assert list(path.parent.iterdir()) == [path]

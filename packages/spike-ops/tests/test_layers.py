@@ -1,6 +1,7 @@
 import copy
 import pickle
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
@@ -8,7 +9,16 @@ from torch import nn
 
 from spike_ops import Calibration, SpikeTensor, use_calibration
 from spike_ops._synapses import Synapses, SynapseSums, synapse_reference
-from spike_ops.nn import BatchNorm2d, Conv1d, Conv2d, Conv3d, LayerNorm, Linear, SparseSynapse
+from spike_ops.nn import (
+    BatchNorm2d,
+    Conv1d,
+    Conv2d,
+    Conv3d,
+    LayerNorm,
+    Linear,
+    SparseSynapse,
+    Stepwise,
+)
 from spike_ops.structure import FixedInDegree, Structure
 
 
@@ -263,6 +273,13 @@ def test_wrong_connections_are_named():
         SparseSynapse(3, 2, connection="all")
     with pytest.raises(TypeError, match="connection must be None, a tensor"):
         SparseSynapse(3, 2, connection=0.5)
+    for wrong in (
+        lambda array: Linear(3, 3, mask=array),
+        lambda array: Linear(3, 3).update(array),
+        lambda array: SparseSynapse(3, 3, connection="random").rewire(array),
+    ):
+        with pytest.raises(TypeError, match=r"(mask|dw) must be a torch.Tensor, got ndarray"):
+            wrong(np.eye(3))
     with pytest.raises(ValueError, match=r"probability must be in \[0, 1\], got 2"):
         SparseSynapse(3, 2, connection="random", probability=2)
 
@@ -280,10 +297,30 @@ def test_convolutions_are_torchs_with_time(ours, torchs, sides, spike_in):
     other.load_state_dict(layer.state_dict())
     dense = spikes_of(3, 2, 4, *sides, dtype=torch.float64)
     expected = torch.stack([other(step) for step in dense])
-    got = layer(dense) if spike_in else torch.stack([layer(step) for step in dense])
-    torch.testing.assert_close(got, expected)
+    torch.testing.assert_close(layer(dense), expected)
+    torch.testing.assert_close(layer(dense[None])[0], expected)
+    torch.testing.assert_close(layer(SpikeTensor.from_dense(dense)), expected)
     torch.testing.assert_close(layer(SpikeTensor.from_dense(dense[0])), expected[0])
+    torch.testing.assert_close(layer(dense[0, 0]), expected[0, 0])
     assert ("spike_in=True" in repr(layer)) == spike_in
+
+
+@pytest.mark.parametrize(
+    "layer",
+    [nn.Conv2d(2, 3, 3), nn.MaxPool2d(2), nn.Sequential(nn.Conv2d(2, 3, 3), nn.AvgPool2d(2))],
+)
+@pytest.mark.parametrize("kind", [torch.Tensor.clone, SpikeTensor.from_dense])
+def test_layers_for_batches_take_time_step_by_step(layer, kind):
+    dense = spikes_of(4, 3, 2, 8, 6)
+    expected = torch.stack([layer(step) for step in dense])
+    torch.testing.assert_close(Stepwise(layer)(kind(dense)), expected)
+
+
+def test_what_is_no_layer_for_batches_is_refused():
+    with pytest.raises(TypeError, match=r"layer must be a module, as nn.AvgPool2d\(2\), got"):
+        Stepwise(nn.AvgPool2d)
+    with pytest.raises(ValueError, match=r"input must be \[T, B, ...\], got \(3,\)"):
+        Stepwise(nn.Identity())(torch.ones(3))
 
 
 def test_convolutions_of_spikes_pad_with_zeros():

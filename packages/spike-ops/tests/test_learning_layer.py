@@ -88,7 +88,7 @@ def test_another_batch_needs_a_reset_and_other_shapes_are_refused() -> None:
         learner.cal_trace(torch.ones(5, 4), torch.ones(5, 3))
     with pytest.raises(ValueError, match="x must be"):
         learner(torch.ones(4))
-    with pytest.raises(ValueError, match="tau must be at least 1"):
+    with pytest.raises(ValueError, match="tau_p(re|ost) must be at least 1"):
         made(tau_pre=0.5)
 
 

@@ -234,3 +234,38 @@ def test_what_does_not_fit_is_refused(call, rule):
 def test_targets_that_are_no_numbers_of_classes_are_refused():
     with pytest.raises(TypeError, match="target must hold class numbers"):
         losses.ce_rate(torch.ones(3, 1, 2), torch.tensor([1.0]))
+
+
+CLASSES = [losses.ce_rate, losses.ce_count, losses.mse_count, losses.ce_max_membrane, losses.tet]
+
+
+@pytest.mark.parametrize("wrong", [-1, 2, 7])
+@pytest.mark.parametrize("loss", CLASSES)
+def test_a_target_that_is_no_class_is_named(loss, wrong):
+    with pytest.raises(ValueError, match=rf"target must be classes in 0..1, got .*{wrong}"):
+        loss(torch.ones(3, 2, 2), torch.tensor([wrong, wrong]))
+
+
+@pytest.mark.parametrize("loss", CLASSES)
+def test_a_target_that_is_no_tensor_is_named(loss):
+    with pytest.raises(TypeError, match="target must be a torch.Tensor, got list"):
+        loss(torch.ones(3, 1, 2), [1])
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
+@pytest.mark.parametrize("packed", [False, True])
+def test_half_precision_loses_no_count(dtype, packed):
+    halves = (torch.rand(4099, 2, 6, generator=torch.Generator().manual_seed(0)) < 0.9).to(dtype)
+    halves[:4097, 0, 0], halves[4097:, 0, 0], target = 0, 1, torch.tensor([1, 0])
+    given = SpikeTensor.from_dense(halves) if packed else halves
+    counts = decoding.count(given)
+    assert torch.equal(counts.double(), halves.double().sum(0))
+    assert torch.equal(decoding.pool(counts, 3), decoding.pool(decoding.count(halves.float()), 3))
+    assert decoding.first_spike(given)[0, 0] == 4097
+    assert decoding.pool(torch.ones(1, 4097, dtype=dtype), 1) == 4097
+    for loss in (losses.ce_count, losses.mse_count):
+        assert torch.equal(loss(given, target), loss(halves.float(), target))
+    leaf = halves[:4].clone().requires_grad_()
+    (decoding.count(leaf).sum() + decoding.first_spike(leaf).sum()).backward()
+    assert leaf.grad.dtype == dtype
+    assert leaf.grad.any()

@@ -32,6 +32,14 @@ from spike_ops.neuron import (
     Refractory,
     SlidingPSN,
 )
+from spike_ops.nn import (
+    Conv2d,
+    Linear,
+    SparseSynapse,
+    TemporalEffectiveBatchNorm,
+    ThresholdBatchNorm,
+    TimeBatchNorm,
+)
 from spike_ops.surrogate import Rectangular, Sigmoid
 
 
@@ -366,3 +374,98 @@ def test_online_training_in_parts_is_that_in_one() -> None:
 def test_wrong_settings_are_refused(call: Callable[[], Any], told: str) -> None:
     with pytest.raises(ValueError, match=told):
         call()
+
+
+# norms over time, and layers that cannot learn by traces
+
+
+def normed(norm: nn.Module) -> nn.Sequential:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Linear(8, 6), norm, LIF(2.0, threshold=0.2, reset="soft")).double()
+
+
+OVER_TIME: dict[str, Callable[[], nn.Module]] = {
+    "TimeBatchNorm": lambda: TimeBatchNorm(6),
+    "ThresholdBatchNorm": lambda: ThresholdBatchNorm(6),
+    "TemporalEffectiveBatchNorm": lambda: TemporalEffectiveBatchNorm(6, steps=4),
+}
+
+
+@pytest.mark.parametrize("row", OVER_TIME)
+def test_a_norm_over_time_is_not_cut_in_training(row: str) -> None:
+    part, x = normed(OVER_TIME[row]()), inputs(4, 3, 8)
+    means = part[1].running_mean.clone()
+    with pytest.raises(ValueError, match=f"{row} "):
+        CheckpointedTime(part, steps=2)(x)
+    with pytest.raises(ValueError, match=f"{row} "):
+        backward_in_parts(part, x, lambda out, span: out.sum(), steps=2)
+    assert torch.equal(part[1].running_mean, means)
+    assert all(each.grad is None for each in part.parameters())
+
+
+@pytest.mark.parametrize("row", ["TimeBatchNorm", "ThresholdBatchNorm"])
+def test_a_norm_over_time_is_cut_where_that_changes_nothing(row: str) -> None:
+    part, x = normed(OVER_TIME[row]()), inputs(4, 3, 8)
+    wanted = gradients(part, part(x))
+    backward_in_parts(part, x, lambda out, span: out.square().sum(), steps=4)  # one part
+    assert equal([each.grad for each in part.parameters()], wanted)
+    part.eval()
+    wanted, cut = gradients(part, part(x)), CheckpointedTime(part, steps=2)
+    assert torch.equal(cut(x), part(x))
+    for got, want in zip(gradients(part, cut(x)), wanted, strict=True):
+        torch.testing.assert_close(got, want)
+
+
+def test_a_temporal_effective_norm_is_cut_in_no_mode() -> None:
+    part = normed(OVER_TIME["TemporalEffectiveBatchNorm"]()).eval()
+    with pytest.raises(ValueError, match="TemporalEffectiveBatchNorm weighs each step"):
+        CheckpointedTime(part, steps=2)(inputs(4, 3, 8))
+
+
+def test_a_norm_without_running_statistics_is_cut_in_no_mode() -> None:
+    part = normed(nn.Identity())
+    part[1] = nn.Sequential(nn.Flatten(0, 1), nn.BatchNorm1d(6, track_running_stats=False))
+    with pytest.raises(ValueError, match="BatchNorm1d in training"):
+        CheckpointedTime(part.eval(), steps=2)(inputs(4, 3, 8))
+
+
+@pytest.mark.parametrize(
+    "make, told",
+    [
+        (LIF, "layer must be linear, got LIF"),
+        (lambda: nn.Sequential(nn.Linear(8, 4), PSN(4)), "layer must be linear, got PSN"),
+        (nn.Flatten, "layer must have parameters to learn, got Flatten"),
+        (lambda: Linear(8, 4, spike_in=True), "Linear takes spikes alone"),
+        (lambda: Conv2d(8, 4, 3, spike_in=True), "Conv2d takes spikes alone"),
+        (lambda: SparseSynapse(8, 4), "SparseSynapse takes spikes alone"),
+    ],
+)
+def test_what_cannot_learn_by_traces_is_refused(make: Any, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        OTTT(make(), decay=0.5)
+
+
+@pytest.mark.parametrize(
+    "make, told",
+    [
+        (lambda: OTTT(3, decay=0.5), "layer must be a torch.nn.Module, got int"),
+        (lambda: OTTT(nn.Linear(8, 4), decay="1"), "decay must be a number"),
+        (lambda: SLTT(nn.Linear(8, 4)), "neuron must be a spike_ops.neuron.Neuron, got Linear"),
+        (lambda: CheckpointedTime(3, steps=2), "module must be a torch.nn.Module, got int"),
+        (lambda: CheckpointedTime(LIF(), steps="2"), "steps must be a whole number"),
+    ],
+)
+def test_arguments_of_another_kind_are_named(make: Any, told: str) -> None:
+    with pytest.raises(TypeError, match=told):
+        make()
+
+
+def test_a_masked_linear_layer_learns_by_traces() -> None:
+    mask = torch.rand(4, 8, generator=torch.Generator().manual_seed(0)) < 0.5
+    layer, x = Linear(8, 4, mask=mask, dtype=torch.float64), (inputs(5, 2, 8) > 0).double()
+    OTTT(layer, decay=0.5)(x).sum().backward()
+    trace, wanted = torch.zeros(2, 8).double(), torch.zeros(8).double()
+    for now in x:
+        trace = 0.5 * trace + now
+        wanted = wanted + trace.sum(0)
+    torch.testing.assert_close(layer.weight.grad, wanted.expand(4, 8) * mask)

@@ -341,8 +341,12 @@ def test_a_layer_whose_neurons_change_is_refused():
         (lambda: Monitor(small_net()).activity("2"), "module_name must be one of 1, 3, got '2'"),
         (lambda: Monitor(small_net()).get_nonfire_ratio(all=False), "module_name must be one of"),
         (lambda: Monitor(small_net()).activity("1"), "must run between enable"),
-        (lambda: plot_raster(torch.ones(3)), r"spikes must be \[T, B, ...\]"),
-        (lambda: plot_raster(torch.ones(3, 1, 2), sample=1), "with that sample"),
+        (lambda: plot_raster(torch.ones(3)), r"spikes must be \[T, B, N\]"),
+        (lambda: plot_raster(torch.ones(3, 2)), r"got \(3, 2\): spikes\[:, None\]"),
+        (lambda: plot_raster(torch.ones(0, 1, 2)), "T at least 1"),
+        (lambda: plot_raster(torch.ones(3, 1, 2), sample=1), "sample must be in 0..0, got 1"),
+        (lambda: plot_raster(torch.ones(3, 1, 2), dt=0.0), "dt must be positive"),
+        (lambda: plot_raster(torch.full((3, 1, 2), torch.nan)), "spikes must be finite"),
     ],
 )
 def test_what_makes_no_sense_is_refused(call, rule):
@@ -387,3 +391,18 @@ def test_a_missing_extra_is_named(monkeypatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
     with pytest.raises(ImportError, match=r"spike-ops\[plots\]"):
         plot_raster(torch.ones(3, 1, 2))
+
+
+@pytest.mark.parametrize(
+    "call, told",
+    [
+        (lambda: Monitor(3), "net must be a torch.nn.Module, got int"),
+        (lambda: Monitor(LIF(), traces="1"), "traces must be a whole number"),
+        (lambda: plot_raster([[[1.0]]]), "spikes must be a torch.Tensor, got list"),
+        (lambda: plot_raster(torch.ones(3, 1, 2), sample="a"), "sample must be a whole number"),
+        (lambda: plot_traces(torch.ones(3)), "trace must be a spike_ops.monitor.Trace, got Tensor"),
+    ],
+)
+def test_what_is_watched_or_drawn_is_named_where_it_is_of_another_kind(call, told):
+    with pytest.raises(TypeError, match=told):
+        call()

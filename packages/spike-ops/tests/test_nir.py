@@ -272,6 +272,68 @@ def test_a_batch_norm_is_exported_by_its_running_statistics(
     assert from_nir(graph, dt=DT)(x).shape == x.shape
 
 
+@pytest.mark.parametrize("given", [4, [4], (5, 4), (2, 5, 4), torch.Size([4]), None])
+def test_time_and_batch_of_an_input_shape_are_left_out_where_the_first_layer_tells(
+    given: Any,
+) -> None:
+    net = nn.Sequential(nn.Linear(4, 3), LIF())
+    assert to_nir(net, given, dt=DT).nodes["input"].input_type["input"].tolist() == [4]
+
+
+@pytest.mark.parametrize(
+    "layer, given, rule",
+    [
+        (
+            nn.Linear(4, 3),
+            (3,),
+            r"without time and batch: the first layer, Linear, .*\(4 features\)",
+        ),
+        (nn.Linear(4, 3), (1, 2, 3, 4), "the first layer, Linear, must take samples"),
+        (Stepwise(nn.Conv2d(1, 2, 3)), (8, 8), r"\(1 channels, height, width\), got \(8, 8\)"),
+        (Stepwise(nn.AvgPool2d(2)), (8, 8), r"\(channels, height, width\), got \(8, 8\)"),
+        (LIF(), (), "sizes from 1 of one sample"),
+        (LIF(), (0, 4), "sizes from 1 of one sample"),
+        (LIF(), "4", "input_shape must be a whole number, got '4'"),
+        (LIF(), 4.5, "input_shape must be a whole number, got 4.5"),
+    ],
+)
+def test_an_input_shape_that_is_no_samples_is_refused_by_the_rule(
+    layer: nn.Module, given: Any, rule: str
+) -> None:
+    with pytest.raises((ValueError, TypeError), match=rule):
+        to_nir(nn.Sequential(layer, IF()), given, dt=DT)
+
+
+@pytest.mark.parametrize(
+    "call, rule",
+    [
+        (lambda: to_nir(nn.Linear, 4, dt=DT), "net must be a torch.nn.Module, got <class"),
+        (lambda: to_nir(LIF(), 4, dt="1 ms"), "dt must be a number, got '1 ms'"),
+        (lambda: from_nir(to_nir(LIF(), 4, dt=DT), dt=None), "dt must be a number, got None"),
+        (lambda: from_nir(to_nir(LIF(), 4, dt=DT), dt=DT, dtype="float32"), "floating point"),
+    ],
+)
+def test_slips_of_arguments_are_named(call: Any, rule: str) -> None:
+    with pytest.raises((ValueError, TypeError), match=rule):
+        call()
+
+
+def test_layers_for_batches_in_one_stepwise_are_a_chain_of_nodes() -> None:
+    torch.manual_seed(0)
+    inner = nn.Sequential(
+        nn.Conv2d(1, 2, 3), nn.Dropout(0.5), nn.BatchNorm2d(2), nn.AvgPool2d(2), nn.Flatten()
+    )
+    net = nn.Sequential(Stepwise(inner), nn.Linear(18, 3), IF())
+    before = {name: value.clone() for name, value in net.state_dict().items()}
+    graph = to_nir(net, (1, 8, 8), dt=DT)
+    assert [a for a, _ in graph.edges] == ["input", "0.0", "0.2", "0.3", "0.4", "1", "2"]
+    assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
+    x = dyadic(5, 2, 1, 8, 8, seed=1)
+    assert torch.equal(from_nir(graph, dt=DT)(x), net.eval()(x))
+    with pytest.raises(NirError, match="0: NIR has no node for Sequential"):
+        to_nir(nn.Sequential(Stepwise(nn.Sequential()), IF()), (4,), dt=DT)
+
+
 def test_norms_without_a_channel_for_each_statistic_are_refused() -> None:
     for norm, shape, rule in (
         (Stepwise(nn.BatchNorm1d(2, track_running_stats=False)), (2,), "running statistics"),

@@ -3,10 +3,12 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, strategies as st
 
-from spike_ops import SpikeTensor, plan_product
+from spike_ops import Calibration, SpikeTensor, plan_product, use_calibration
+from spike_ops._calibration import NATIVE
 from spike_ops._event import block_width, gather_add
 from spike_ops._index import Bags
 from spike_ops._mm import mm_reference
+from spike_ops._ways import ways
 from spike_ops.functional import explain, linear, spike_mm
 
 METHODS = ["auto", "event", "dense"]
@@ -187,6 +189,33 @@ def test_more_spikes_never_bring_additions_back(rows, columns, width, density):
         # denser still, unless a copy of the weight into blocks begins to pay
         fuller = plan_product(rows, columns, width, rows * columns)
         assert fuller.method == "dense" or fuller.event_seconds < fuller.dense_seconds
+
+
+SHAPES = [(1, 1024, 1024), (3, 40, 7), (32, 1024, 1024), (300, 64, 300), (1024, 1024, 1024)]
+
+
+@pytest.mark.parametrize("costs", [Calibration(), NATIVE], ids=["plain", "kernels"])
+@pytest.mark.parametrize("told", [(False, False), (True, False), (False, True)])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_ways_that_are_kept_are_those_of_the_plan(shape, told, costs):
+    rows, columns, _ = shape
+    with use_calibration(costs):
+        known = ways(*shape, torch.float32, *told)
+        near = {each + d for each in known[:3] for d in (-1, 0, 1)}
+        spread = {i * rows * columns // 16 for i in range(17)}
+        for count in sorted(each for each in near | spread if 0 <= each <= rows * columns):
+            plan = plan_product(*shape, count, transposed=told[0], turned=told[1])
+            event = known.below > rows * columns or known.event(lambda count=count: count)
+            assert event is (plan.method == "event")
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64], ids=str)
+@pytest.mark.parametrize("rows", [1, 2, 3, 8])
+def test_few_dense_rows_of_weights_in_any_order_are_torchs(rows, dtype):
+    dense, weight = spikes_of(rows, 48, 0.7, dtype=dtype), normal(48, 20, dtype=dtype)
+    for each in (weight, weight.t().contiguous().t(), weight[:, ::2], weight[:, 3:9], weight[:0]):
+        spikes = dense[:, : len(each)]
+        torch.testing.assert_close(spike_mm(spikes, each, "dense"), spikes @ each)
 
 
 def test_weights_turned_in_memory_cost_their_copy():

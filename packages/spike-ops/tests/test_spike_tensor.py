@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from hypothesis import given, strategies as st
 
-from spike_ops import SpikeTensor, pack_bits
+from spike_ops import SpikeTensor, functional, pack_bits, unpack_bits
 from spike_ops.neuron import LIF
 from spike_ops.nn import Linear
 
@@ -194,6 +194,43 @@ WRITES = {
     "several": lambda s: torch._foreach_add_((s, s), [torch.ones(2, 4)] * 2),
     "outs": lambda s: torch.max(torch.ones(2, 4), 1, out=(s, torch.zeros(2, dtype=torch.long))),
 }
+
+
+BITS = torch.zeros(1, dtype=torch.uint8)
+WRONG = {
+    "an array": (lambda: SpikeTensor.from_dense(np.eye(3)), TypeError, "Tensor, got ndarray"),
+    "a list": (lambda: SpikeTensor.from_dense([0, 1]), TypeError, "dense must be a torch.Tensor"),
+    "an array in a product": (
+        lambda: functional.spike_mm(np.eye(3), torch.ones(3, 2)), TypeError, "spikes must be a",
+    ),
+    "bits in a list": (lambda: SpikeTensor([1], (3,)), TypeError, "of uint8, got list"),
+    "bits in an array": (lambda: SpikeTensor(BITS.numpy(), (3,)), TypeError, "got ndarray"),
+    "one size": (lambda: SpikeTensor(BITS, 3), TypeError, "sizes from 0, got 3"),
+    "half a size": (lambda: SpikeTensor(BITS, (3.0,)), TypeError, "sizes from 0"),
+    "a negative size": (lambda: SpikeTensor(BITS[:0], (-3, 0)), TypeError, "sizes from 0"),
+    "two of them": (lambda: SpikeTensor(BITS, (-3, -2)), TypeError, "sizes from 0"),
+    "a row turned": (lambda: SpikeTensor(BITS, (3,), transposed=True), ValueError, "a matrix"),
+    "a block turned": (
+        lambda: SpikeTensor(BITS, (2, 2, 2), transposed=True), ValueError, "a matrix",
+    ),
+    "places of others": (
+        lambda: SpikeTensor(BITS, (3,), index=SpikeTensor(BITS.clone(), (3,)).index),
+        ValueError, "index must be that of spikes with the same bits",
+    ),
+    "packing an array": (lambda: pack_bits(np.eye(3)), TypeError, "fired must be a torch.Tensor"),
+    "unpacking an array": (lambda: unpack_bits(BITS.numpy(), (3,)), TypeError, "packed must be"),
+    "unpacking too few": (lambda: unpack_bits(BITS, (9,)), ValueError, "must have 2 bytes"),
+    "unpacking too many": (lambda: unpack_bits(BITS.repeat(2), (3,)), ValueError, "1 bytes"),
+    "unpacking numbers": (lambda: unpack_bits(torch.zeros(1), (3,)), TypeError, "flat tensor"),
+    "unpacking one size": (lambda: unpack_bits(BITS, 3), TypeError, "sizes from 0, got 3"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_is_no_bits_of_a_shape_is_refused_by_name(name):
+    make, error, rule = WRONG[name]
+    with pytest.raises(error, match=rule):
+        make()
 
 
 @pytest.mark.parametrize("name", WRITES)

@@ -258,3 +258,28 @@ def test_weights_without_one_kind_cannot_be_balanced() -> None:
         balanced_weight(torch.ones(2, 5, dtype=torch.bool), torch.ones(5))
     with pytest.raises(ValueError, match="mask must be"):
         balanced_weight(torch.ones(2, 5, dtype=torch.bool), torch.ones(4))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float16, torch.uint8, torch.int64])
+def test_a_mask_of_zeros_and_ones_is_one_of_bool(dtype):
+    mask = torch.tensor([[1, 1, 0, 1], [1, 0, 1, 1]])
+    signs = torch.tensor([1, 1, 1, -1])
+    wanted = balanced_weight(mask.bool(), signs, spread=0.3)
+    assert torch.equal(balanced_weight(mask.to(dtype), signs, spread=0.3), wanted)
+    assert torch.equal(wanted != 0, mask != 0)
+
+
+@pytest.mark.parametrize(
+    "call, kind, told",
+    [
+        (lambda m, s: balanced_weight(2 * m, s), ValueError, "mask must be bool, or zeros and"),
+        (lambda m, s: balanced_weight(m / 2, s), ValueError, "mask must be bool, or zeros and"),
+        (lambda m, s: balanced_weight(m, 2 * s), ValueError, r"signs must be \+1 or -1"),
+        (lambda m, s: balanced_weight(m, s, gain=math.nan), ValueError, "gain must be finite"),
+        (lambda m, s: balanced_weight(m, s, spread="1"), TypeError, "spread must be a number"),
+        (lambda m, s: balanced_weight([[1]], s), TypeError, "mask must be a torch.Tensor"),
+    ],
+)
+def test_what_cannot_be_balanced_is_named(call, kind, told):
+    with pytest.raises(kind, match=told):
+        call(torch.ones(2, 5), dale_signs(5))

@@ -11,11 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from spike_ops._checked import tensor
 from spike_ops._gpu import NUMBERS, kernels, on_gpu
 
 BYTES = np.arange(256, dtype=np.uint8)
 BITS_OF_BYTE = np.unpackbits(BYTES[:, None], axis=1, bitorder="little")  # [256, 8]
 HAS_BITWISE_COUNT = hasattr(np, "bitwise_count")  # numpy 2
+SHORT = 4096  # bytes that are counted sooner as one number
 COUNT_OF_BYTE = BITS_OF_BYTE.sum(1, dtype=np.uint8)  # [256]
 
 
@@ -24,11 +26,33 @@ def bytes_needed(size: int) -> int:
     return -(-size // 8)
 
 
-def in_numpy(tensor: Tensor) -> bool:
+def check_packed(packed: Tensor, shape: Sequence[int]) -> int:
+    """Return how many spikes a shape has; raise unless these are their bytes."""
+    if not isinstance(packed, Tensor) or packed.dtype != torch.uint8 or packed.ndim != 1:
+        got = type(packed).__name__
+        if isinstance(packed, Tensor):
+            got = f"{packed.dtype} of {tuple(packed.shape)}"
+        raise TypeError(f"packed must be a flat tensor of uint8, got {got}")
+    size = _size_of(shape)
+    if packed.shape[0] != (needed := bytes_needed(size)):
+        held = f"{packed.shape[0]} bytes"
+        raise ValueError(f"packed must have {needed} bytes for shape {tuple(shape)}, got {held}")
+    return size
+
+
+def _size_of(shape: Sequence[int]) -> int:
+    try:
+        size = math.prod(shape)
+        if not isinstance(size, float) and not any(each < 0 for each in shape):
+            return size
+    except TypeError:
+        pass
+    raise TypeError(f"shape must be whole sizes from 0, got {shape!r}")
+
+
+def in_numpy(held: Tensor) -> bool:
     """Say whether numpy can read the tensor's memory: real data on the CPU, not being traced."""
-    return (
-        tensor.device.type == "cpu" and type(tensor) is Tensor and not torch.compiler.is_compiling()
-    )
+    return type(held) is Tensor and held.is_cpu and not torch.compiler.is_compiling()
 
 
 def fired_in(dense: Tensor) -> Tensor:
@@ -61,7 +85,12 @@ def unpack_bits_reference(packed: Tensor, shape: Sequence[int]) -> Tensor:
 
 
 def pack_bits(fired: Tensor) -> Tensor:
-    """Return the bits of a tensor, one where it is not zero: [ceil(n / 8)] of uint8."""
+    """Return the bits of a tensor, one where it is not zero: [ceil(n / 8)] of uint8.
+
+    Raises:
+        TypeError: `fired` is no tensor.
+    """
+    tensor("fired", fired)
     if not in_numpy(fired) and on_gpu(fired) and fired.dtype in NUMBERS:
         packed: Tensor = kernels("_bits").pack(fired)
         return packed
@@ -73,13 +102,19 @@ def pack_bits(fired: Tensor) -> Tensor:
 
 
 def unpack_bits(packed: Tensor, shape: Sequence[int], dtype: torch.dtype = torch.bool) -> Tensor:
-    """Return the dense tensor of a shape: one (or True) where the bit is set, else zero."""
+    """Return the dense tensor of a shape: one (or True) where the bit is set, else zero.
+
+    Raises:
+        TypeError: `packed` is not a flat tensor of uint8, or `shape` no sizes.
+        ValueError: `packed` does not have the bytes of the shape.
+    """
+    tensor("packed", packed)
     if not in_numpy(packed):
         if on_gpu(packed) and dtype in NUMBERS:
             unpacked: Tensor = kernels("_bits").unpack(packed, shape, dtype)
             return unpacked
         return unpack_bits_reference(packed, shape).to(dtype)
-    bits = np.unpackbits(packed.numpy(), count=math.prod(shape), bitorder="little")
+    bits = np.unpackbits(packed.numpy(), count=check_packed(packed, shape), bitorder="little")
     dense = torch.from_numpy(bits).reshape(tuple(shape))
     return dense.view(torch.bool) if dtype == torch.bool else dense.to(dtype)
 
@@ -92,6 +127,8 @@ def count_bits(packed: Tensor) -> int:
         table = torch.from_numpy(COUNT_OF_BYTE).to(packed.device)
         return int(table[packed.int()].sum(dtype=torch.int64))
     data = packed.numpy()
+    if data.size <= SHORT:
+        return int.from_bytes(data.tobytes(), "little").bit_count()
     if not HAS_BITWISE_COUNT:
         return int(COUNT_OF_BYTE[data].sum(dtype=np.int64))
     rest = data.size % 8

@@ -18,10 +18,11 @@ from spike_ops._dense import float_mm, onednn_product
 from spike_ops._event import event_mm
 from spike_ops._index import SpikeIndex
 from spike_ops._native_masked import masked_product
+from spike_ops._native_tables import look_up
 
 DTYPES = (torch.float32, torch.float64, torch.bfloat16, torch.float16)
 ROWS, COLUMNS, WIDTH = 256, 512, 128  # the table of the event path fits a second-level cache
-DENSE = 512
+DENSE, FEW = 512, 8  # sides of the dense weight, and the fewer rows it is multiplied with
 Clock = Callable[[Callable[[], object]], float]
 
 
@@ -92,20 +93,31 @@ def _rates(clock: Clock, dtype: torch.dtype, *, onednn: bool) -> Rates:
     call = _bags_time(clock, table, 0.02, rows=1)[1]
     output = max((few[1] - call - few[0] * WIDTH * add) / (ROWS * WIDTH), 1e-4)
     weight, left = _matrix(DENSE, DENSE, dtype), _matrix(128, DENSE, dtype)
-    one = clock(lambda: float_mm(left[:1], weight, onednn=onednn))
+    few_rows = clock(lambda: float_mm(left[:FEW], weight, onednn=onednn))
     all_rows = clock(lambda: float_mm(left, weight, onednn=onednn))
-    mac = max((all_rows - one) / (127 * DENSE * DENSE), 1e-5)
+    mac = max((all_rows - few_rows) / ((len(left) - FEW) * DENSE**2), 1e-5)
     packed = pack_bits(_spikes(ROWS, COLUMNS, 0.1))
     unpack = clock(lambda: unpack_bits(packed, (ROWS, COLUMNS), dtype)) / (ROWS * COLUMNS)
-    read = max(one / DENSE**2 - mac, 0.0)
-    masked = _masked_rate(clock, left, weight) if _native.compiled() else math.inf
-    return Rates(add=add, output=output, mac=mac, unpack=unpack, read=read, masked=masked)
+    read = max(few_rows / DENSE**2 - FEW * mac, 0.0)
+    return Rates(add, output, mac, unpack, read, *_kernel_rates(clock, left, weight))
+
+
+def _kernel_rates(clock: Clock, left: Tensor, weight: Tensor) -> tuple[float, float, float]:
+    """Return what only the kernels do: `masked`, `lookup` and `fill` of Rates."""
+    if not _native.compiled() or not _native.knows(left.dtype):
+        return math.inf, math.inf, math.inf
+    packed = pack_bits(_spikes(len(left), DENSE, 0.5))
+    few, many = (
+        clock(lambda rows=rows: look_up(packed, rows, weight))  # type: ignore[misc]
+        for rows in (4 * FEW, len(left))
+    )
+    lookup = max((many - few) / ((len(left) / 4 - FEW) * DENSE**2), 1e-5)
+    fill = max(few / DENSE**2 - FEW * lookup, 1e-5)
+    return _masked_rate(clock, left, weight), lookup, fill
 
 
 def _masked_rate(clock: Clock, left: Tensor, weight: Tensor) -> float:
     """Return what a multiply-add of a product takes that is computed in some places alone."""
-    if not _native.knows(left.dtype):
-        return math.inf
     windows = [pack_bits(_spikes(len(left), len(weight), density)) for density in (0.05, 0.25)]
     few, many = (
         clock(lambda window=window: masked_product(window, left, weight))  # type: ignore[misc]

@@ -17,12 +17,16 @@ class Rates:
     mac: float  # one multiply-add of the best dense product
     unpack: float  # one element of the dense operand
     read: float  # one element of the weight, by the dense product
-    masked: float = math.inf  # one multiply-add of a product computed in places alone; kernels only
+    # by compiled kernels only: one multiply-add of a product that is computed in places alone,
+    # one addition from a table of sums of four rows, one element of the weight put into one
+    masked: float = math.inf
+    lookup: float = math.inf
+    fill: float = math.inf
 
 
 # measured with `calibrate()` on the machine that Calibration names
 RATES = {
-    "float32": Rates(add=0.036, output=0.05, mac=0.018, unpack=0.18, read=0.085),
+    "float32": Rates(add=0.036, output=0.05, mac=0.018, unpack=0.18, read=0.13),
     "float64": Rates(add=0.31, output=0.3, mac=0.046, unpack=0.26, read=0.11),
     "bfloat16": Rates(add=0.034, output=0.17, mac=0.0087, unpack=0.24, read=0.13),
     "float16": Rates(add=0.036, output=0.2, mac=0.8, unpack=0.73, read=0.06),
@@ -41,7 +45,7 @@ class Calibration:
     """
 
     machine: str = "one core of an AMD EPYC (Zen 4)"
-    event_call: float = 17_500.0
+    event_call: float = 30_000.0
     byte: float = 0.54  # one byte of spikes looked through
     spike: float = 5.3  # one spike found and sorted into its row
     sort: float = 6.5  # one spike sorted into its column
@@ -83,8 +87,17 @@ NATIVE = Calibration(
     sort=1.55,
     rates=RATES
     | {
-        "float32": replace(RATES["float32"], masked=0.046),
-        "float64": Rates(add=0.073, output=0.13, mac=0.046, unpack=0.26, read=0.11, masked=0.082),
+        "float32": replace(RATES["float32"], masked=0.046, lookup=0.032, fill=0.19),
+        "float64": Rates(
+            add=0.073,
+            output=0.13,
+            mac=0.046,
+            unpack=0.26,
+            read=0.11,
+            masked=0.082,
+            lookup=0.063,
+            fill=0.4,
+        ),
     },
     kernels=True,
 )
@@ -110,11 +123,17 @@ def calibration() -> Calibration:
 def use_calibration(costs: Calibration) -> Iterator[None]:
     """Decide by another calibration for as long as the block lasts.
 
+    Raises:
+        TypeError: It is no `Calibration`; `Calibration.load` reads a file.
+
     Example:
         >>> with use_calibration(Calibration(machine="another")):
         ...     calibration().machine
         'another'
     """
+    if not isinstance(costs, Calibration):
+        got = type(costs).__name__
+        raise TypeError(f"costs must be a Calibration, got {got}; Calibration.load reads a file")
     _in_use.append(costs)
     try:
         yield

@@ -7,13 +7,16 @@ import torch
 from torch import Tensor
 
 from spike_ops import _native
-from spike_ops._conv_cost import plan_conv
+from spike_ops._calibration import calibration
+from spike_ops._conv_cost import most, plan_conv
 from spike_ops._conv_event import event_conv
 from spike_ops._conv_grad import event_conv_weight
 from spike_ops._conv_native import native_conv, native_conv_weight
+from spike_ops._conv_pointwise import pointwise, takes
 from spike_ops._conv_shape import ConvShape
 from spike_ops._cost import Method
 from spike_ops._dense import unpacked
+from spike_ops._event import GATHERED
 from spike_ops._index import SpikeIndex
 
 aten = torch.ops.aten
@@ -55,13 +58,28 @@ def conv(
     method: Method = "auto",
 ) -> Tensor:
     """Return the convolution [B, O, ...]."""
-    plan = plan_conv(
-        shape, index.count, dtype=weight.dtype, device=weight.device.type, method=method
-    )
-    if plan.method == "event" and shape.size:
-        result = _event(index, shape, weight)
-        return result if bias is None else result.add_(bias.view(-1, *[1] * len(shape.sides)))
+    if takes(shape, index.packed, weight):
+        return _biased(pointwise(index, shape, weight, method), bias)
+    if shape.size and _by_event(index, shape, weight, method):
+        return _biased(_event(index, shape, weight), bias)
     return aten.convolution(_dense(index, shape, weight), weight, bias, *_options(shape))
+
+
+def _by_event(
+    index: SpikeIndex, shape: ConvShape, beside: Tensor, method: Method, *, transposed: bool = False
+) -> bool:
+    """Say whether a convolution goes by additions: what `plan_conv` decides."""
+    dtype, device = beside.dtype, beside.device.type
+    if method == "auto" and device == "cpu" and calibration().kernels and dtype in GATHERED:
+        return index.count < most(shape, dtype, transposed)
+    plan = plan_conv(
+        shape, index.count, dtype=dtype, device=device, method=method, transposed=transposed
+    )
+    return plan.method == "event"
+
+
+def _biased(fresh: Tensor, bias: Tensor | None) -> Tensor:
+    return fresh if bias is None else fresh.add_(bias.view(-1, *[1] * (fresh.ndim - 2)))
 
 
 def _dense(index: SpikeIndex, shape: ConvShape, beside: Tensor) -> Tensor:
@@ -82,15 +100,7 @@ def conv_weight(
 ) -> Tensor:
     """Return the gradient of the kernel."""
     kernel = gradient.new_empty(shape.outputs, shape.channels // shape.groups, *shape.kernel)
-    plan = plan_conv(
-        shape,
-        index.count,
-        dtype=gradient.dtype,
-        device=gradient.device.type,
-        method=method,
-        transposed=True,
-    )
-    if plan.method == "event" and shape.size:
+    if shape.size and _by_event(index, shape, gradient, method, transposed=True):
         if _native.knows(gradient.dtype) and _native.takes(gradient, index.packed):
             return native_conv_weight(index, shape, gradient)
         return event_conv_weight(index.positions, shape, gradient)

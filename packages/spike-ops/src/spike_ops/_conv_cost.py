@@ -1,6 +1,7 @@
 """What a convolution of spikes costs by additions and dense."""
 
 import math
+from bisect import bisect_left
 from typing import Literal
 
 import torch
@@ -8,8 +9,9 @@ import torch
 from spike_ops._calibration import calibration
 from spike_ops._conv_event import CHUNK
 from spike_ops._conv_shape import ConvShape, walk_of
-from spike_ops._cost import Method, ProductPlan, choose, gathering, rates_of
+from spike_ops._cost import Method, ProductPlan, choose, gathering, plan_product, rates_of
 from spike_ops._event import GATHERED
+from spike_ops._ways import KeptByCosts
 
 # outputs that a kernel adds at once, nanoseconds to go to the next run, and how much longer the
 # way back takes: it writes what the way there reads
@@ -35,11 +37,27 @@ def plan_conv(
         )
         reason = f"no measured costs for {dtype} on {device}"
         return ProductPlan(chosen, density, float("nan"), float("nan"), reason)
+    if shape.pointwise and not transposed and rates_of(dtype).lookup < math.inf:
+        rows = shape.batch * shape.plane
+        sizes = (rows, shape.channels, shape.outputs, count)
+        return plan_product(*sizes, dtype=dtype, method=method)
     event = _gradient(shape, count, dtype) if transposed else _forward(shape, count, dtype)
     costs, rate = calibration(), rates_of(dtype)
     event += costs.byte * shape.size / 8 + costs.spike * count
     dense = 2 * costs.dense_call + rate.unpack * shape.size + rate.mac * shape.macs
     return choose(method, density, event * 1e-9, dense * 1e-9)
+
+
+def _most(shape: ConvShape, dtype: torch.dtype, transposed: bool) -> int:
+    """Return from how many spikes on a convolution is dense, with kernels: it stays so."""
+
+    def dense(count: int) -> bool:
+        return plan_conv(shape, count, dtype=dtype, transposed=transposed).method == "dense"
+
+    return bisect_left(range(shape.size + 1), True, key=dense)
+
+
+most = KeptByCosts(_most)
 
 
 def _forward(shape: ConvShape, count: int, dtype: torch.dtype) -> float:

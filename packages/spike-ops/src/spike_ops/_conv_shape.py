@@ -14,9 +14,7 @@ Ints = tuple[int, ...]
 Whole = NDArray[np.int64]
 
 
-class ConvShape(NamedTuple):
-    """Sizes of a convolution of one to three spatial axes; the kernel is O × C/groups × kernel."""
-
+class _Sizes(NamedTuple):
     batch: int
     channels: int
     sides: Ints
@@ -27,22 +25,37 @@ class ConvShape(NamedTuple):
     dilation: Ints
     groups: int
 
-    @property
+
+class ConvShape(_Sizes):
+    """Sizes of a convolution of one to three spatial axes; the kernel is O × C/groups × kernel."""
+
+    @cached_property
     def out_sides(self) -> Ints:
         """Spatial sizes of the result."""
         each = zip(self.sides, self.kernel, self.stride, self.padding, self.dilation, strict=True)
         return tuple((n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in each)
 
-    @property
+    @cached_property
     def size(self) -> int:
         """Elements of the input."""
-        return self.batch * self.channels * math.prod(self.sides)
+        return self.batch * self.channels * self.plane
 
-    @property
+    @cached_property
     def macs(self) -> int:
         """Multiply-adds of the dense convolution."""
         each = self.channels // self.groups * math.prod(self.kernel)
         return self.batch * self.outputs * math.prod(self.out_sides) * each
+
+    @cached_property
+    def plane(self) -> int:
+        """Places of a channel."""
+        return math.prod(self.sides)
+
+    @cached_property
+    def pointwise(self) -> bool:
+        """Whether each place of the result is a product of the channels at its own place alone."""
+        still = {*self.kernel, *self.stride} == {1} and not any(self.padding)
+        return still and self.groups == 1 and self.channels % 8 == 0 and self.size > 0
 
 
 class Walk:

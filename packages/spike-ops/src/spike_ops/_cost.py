@@ -5,12 +5,14 @@ nothing else: the same call takes the same way on every run. Nothing is timed un
 `calibrate()` is called.
 """
 
+from math import inf
 from typing import Literal, NamedTuple
 
 import torch
 
 from spike_ops._calibration import Calibration, Rates, calibration, use_calibration
-from spike_ops._event import BLOCK_BYTES, LARGE_BYTES, block_width
+from spike_ops._event import BLOCK_BYTES, LARGE_BYTES, block_width, few, short
+from spike_ops._native_tables import LEAST, PAIRED
 
 __all__ = [
     "Calibration",
@@ -27,6 +29,13 @@ __all__ = [
     "choose",
 ]
 
+# of the cost of a call, of an addition, and of one from the first cache, where kernels add
+# straight from the bits
+STRAIGHT_CALL, STRAIGHT, NEAR = 0.5, 1.25, 0.65
+# of filling tables and of looking up, where tables are of pairs
+PAIR_FILL, PAIR_LOOKUP = 0.57, 1.4
+# one row is multiplied without putting the weight into another order
+VECTOR = 0.35
 Method = Literal["auto", "event", "dense"]
 METHODS = ("auto", "event", "dense")
 
@@ -59,15 +68,41 @@ def expected_seconds(
     turned: bool = False,
 ) -> tuple[float, float]:
     """Return the seconds the calibration expects by additions and dense."""
-    costs = calibration()
-    rate = rates_of(dtype)
-    size, outputs = rows * columns, rows * width
-    event = costs.event_call + costs.byte * size / 8 + costs.spike * count + rate.output * outputs
-    event += costs.sort * count if transposed else 0
-    event += gathering(columns, width, count, dtype, turned=turned)
-    dense = costs.dense_call + rate.unpack * size + rate.mac * size * width
-    dense += rate.read * columns * width
+    costs, rate, size = calibration(), rates_of(dtype), rows * columns
+    dense = multiplying(rows, columns, width, rate)
+    if transposed or turned:
+        event = costs.sort * count if transposed else 0.0
+    else:
+        dense = min(dense, looking_up(rows, columns, width, dtype))
+        if costs.kernels and rate.lookup < inf:
+            straight = STRAIGHT_CALL * costs.event_call + costs.byte * size / 8
+            if few(rows, columns, width):
+                return (straight + STRAIGHT * rate.add * count * width) * 1e-9, dense * 1e-9
+            if short(columns, width):
+                straight += (rate.output * rows + NEAR * rate.add * count) * width
+                return straight * 1e-9, dense * 1e-9
+        event = 0.0
+    event += costs.event_call + costs.byte * size / 8 + costs.spike * count
+    event += rate.output * rows * width + gathering(columns, width, count, dtype, turned=turned)
     return event * 1e-9, dense * 1e-9
+
+
+def multiplying(rows: int, columns: int, width: int, rate: Rates) -> float:
+    """Return the nanoseconds of a dense product."""
+    size = rows * columns
+    dense = calibration().dense_call + rate.unpack * size
+    once = VECTOR if rows == 1 else 1.0
+    return dense + (rate.mac * size + rate.read * columns) * width * once
+
+
+def looking_up(rows: int, columns: int, width: int, dtype: torch.dtype) -> float:
+    """Return the nanoseconds of a product from tables of sums of four rows of the weight."""
+    rate = rates_of(dtype)
+    if rows < LEAST:
+        return inf
+    fill, lookup = rate.fill * columns, rate.lookup * rows * -(-columns // 4)
+    additions = fill + lookup if rows > PAIRED else PAIR_FILL * fill + PAIR_LOOKUP * lookup
+    return STRAIGHT_CALL * calibration().event_call + additions * width
 
 
 def plan_masked(
@@ -86,7 +121,11 @@ def plan_masked(
 
 def rates_of(dtype: torch.dtype) -> Rates:
     """Return the rates of a data type."""
-    return calibration().rates[str(dtype).removeprefix("torch.")]
+    try:
+        return calibration().rates[str(dtype).removeprefix("torch.")]
+    except KeyError:
+        known = ", ".join(calibration().rates)
+        raise TypeError(f"dtype must be one of {known}, got {dtype}") from None
 
 
 def gathering(
@@ -131,13 +170,21 @@ def plan_product(
         transposed: S is stored as its transpose, as for the gradient of a weight.
         turned: W is not contiguous.
 
+    Raises:
+        ValueError: There are more spikes than elements, a number is negative, the method unknown.
+        TypeError: `dtype` is no floating-point type.
+
     Example:
         >>> plan_product(1024, 1024, 1024, 10_000).method
         'event'
         >>> plan_product(1024, 1024, 1024, 900_000).method
         'dense'
     """
-    density = count / max(rows * columns, 1)
+    size = rows * columns
+    if not 0 <= count <= size or min(rows, columns, width) < 0:
+        got = f"{count} in {rows} by {columns}, times a width of {width}"
+        raise ValueError(f"count must be in 0..rows * columns, sizes from 0, got {got}")
+    density = count / max(size, 1)
     if device != "cpu":
         return unmeasured(device, method)._replace(density=density)
     event, dense = expected_seconds(
@@ -149,6 +196,8 @@ def plan_product(
 def choose(method: Method, density: float, event: float, dense: float) -> ProductPlan:
     """Return the plan: what was asked for, else the cheaper."""
     if method != "auto":
+        if method not in METHODS:
+            raise ValueError(f"method must be one of {', '.join(METHODS)}, got {method!r}")
         return ProductPlan(method, density, event, dense, "as asked")
     chosen: Literal["event", "dense"] = "event" if event < dense else "dense"
     return ProductPlan(chosen, density, event, dense, "the cheaper by the calibration")

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from spike_ops import _native
-from spike_ops._bits import in_numpy, unpack_bits
+from spike_ops._bits import BITS_OF_BYTE, in_numpy, unpack_bits
 from spike_ops._calibration import calibration
 
 # rows unpacked at a time: their ones and zeros stay in the cache
@@ -20,6 +20,8 @@ LEAST_ROWS = 4
 # elements of the buffer that a thread keeps: fresh memory costs more than what is written to it
 KEPT = 1 << 21
 _kept = threading.local()
+NUMPYS = {torch.float32: np.float32, torch.float64: np.float64}
+ONES = BITS_OF_BYTE.astype(np.float32)  # [256, 8]
 
 
 @lru_cache(maxsize=1)
@@ -53,8 +55,12 @@ def unpacked(
         return dense.to(memory_format=torch.channels_last) if channels_last else dense
     if not channels_last and _native.knows(dtype) and _native.takes(packed):
         return _native.unpack(packed, _buffer(size, dtype)).view(shape)
-    bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=size, bitorder="little"))
     buffer = _buffer(size, dtype)
+    if not channels_last and dtype == torch.float32 and size % 8 == 0:
+        eights = buffer.numpy().reshape(-1, 8)
+        ONES.take(packed.numpy()[: size // 8], axis=0, out=eights, mode="clip")
+        return buffer.view(shape)
+    bits = torch.from_numpy(np.unpackbits(packed.numpy(), count=size, bitorder="little"))
     if not channels_last:
         return buffer.copy_(bits).view(shape)
     batch, channels, *sides = shape
@@ -72,9 +78,25 @@ def _buffer(size: int, dtype: torch.dtype) -> Tensor:
     return part
 
 
+def _in_rows(weight: Tensor) -> bool:
+    """Say whether numpy's BLAS can multiply a vector with a matrix where it lies."""
+    plain = weight.dtype in NUMPYS and weight.is_cpu and type(weight) in _native.PLAIN
+    wanted = torch.is_grad_enabled() and weight.requires_grad
+    return plain and not wanted and 1 in weight.stride() and not _native.wrapped(weight)
+
+
+def _one_row(packed: Tensor, weight: Tensor) -> Tensor:
+    """Return S @ W of one row: BLAS's product with a vector, which torch has no way to call."""
+    bits = np.unpackbits(packed.numpy(), count=len(weight), bitorder="little")
+    values = bits.astype(NUMPYS[weight.dtype])
+    return torch.from_numpy(np.dot(values, weight.detach().numpy())[None])
+
+
 def dense_mm(packed: Tensor, rows: int, weight: Tensor, *, onednn: bool = True) -> Tensor:
     """Return S @ W with S unpacked, a few hundred rows at a time: [rows, N]."""
     columns = weight.shape[0]
+    if rows == 1 and in_numpy(packed) and _in_rows(weight):
+        return _one_row(packed, weight)
     if not in_numpy(packed) or rows <= 2 * ROWS or (ROWS * columns) % 8:
         return float_mm(unpacked(packed, (rows, columns), weight), weight, onednn=onednn)
     result = weight.new_empty(rows, weight.shape[1])

@@ -10,14 +10,17 @@ from torch import Tensor
 
 from spike_ops import _native
 from spike_ops._index import Bags, SpikeIndex
+from spike_ops._native_adding import add_rows, add_short_rows
 
 GATHERED = {torch.float64, torch.float32, torch.float16, torch.bfloat16}
 # a block of the table of this many bytes stays in a core's second-level cache
 BLOCK_BYTES = 1 << 20
 # how often each row of the table must be read for copying it into blocks to pay
 READS, READS_OF_LARGE, LARGE_BYTES = 20, 3, 1 << 25
-# of so few additions the positions are not worth keeping, nor a second thread starting
-FEW = 1 << 22
+# of so few rows, or so small a product, no positions are kept by the kernels
+FEW_ROWS, FEW = 32, 1 << 22
+# elements of a weight that stays in the first caches, to which a list of positions does not pay
+SMALL = 1 << 14
 
 
 def gather_add(bags: Bags, table: Tensor) -> Tensor:
@@ -62,11 +65,25 @@ def _bag_sums(bags: Bags, table: Tensor) -> Tensor:
     return torch.embedding_bag(table, bags.entries, bags.borders, *told)[0]
 
 
+def few(rows: int, columns: int, width: int) -> bool:
+    """Say whether kernels add up a product straight from its bits."""
+    return rows <= FEW_ROWS or rows * columns * width <= FEW
+
+
+def short(columns: int, width: int) -> bool:
+    """Say whether kernels add up rows of a weight so small that they need no positions."""
+    return columns * width <= SMALL and width % 16 == 0
+
+
 def event_mm(index: SpikeIndex, columns: int, weight: Tensor) -> Tensor:
     """Return S @ W by additions: `weight` is W [columns, N], S the spikes in rows of `columns`."""
-    few = index.size * weight.shape[1] <= FEW and not index.found and weight.stride(1) == 1
-    if few and _native.knows(weight.dtype) and _native.takes(weight, index.packed):
-        return _native.add_rows(index.packed, index.size // columns, weight)
+    rows, width = index.size // columns, weight.shape[1]
+    straight = not index.found and weight.stride(1) == 1
+    if straight and _native.knows(weight.dtype) and _native.takes(weight, index.packed):
+        if few(rows, columns, width):
+            return add_rows(index.packed, rows, weight)
+        if short(columns, width) and weight.is_contiguous():
+            return add_short_rows(index.packed, rows, weight)
     return gather_add(index.by_row(columns), weight)
 
 

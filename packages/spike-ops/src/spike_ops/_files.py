@@ -12,6 +12,7 @@ from torch import Tensor
 
 from spike_ops._ops import packed_bits
 from spike_ops._spike_tensor import FLOATS, SpikeTensor, dense_of
+from spike_ops._whole import whole
 
 FORMAT = "spike-ops spikes 1"
 NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
@@ -20,12 +21,14 @@ NAMES = {str(dtype).removeprefix("torch."): dtype for dtype in FLOATS}
 def save_spikes(spikes: SpikeTensor | Mapping[str, SpikeTensor], path: str | Path) -> None:
     """Write spikes, one or several under names, to a safetensors file: one bit each.
 
+    The file is there whole or not at all, and what was there before stays until then.
+
     Args:
         spikes: Spikes, or a mapping from names to spikes.
         path: The file to write.
 
     Raises:
-        TypeError: Something is not a `SpikeTensor`.
+        TypeError: Something is not a `SpikeTensor`, or a name no text.
 
     Example:
         >>> import tempfile
@@ -34,16 +37,22 @@ def save_spikes(spikes: SpikeTensor | Mapping[str, SpikeTensor], path: str | Pat
         >>> load_spikes(file)["layer 1"]
         SpikeTensor(shape=(3, 3), spikes=3 of 9)
     """
+    if not isinstance(spikes, SpikeTensor | Mapping):
+        got = type(spikes).__name__
+        raise TypeError(f"spikes must be SpikeTensor, or a mapping from names to them, got {got}")
     named = {"spikes": spikes} if isinstance(spikes, SpikeTensor) else dict(spikes)
     told = {"format": FORMAT, "one": str(isinstance(spikes, SpikeTensor))}
     bits: dict[str, Tensor] = {}
     for name, each in named.items():
         if not isinstance(each, SpikeTensor):
             raise TypeError(f"spikes must be SpikeTensor, got {type(each).__name__} for {name!r}")
+        if not isinstance(name, str):
+            raise TypeError(f"spikes must have names of text, got {name!r}")
         kind = str(each.dtype).removeprefix("torch.")
         told[f"spikes.{name}"] = json.dumps({"shape": list(each.shape), "dtype": kind})
         bits[name] = _stored(each)
-    save_file(bits, path, metadata=told)
+    with whole(Path(path)) as part:
+        save_file(bits, part, metadata=told)
 
 
 def load_spikes(path: str | Path) -> SpikeTensor | dict[str, SpikeTensor]:

@@ -14,6 +14,7 @@ Bytes = NDArray[np.uint8]
 Found = NDArray[np.int64]
 # bytes that are not zero are worth finding first while they are rare
 SPARSE_BYTES = 0.6
+SMALL = 512  # bytes of which it is not worth while
 
 
 class Bags(NamedTuple):
@@ -37,6 +38,8 @@ def positions(packed: Tensor, size: int) -> Tensor:
 
 def found_in(data: Bytes, size: int) -> Found:
     """Return the positions of the set bits of bytes, ascending."""
+    if data.size <= SMALL:
+        return np.unpackbits(data, count=size, bitorder="little").view(np.bool_).nonzero()[0]
     active = data.view(np.bool_).nonzero()[0]
     if active.size > SPARSE_BYTES * data.size:
         bits = np.unpackbits(data, count=size, bitorder="little")
@@ -62,12 +65,18 @@ class SpikeIndex:
         self._positions: Tensor | None = None
         self._by_row: dict[int, Bags] = {}
         self._by_column: dict[int, Bags] = {}
+        self._flipped: dict[tuple[int, int], SpikeIndex] = {}
 
     @property
     def count(self) -> int:
         """How many spikes there are."""
+        return self.counted()
+
+    def counted(self) -> int:
+        """Return how many spikes there are."""
         if self._count is None:
-            self._count = count_bits(self.packed)
+            native = _native.takes(self.packed)
+            self._count = _native.count(self.packed) if native else count_bits(self.packed)
         return self._count
 
     @property
@@ -102,6 +111,19 @@ class SpikeIndex:
             self._by_column[columns] = _column_bags(rows, columns)
         return self._by_column[columns]
 
+    def flipped(self, channels: int, plane: int) -> "SpikeIndex":
+        """Return spikes [samples, channels, plane] as [samples, plane, channels], by the kernels.
+
+        Channels come in whole bytes.
+        """
+        key = (channels, plane)
+        if key not in self._flipped:
+            samples = self.size // (channels * plane)
+            turned = SpikeIndex(_native.flip(self.packed, samples, *key), self.size)
+            turned._count = self._count
+            self._flipped[key] = turned
+        return self._flipped[key]
+
 
 def _row_bags(positions: Tensor, size: int, columns: int) -> Bags:
     power_of_two = columns & (columns - 1) == 0
@@ -111,6 +133,8 @@ def _row_bags(positions: Tensor, size: int, columns: int) -> Bags:
         entries = positions & (columns - 1) if power_of_two else positions % columns
         return Bags(entries.int(), torch.searchsorted(positions, borders).int())
     found = positions.numpy()
+    if size == columns:
+        return Bags(_int32(found), torch.tensor((0, found.size), dtype=torch.int32))
     starts = found.searchsorted(np.arange(0, last + 1, columns))
     places = found & (columns - 1) if power_of_two else found % columns
     return Bags(_int32(places), _int32(starts))

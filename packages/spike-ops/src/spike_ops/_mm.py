@@ -3,12 +3,15 @@
 import torch
 from torch import Tensor
 
+from spike_ops import _native
 from spike_ops._bits import unpack_bits
 from spike_ops._cost import Method, ProductPlan, calibration, plan_product, unmeasured
 from spike_ops._dense import dense_mm, dense_mm_transposed
 from spike_ops._event import GATHERED, event_mm, event_mm_transposed, gather_add
 from spike_ops._gpu import kernels, on_gpu
 from spike_ops._index import Bags, SpikeIndex
+from spike_ops._native_tables import look_up
+from spike_ops._ways import ways
 
 ADDED_ON_GPU = (torch.float32, torch.float16, torch.bfloat16)
 
@@ -46,10 +49,12 @@ def mm(index: SpikeIndex, rows: int, weight: Tensor, method: Method = "auto") ->
     """Return S @ W: S [rows, columns] by its index, W [columns, N] dense."""
     if not index.size:
         return weight.new_zeros(rows, weight.shape[1])
-    if plan_mm(index, rows, weight, method).method == "event":
-        if on_gpu(index.packed) and weight.dtype in ADDED_ON_GPU:
+    if _event(index, rows, weight, method):
+        if not weight.is_cpu and on_gpu(index.packed) and weight.dtype in ADDED_ON_GPU:
             return _added_on_gpu(index, rows, weight)
         return event_mm(index, weight.shape[0], weight)
+    if _looked_up(index, rows, weight):
+        return look_up(index.packed, rows, weight)
     return dense_mm(index.packed, rows, weight, onednn=calibration().onednn)
 
 
@@ -59,11 +64,35 @@ def mm_transposed(
     """Return Sᵀ @ G: S [rows, columns] by its index, G [rows, N] dense; the weight's gradient."""
     if not index.size:
         return gradient.new_zeros(columns, gradient.shape[1])
-    if plan_mm(index, columns, gradient, method, transposed=True).method == "event":
+    if _event(index, columns, gradient, method, transposed=True):
         if on_gpu(index.packed) and gradient.dtype in ADDED_ON_GPU:
             return _added_on_gpu(index, columns, gradient, transposed=True)
         return event_mm_transposed(index, columns, gradient)
     return dense_mm_transposed(index.packed, columns, gradient)
+
+
+def _event(
+    index: SpikeIndex, rows: int, weight: Tensor, method: Method, *, transposed: bool = False
+) -> bool:
+    """Say whether a product goes by additions: what `plan_mm` decides, without its seconds."""
+    if method != "auto" or not weight.is_cpu or weight.dtype not in GATHERED:
+        plan = plan_mm(index, rows, weight, method, transposed=transposed)
+        return plan.method == "event"
+    columns, width = weight.shape
+    known = ways(rows, columns, width, weight.dtype, transposed, not weight.is_contiguous())
+    if known.below > rows * columns:
+        return True
+    return known.event(index.counted)
+
+
+def _looked_up(index: SpikeIndex, rows: int, weight: Tensor) -> bool:
+    """Say whether a dense product goes by tables of the kernels."""
+    if not (_native.knows(weight.dtype) and _native.takes(weight, index.packed)):
+        return False
+    columns, width = weight.shape
+    return (
+        weight.is_contiguous() and ways(rows, columns, width, weight.dtype, False, False).looked_up
+    )
 
 
 def _added_on_gpu(

@@ -18,15 +18,20 @@ PER_THREAD = 1_000_000
 MARKS = {torch.float32: "f32", torch.float64: "f64"}
 PLAIN = {Tensor, torch.nn.Parameter}
 FUNCTIONS = {
+    ("count",): "pi",
     ("decode",): "piipp",
     ("turn",): "ppiippp",
+    ("flip",): "piiip",
     ("order",): "pppppppp",
     ("gather_f32", "gather_f64"): "ppiipiipi",
-    ("add_f32", "add_f64"): "piipiipp",
+    ("add_f32", "add_f64"): "piipiiiip",
+    ("short_f32", "short_f64"): "piiipip",
+    ("table_f32", "table_f64"): "piipiiiipp",
     ("unpack_f32", "unpack_f64"): "pip",
     ("masked_f32", "masked_f64"): "piiiiippp",
     ("convolve_f32", "convolve_f64", "collect_f32", "collect_f64"): "ppppiipp",
 }
+wrapped = torch._C._functorch.is_functorch_wrapped_tensor  # by vmap and its kin: no data
 _libraries: list[ctypes.CDLL] = []
 
 
@@ -35,7 +40,9 @@ def compile_kernels() -> None:
 
     It takes about a second, once a process. Products by additions are then the same to the bit as
     before (convolutions to rounding: their sums are taken in one go), and are decided by costs
-    measured with the kernels. float32 and float64 on the CPU; everything else goes as before.
+    measured with the kernels. Dense products are the same to rounding: they are looked up in tables
+    of the sums of rows of the weight, where that is cheaper than multiplying. float32 and float64
+    on the CPU; everything else goes as before.
 
     Raises:
         spike_ops.neuron.CompilerError: There is no C compiler, or it fails.
@@ -58,15 +65,23 @@ def takes(*tensors: Tensor) -> bool:
     if not _libraries or torch.compiler.is_compiling():
         return False
     wanted = torch.is_grad_enabled()
-    return all(
-        type(each) in PLAIN and each.device.type == "cpu" and not (wanted and each.requires_grad)
-        for each in tensors
-    )
+    for each in tensors:
+        if type(each) not in PLAIN or not each.is_cpu or (wanted and each.requires_grad):
+            return False
+        if wrapped(each):
+            return False
+    return True
 
 
 def knows(dtype: torch.dtype) -> bool:
     """Say whether there are kernels for a data type."""
     return dtype in MARKS
+
+
+def count(packed: Tensor) -> int:
+    """Return how many bits are set."""
+    run: Callable[..., int] = _libraries[0].count
+    return run(packed.data_ptr(), packed.numel())
 
 
 def decode(packed: Tensor, rows: int, columns: int, count: int) -> tuple[Tensor, Tensor]:
@@ -83,6 +98,13 @@ def turn(entries: Tensor, borders: Tensor, columns: int) -> tuple[Tensor, Tensor
     return turned, begins
 
 
+def flip(packed: Tensor, samples: int, channels: int, plane: int) -> Tensor:
+    """Return bits [samples, channels, plane] as [samples, plane, channels], in whole bytes."""
+    out = torch.empty_like(packed)
+    call("flip", packed, samples, channels, plane, out)
+    return out
+
+
 def gather(entries: Tensor, borders: Tensor, table: Tensor, out: Tensor) -> None:
     """Write the sums of rows of a table into columns of a matrix: rows of both are contiguous."""
     width = table.shape[1]
@@ -92,15 +114,6 @@ def gather(entries: Tensor, borders: Tensor, table: Tensor, out: Tensor) -> None
         call(f"gather_{MARKS[table.dtype]}", entries, borders, *sizes)
 
     in_parts(len(out), len(entries) * width, part)
-
-
-def add_rows(packed: Tensor, rows: int, table: Tensor) -> Tensor:
-    """Return the sums of rows of a table [columns, N] that bits [rows, columns] name: [rows, N]."""
-    columns, width = table.shape
-    out, scratch = torch.empty(rows, width, dtype=table.dtype), _whole(columns)
-    sizes = (rows, columns, table, table.stride(0), width)
-    call(f"add_{MARKS[table.dtype]}", packed, *sizes, out, scratch)
-    return out
 
 
 def unpack(packed: Tensor, out: Tensor) -> Tensor:
@@ -136,8 +149,8 @@ def walk(
 
 def in_parts(size: int, work: int, part: Callable[[int, int], None]) -> None:
     """Call a function on parts of 0..size, on as many threads as the work is worth."""
-    threads = max(min(torch.get_num_threads(), work // PER_THREAD, size), 1)
-    if threads == 1:
+    threads = min(torch.get_num_threads(), work // PER_THREAD, size) if work > PER_THREAD else 1
+    if threads <= 1:
         part(0, size)
         return
     from spike_ops._c_build import pool
@@ -154,7 +167,13 @@ def _whole(count: int) -> Tensor:
 def call(name: str, *values: Any) -> None:
     """Call a kernel on numbers and on tensors, whose memory must be as it reads them."""
     told = [each.data_ptr() if isinstance(each, Tensor) else each for each in values]
-    getattr(_libraries[0], name)(*told)
+    kernel(name)(*told)
+
+
+def kernel(name: str) -> Callable[..., None]:
+    """Return a kernel, which takes numbers and addresses."""
+    run: Callable[..., None] = getattr(_libraries[0], name)
+    return run
 
 
 def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
@@ -165,5 +184,5 @@ def _declare(library: ctypes.CDLL) -> ctypes.CDLL:
             function = getattr(library, name)
             letters: dict[str, Any] = {"p": ctypes.c_void_p, "i": ctypes.c_int64}
             function.argtypes = [letters[kind] for kind in kinds]
-            function.restype = None
+            function.restype = ctypes.c_int64 if name == "count" else None
     return library

@@ -1,6 +1,5 @@
 """Spikes as one bit each, where a tensor of floats is expected."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
@@ -9,7 +8,8 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from spike_ops._autograd import apply
-from spike_ops._bits import bytes_needed, fired_in, in_numpy
+from spike_ops._bits import check_packed, fired_in, in_numpy
+from spike_ops._checked import tensor
 from spike_ops._index import SpikeIndex
 from spike_ops._ops import checked_bits, unpacked
 from spike_ops._plain import PlainValues
@@ -36,8 +36,8 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
 
     Raises:
         ValueError: `packed` does not have the bytes of the shape, has bits set behind its end, or
-            `dtype` is no float.
-        TypeError: `packed` is not a flat tensor of uint8.
+            `dtype` is no float, what is transposed no matrix, or `index` is that of other bits.
+        TypeError: `packed` is not a flat tensor of uint8, or `shape` no sizes.
 
     Example:
         >>> spikes = SpikeTensor.from_dense(torch.tensor([[0.0, 1.0, 1.0], [0.0, 0.0, 1.0]]))
@@ -66,13 +66,15 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
         transposed: bool = False,
         index: SpikeIndex | None = None,
     ) -> "SpikeTensor":
-        _check(packed, shape, dtype)
+        size = _check(packed, shape, dtype, transposed)
+        if index is not None and (index.packed is not packed or index.size != size):
+            raise ValueError("index must be that of spikes with the same bits and as many elements")
         packed = packed.contiguous()  # kernels read bytes where they lie
         self: SpikeTensor = torch.Tensor._make_wrapper_subclass(
             cls, tuple(shape), dtype=dtype, device=packed.device
         )
         self._packed, self._transposed = packed, transposed
-        self._index = SpikeIndex(packed, math.prod(shape)) if index is None else index
+        self._index = SpikeIndex(packed, size) if index is None else index
         return self
 
     def __init__(
@@ -99,8 +101,9 @@ class SpikeTensor(PlainValues, torch.Tensor):  # type: ignore[override,misc,unus
 
         Raises:
             ValueError: `dense` holds something else than 0 and 1.
+            TypeError: `dense` is no tensor.
         """
-        fired = check_binary(dense)
+        fired = check_binary(tensor("dense", dense))
         kind = dtype or (dense.dtype if dense.dtype in FLOATS else torch.float32)
         packed: SpikeTensor = apply(_FromDense, dense, fired, kind)
         return packed
@@ -210,18 +213,15 @@ def check_binary(dense: Tensor) -> Tensor:
     return fired_in(dense)
 
 
-def _check(packed: Tensor, shape: Sequence[int], dtype: torch.dtype) -> None:
-    if packed.dtype != torch.uint8 or packed.ndim != 1:
-        got = f"{packed.dtype} of {tuple(packed.shape)}"
-        raise TypeError(f"packed must be a flat tensor of uint8, got {got}")
+def _check(packed: Tensor, shape: Sequence[int], dtype: torch.dtype, transposed: bool) -> int:
+    size = check_packed(packed, shape)
     if dtype not in FLOATS:
         raise ValueError(f"dtype must be a floating-point type, got {dtype}")
-    needed = bytes_needed(math.prod(shape))
-    if packed.shape[0] != needed:
-        held = f"{packed.shape[0]} bytes"
-        raise ValueError(f"packed must have {needed} bytes for shape {tuple(shape)}, got {held}")
-    if (used := math.prod(shape) % 8) and in_numpy(packed) and packed.numpy()[-1] >> used:
-        raise ValueError(f"packed must have no bit set behind the {math.prod(shape)} elements")
+    if transposed and len(shape) != 2:
+        raise ValueError(f"transposed needs a matrix, got shape {tuple(shape)}")
+    if (used := size % 8) and in_numpy(packed) and packed.numpy()[-1] >> used:
+        raise ValueError(f"packed must have no bit set behind the {size} elements")
+    return size
 
 
 def _refuse_writes(func: Any, args: Any, kwargs: dict[str, Any]) -> None:

@@ -1,6 +1,7 @@
 """A network as blocks of weights and neurons."""
 
 import math
+from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,7 +10,7 @@ from torch import nn
 from spike_ops.neuron import LIF, Diagonal, Neuron, Recurrent
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._layer_pieces import out_shape
-from spike_ops.nir._layers import Stepwise
+from spike_ops.nn._stepwise import Stepwise
 
 Shape = tuple[int, ...]
 
@@ -134,6 +135,8 @@ def _check_pool(name: str, pool: nn.AvgPool2d) -> None:
 
 
 def _leaves(net: nn.Module, prefix: str = "") -> list[tuple[str, nn.Module]]:
+    if isinstance(net, Stepwise) and isinstance(net.layer, nn.Sequential):
+        net = nn.Sequential(OrderedDict((k, Stepwise(v)) for k, v in net.layer.named_children()))
     if not isinstance(net, nn.Sequential):
         return [(prefix or type(net).__name__, net)]
     inner = ((f"{prefix}.{k}".lstrip("."), each) for k, each in net.named_children())

@@ -6,24 +6,9 @@ from dataclasses import dataclass
 from torch import nn
 
 from spike_ops.chips._blocks import Block, Shape, blocks_of
-from spike_ops.chips._table import CORES, KIBI, Chip, chip_named
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a layer goes.
-
-    Attributes:
-        layer: Its name.
-        cores: The cores that hold it, by number.
-        neurons: Its neurons.
-        synapses: Its connections; weights for `speck`, which stores kernels.
-    """
-
-    layer: str
-    cores: tuple[int, ...]
-    neurons: int
-    synapses: int
+from spike_ops.chips._placing import Placement, on_cores, on_kernels
+from spike_ops.chips._table import Chip, chip_named
+from spike_ops.nir._sample import sample_shape
 
 
 @dataclass(frozen=True)
@@ -53,7 +38,7 @@ class ChipReport:
         return "\n".join([*lines, *(f"  {problem}" for problem in self.problems)])
 
 
-def check(net: nn.Module, chip: str | Chip, input_shape: Shape) -> ChipReport:
+def check(net: nn.Module, chip: str | Chip, input_shape: Shape | int) -> ChipReport:
     """Return whether a network fits a chip, on which cores, and why not.
 
     The limits are published totals, not those of a vendor's compiler: a network that does not fit
@@ -62,13 +47,15 @@ def check(net: nn.Module, chip: str | Chip, input_shape: Shape) -> ChipReport:
     all layers but the last.
 
     Args:
-        net: `nn.Sequential` of Linear, Conv2d, AvgPool2d (also in `spike_ops.nir.Stepwise`),
+        net: `nn.Sequential` of Linear, Conv2d, AvgPool2d (also in `spike_ops.nn.Stepwise`),
             Flatten, LIF and IF, and `Recurrent` of these through a Linear or `Diagonal`.
         chip: `"loihi2"`, `"spinnaker2"`, `"speck"` or `"xylo"`, or a `Chip`.
-        input_shape: Shape of one sample without time and batch.
+        input_shape: Shape of one sample without time and batch, which are left out where the first
+            layer tells: (T, B, 16) before `nn.Linear(16, 8)` is (16,).
 
     Raises:
-        ValueError: There is no such chip, or the network is no such sequence.
+        ValueError: There is no such chip, the network is no such sequence, or its first layer does
+            not take such samples.
 
     Example:
         >>> from spike_ops.neuron import IF
@@ -79,13 +66,23 @@ def check(net: nn.Module, chip: str | Chip, input_shape: Shape) -> ChipReport:
         >>> check(net, "xylo", (16,)).problems
         ('0: membranes must decay by 1 - 2^-k, got a factor of 1',)
     """
-    limits, blocks = chip_named(chip), blocks_of(net, input_shape)
-    problems = [problem for block in blocks for problem in _unlike(block, limits)]
-    problems += _ends(blocks, limits) + _crowded(blocks[:-1], limits)
-    placing = _on_kernels if limits.name == "speck" else _on_cores
-    placements, unplaced = placing(blocks, limits)
+    limits = chip_named(chip)
+    return report_of(blocks_of(net, sample_shape(net, input_shape)), limits)
+
+
+def report_of(blocks: list[Block], chip: Chip) -> ChipReport:
+    """Return whether blocks fit a chip, on which cores, and why not."""
+    problems = [problem for block in blocks for problem in _unlike(block, chip)]
+    problems += [
+        f"{block.name}: weights must have neurons behind them, a readout is for the host"
+        for block in blocks
+        if block.neurons is None
+    ]
+    problems += _ends(blocks, chip) + _crowded(blocks[:-1], chip)
+    placing = on_kernels if chip.name == "speck" else on_cores
+    placements, unplaced = placing(blocks, chip)
     problems += unplaced
-    return ChipReport(limits, () if unplaced else tuple(placements), tuple(problems))
+    return ChipReport(chip, () if unplaced else tuple(placements), tuple(problems))
 
 
 def _unlike(block: Block, chip: Chip) -> list[str]:
@@ -94,7 +91,7 @@ def _unlike(block: Block, chip: Chip) -> list[str]:
     if isinstance(block.layer, nn.Conv2d) and not chip.convolutions:
         found.append(f"{name}: the chip has no convolutions")
     if block.neurons is None:
-        return [*found, f"{name}: weights must have neurons behind them, a readout is for the host"]
+        return found
     if block.recurrent is not None and not chip.recurrent:
         found.append(f"{name}: the chip has no connections among neurons of a layer")
     rule = block.neurons.rule
@@ -133,92 +130,3 @@ def shift_of(beta: float) -> int | None:
         return None
     k = round(-math.log2(1 - beta))
     return k if 1 <= k <= 15 and math.isclose(1 - 2.0**-k, beta, rel_tol=1e-12) else None
-
-
-def _on_cores(blocks: list[Block], chip: Chip) -> tuple[list[Placement], list[str]]:
-    placements, problems, used = [], [], 0
-    per_core = chip.neurons_per_core or 1
-    for block in blocks:
-        count = -(-block.size // per_core)
-        cores = tuple(range(used, used + count))
-        if chip.cores == 1:
-            cores = (0,)  # layers share it
-        used = max(cores) + 1
-        placements.append(Placement(block.name, cores, block.size, block.synapses))
-    for what, got, most in (
-        ("cores", used, chip.cores),
-        ("neurons", sum(each.size for each in blocks), chip.neurons),
-        ("synapses", sum(each.synapses for each in blocks), chip.synapses),
-    ):
-        if most is not None and got > most:
-            problems.append(f"the chip has {most} {what}, the network needs {got}")
-    return placements, problems
-
-
-def memories(block: Block) -> tuple[int, int]:
-    """Return the entries of kernel and neuron memory that a layer takes on DYNAP-CNN and Speck.
-
-        kernel: C_in 2^(⌈log2 kx ky⌉ + ⌈log2 C_out⌉);   neurons: C_out 2^(⌈log2 fx⌉ + ⌈log2 fy⌉)
-
-    A linear layer behind a flatten is a convolution whose kernel is the whole feature map.
-    """
-    kernel, channels = _kernel(block)
-    height, width = block.shape[1:] or (1, 1)
-    log = [math.ceil(math.log2(each)) for each in (math.prod(kernel), block.shape[0])]
-    map_log = math.ceil(math.log2(height)) + math.ceil(math.log2(width))
-    return channels << sum(log), block.shape[0] << map_log
-
-
-def _kernel(block: Block) -> tuple[Shape, int]:
-    if isinstance(block.layer, nn.Conv2d):
-        return tuple(block.layer.kernel_size), block.layer.in_channels
-    return block.area, block.heard[0] // math.prod(block.area)
-
-
-def _on_kernels(blocks: list[Block], chip: Chip) -> tuple[list[Placement], list[str]]:
-    problems = [problem for block in blocks for problem in _bad_kernel(block)]
-    if len(blocks) > chip.cores:
-        problems.append(f"the chip has {chip.cores} cores, the network needs {len(blocks)}")
-    fitting = []
-    for block in blocks:
-        kernel, neurons = memories(block)
-        cores = [k for k, (w, n) in enumerate(CORES) if kernel <= w * KIBI and neurons <= n * KIBI]
-        fitting.append(cores)
-        if not cores:
-            needs = f"{kernel / KIBI:g} Ki of kernel and {neurons / KIBI:g} Ki of neuron memory"
-            problems.append(f"{block.name}: needs {needs}, no core has that")
-    taken: dict[int, int] = {}
-    if not problems and not all(_seat(k, fitting, taken, set()) for k in range(len(blocks))):
-        problems.append("each layer fits a core, but there are not enough such cores for all")
-    place = {layer: core for core, layer in taken.items()}
-    return [
-        Placement(each.name, (place[k],), each.size, int(each.layer.weight.numel()))
-        for k, each in enumerate(blocks)
-        if k in place
-    ], problems
-
-
-def _bad_kernel(block: Block) -> list[str]:
-    found, (kernel, _) = [], _kernel(block)
-    if max(kernel) > 16:
-        found.append(f"{block.name}: a kernel must be at most 16 by 16, got {kernel}")
-    if block.shape[0] > 1024:
-        found.append(f"{block.name}: channels must be at most 1024, got {block.shape[0]}")
-    if isinstance(block.layer, nn.Conv2d):
-        if not set(block.layer.stride) <= {1, 2, 4, 8}:
-            found.append(f"{block.name}: strides must be 1, 2, 4 or 8, got {block.layer.stride}")
-        if block.layer.groups != 1 or set(block.layer.dilation) != {1}:
-            found.append(f"{block.name}: convolutions must have neither groups nor dilation")
-    return found
-
-
-def _seat(layer: int, fitting: list[list[int]], taken: dict[int, int], tried: set[int]) -> bool:
-    """Give a layer a core, moving others where that makes room."""
-    for core in fitting[layer]:
-        if core in tried:
-            continue
-        tried.add(core)
-        if core not in taken or _seat(taken[core], fitting, taken, tried):
-            taken[core] = layer
-            return True
-    return False

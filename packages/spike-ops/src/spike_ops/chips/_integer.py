@@ -8,11 +8,9 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spike_ops._spike_tensor import SpikeTensor
-from spike_ops.chips._blocks import Block, Shape, blocks_of, window
-from spike_ops.chips._check import shift_of
-from spike_ops.chips._table import Chip, chip_named
+from spike_ops.chips._blocks import Block
 from spike_ops.neuron import LIF
-from spike_ops.nir._layers import Stepwise
+from spike_ops.nn._stepwise import Stepwise
 
 DECAY_BITS = 12
 
@@ -109,90 +107,6 @@ class IntegerNet(nn.Module):
             if layer.threshold is not None:
                 modules.append(_neurons(layer))
         return nn.Sequential(*modules)
-
-
-def quantize(
-    net: nn.Module,
-    input_shape: Shape,
-    *,
-    chip: str | Chip | None = None,
-    bits: int = 8,
-    state_bits: int = 32,
-) -> IntegerNet:
-    """Return a network in whole numbers: weights of so many bits, one scale for each layer.
-
-    With m the largest absolute weight of a layer and n = 2^(bits - 1) - 1, a unit is worth m / n
-    (times the weight of the current, `decay_input`); weights, biases, thresholds and resets are
-    rounded to the nearest unit, ties to even. Averages before a layer become sums, and its unit so
-    much smaller. A decay is β 4096 rounded to the nearest whole number, or, for 1 - 2^-k, a shift.
-
-    Args:
-        net: As `check` takes it.
-        input_shape: Shape of one sample without time and batch.
-        chip: Takes its `weight_bits` and `state_bits` instead of these arguments.
-        bits: Bits of a weight, 2 to 16.
-        state_bits: Bits of a membrane, 8 to 32.
-
-    Raises:
-        ValueError: An argument is outside its range, the network is no such sequence, a reset is
-            delayed, neurons are recurrent, or a threshold is no number of the state.
-
-    Example:
-        >>> from spike_ops.neuron import IF
-        >>> net = nn.Sequential(nn.Linear(2, 1, bias=False), IF(reset="soft"))
-        >>> _ = net[0].weight.data.copy_(torch.tensor([[0.5, -0.25]]))
-        >>> whole = quantize(net, (2,), bits=8)
-        >>> whole.quantised[0].weight.tolist(), whole.quantised[0].threshold
-        ([[127, -64]], 254)
-        >>> whole(torch.ones(8, 1, 2)).flatten().tolist()
-        [0, 0, 0, 0, 1, 0, 0, 0]
-    """
-    if chip is not None:
-        limits = chip_named(chip)
-        bits, state_bits = limits.weight_bits, limits.state_bits
-    if not 2 <= bits <= 16:
-        raise ValueError(f"bits must be in 2..16, got {bits}")
-    if not 8 <= state_bits <= 32:
-        raise ValueError(f"state_bits must be in 8..32, got {state_bits}")
-    blocks = blocks_of(net, input_shape)
-    for block in blocks:
-        if block.recurrent is not None:
-            rule = "neurons that hear each other are not computed in whole numbers here"
-            raise ValueError(f"{block.name}: {rule}; check takes them")
-    layers = [_quantised(block, bits, state_bits) for block in blocks]
-    return IntegerNet(layers, state_bits)
-
-
-@torch.no_grad()
-def _quantised(block: Block, bits: int, state_bits: int) -> IntegerLayer:
-    weight = block.layer.weight.double()
-    if not weight.isfinite().all() or not weight.any():
-        raise ValueError(f"{block.name}: weights must be finite and not all zero")
-    unit = weight.abs().max().item() / (2 ** (bits - 1) - 1)
-    area = 1
-    for pool, is_mean in block.pools:
-        area *= window(pool) if is_mean else 1
-    bias = block.layer.bias
-    offset = torch.zeros(len(weight)) if bias is None else bias
-    rule = None if block.neurons is None else block.neurons.rule
-    if rule is not None and rule.offset:
-        offset = offset + rule.offset / rule.gain
-    gain = 1.0 if rule is None else rule.gain
-    scale = unit * gain / area
-    whole_bias = (offset.double() * area / unit).round()
-    if not whole_bias.abs().max() < 2**31:
-        raise ValueError(f"{block.name}: biases must be below 2^31 units of {unit / area:g}")
-    threshold = None if rule is None else round(rule.threshold / scale)
-    if rule is not None and (rule.reset_delay or not 0 < (threshold or 0) < 2 ** (state_bits - 1)):
-        told = "the reset delayed" if rule.reset_delay else f"a threshold of {threshold}"
-        rest = f"membranes of {state_bits} bits and thresholds from 1"
-        raise ValueError(f"{block.name}: neurons must have {rest}, got {told}")
-    return IntegerLayer(
-        block, (weight / unit).round().to(torch.int32), whole_bias.to(torch.int32), scale,
-        threshold, 0 if rule is None else round(rule.v_reset / scale),
-        2**DECAY_BITS if rule is None else round(rule.beta * 2**DECAY_BITS),
-        None if rule is None else shift_of(rule.beta),
-    )  # fmt: skip
 
 
 def _sums(pool: nn.AvgPool2d) -> nn.AvgPool2d:

@@ -1,13 +1,14 @@
 """Trained networks as spiking ones."""
 
 import copy
-from collections.abc import Iterable
-from typing import Literal
+from collections.abc import Iterable, Sequence
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from spike_ops.convert._network import ConvertedNet
+from spike_ops._checked import input_of, module, number
+from spike_ops.convert._network import ConvertedNet, number_of_steps
 from spike_ops.convert._neurons import KINDS, Kind, Spiking, WinnerPool
 from spike_ops.convert._statistics import Method, thresholds, watch
 from spike_ops.convert._trace import activations, traced
@@ -17,7 +18,7 @@ Calibration = Literal["none", "current", "potential"]
 
 def convert(
     model: nn.Module,
-    batches: Tensor | Iterable[Tensor],
+    batches: Tensor | Iterable[Tensor | Sequence[Any]],
     *,
     method: Method = "percentile",
     percentile: float = 99.9,
@@ -35,7 +36,8 @@ def convert(
 
     Args:
         model: A network in ReLU or `QCFS` that torch.fx can trace.
-        batches: Inputs [B, ...] to look at, one batch or several.
+        batches: Inputs [B, ...] to look at, one batch or several; of tuples, as loaders give them
+            with labels, the first is looked at.
         method: `"percentile"` is robust against single large activations; `"max"` cuts off none.
         percentile: Of all activations of a layer, how many per cent are below the threshold.
         channelwise: A threshold for each channel instead of one for the layer. Not for `QCFS`.
@@ -50,6 +52,7 @@ def convert(
     Raises:
         ConversionError: A part of the network cannot be converted; it names the part.
         ValueError: An argument is outside its range, or there are no batches.
+        TypeError: `model` is no module, a batch is no tensor of floats, or a setting no number.
 
     Source: B. Rueckauer et al., "Conversion of Continuous-Valued Deep Networks to Efficient
     Event-Driven Networks for Image Classification", Frontiers in Neuroscience 2017 (percentile);
@@ -71,25 +74,34 @@ def convert(
     ):
         if got not in known:
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {got!r}")
+    module("model", model)
+    number(percentile=percentile)
     if not 0 < percentile <= 100:
         raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
-    shown = [batches] if isinstance(batches, Tensor) else list(batches)
-    if not shown or any(not len(each) for each in shown):
-        raise ValueError("batches must hold at least one batch of at least one input")
+    steps, shown = number_of_steps(steps), _inputs(batches)
     ann = traced(model)
     net = copy.deepcopy(ann)
     found = thresholds(ann, shown, method=method, percentile=percentile, channelwise=channelwise)
     for name, theta in found.items():
         net.add_submodule(name, Spiking(theta, kind=neurons))
-    for name, module in list(net.named_modules()):
-        if isinstance(module, nn.MaxPool2d):
-            net.add_submodule(name, WinnerPool(module))
+    for name, each in list(net.named_modules()):
+        if isinstance(each, nn.MaxPool2d):
+            net.add_submodule(name, WinnerPool(each))
     made = ConvertedNet(net, ann, steps)
     if calibration != "none":
         _calibrate(made, shown, in_potential=calibration == "potential")
     return made
+
+
+def _inputs(batches: Tensor | Iterable[Tensor | Sequence[Any]]) -> list[Tensor]:
+    shown = [batches] if isinstance(batches, Tensor) else [input_of(each) for each in batches]
+    if not shown or any(not each.ndim or not len(each) for each in shown):
+        raise ValueError("batches must hold at least one batch of at least one input")
+    for each in shown:
+        if not each.is_floating_point():
+            told = "; one batch with labels goes into a list, [(inputs, labels)]"
+            raise TypeError(f"batches must be inputs in floats, got {each.dtype}{told}")
+    return shown
 
 
 @torch.no_grad()

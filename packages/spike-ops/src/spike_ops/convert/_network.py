@@ -1,67 +1,19 @@
 """A converted network."""
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
 
 import torch
 from torch import Tensor, fx, nn
 
+from spike_ops._checked import tensor, whole_number
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.convert._neurons import Spiking, WinnerPool
 from spike_ops.convert._operations import with_additions
+from spike_ops.convert._report import ConversionReport, Row, accuracy_of, error_of, one_each
 from spike_ops.convert._statistics import watch
 from spike_ops.energy import OperationCounts, count_operations
 
 Encoder = Callable[[Tensor, int], Tensor]
-
-
-@dataclass(frozen=True)
-class Row:
-    """What a number of steps gives.
-
-    Attributes:
-        steps: T.
-        errors: Of each layer, mean |rate θ - activation| over mean activation.
-        output_error: The same of the network's output, by mean absolute values.
-        accuracy: Share of inputs whose largest output is the label; None without labels.
-        agreement: Share of inputs whose largest output is the original network's.
-        rate: Mean spikes per neuron and step; spikes of -1 count.
-    """
-
-    steps: int
-    errors: dict[str, float]
-    output_error: float
-    accuracy: float | None
-    agreement: float
-    rate: float
-
-
-@dataclass(frozen=True)
-class ConversionReport:
-    """How close a converted network comes to the original one.
-
-    Attributes:
-        thresholds: Of each layer, the smallest and the largest θ.
-        rows: One for each number of steps.
-        accuracy: Of the original network; None without labels.
-    """
-
-    thresholds: dict[str, tuple[float, float]]
-    rows: tuple[Row, ...]
-    accuracy: float | None
-
-    def __str__(self) -> str:
-        lines = [f"{'steps':>6} {'accuracy':>9} {'agreement':>10} {'error':>8} {'rate':>7}"]
-        for row in self.rows:
-            accuracy = "-" if row.accuracy is None else f"{row.accuracy:.4f}"
-            lines.append(
-                f"{row.steps:>6} {accuracy:>9} {row.agreement:>10.4f} {row.output_error:>8.4f} "
-                f"{row.rate:>7.4f}"
-            )
-        original = "-" if self.accuracy is None else f"{self.accuracy:.4f}"
-        lines.append(f"{'ANN':>6} {original:>9}")
-        lines += [f"θ {name}: {a:g} to {b:g}" for name, (a, b) in self.thresholds.items()]
-        return "\n".join(lines)
 
 
 class ConvertedNet(nn.Module):
@@ -99,11 +51,11 @@ class ConvertedNet(nn.Module):
                 compute what the original does. Without one the input is a constant current.
 
         Raises:
-            ValueError: `steps` is below 1, or the encoder gives another shape.
+            ValueError: `steps` is below 1 or not whole, or the encoder gives another shape.
+            TypeError: `inputs` are no tensor.
         """
-        steps = self.steps if steps is None else steps
-        if steps < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        steps = self.steps if steps is None else number_of_steps(steps)
+        inputs = tensor("inputs", inputs)
         for each in self.net.modules():
             if isinstance(each, Spiking | WinnerPool):
                 each.steps = steps
@@ -147,7 +99,7 @@ class ConvertedNet(nn.Module):
         inputs: Tensor,
         labels: Tensor | None = None,
         *,
-        steps: Sequence[int] = (4, 8, 16, 32),
+        steps: int | Iterable[int] = (4, 8, 16, 32),
         encoder: Encoder | None = None,
     ) -> ConversionReport:
         """Return errors, accuracy and rates at several numbers of steps.
@@ -155,21 +107,32 @@ class ConvertedNet(nn.Module):
         Args:
             inputs: [B, ...].
             labels: [B], the right classes.
-            steps: The numbers of steps.
+            steps: The numbers of steps, or one.
             encoder: As of `run`.
+
+        Raises:
+            ValueError: Labels are not [B], a number of steps is below 1 or not whole, or there is
+                none.
+            TypeError: `inputs` are no tensor.
         """
+        inputs = tensor("inputs", inputs)
+        labels = None if labels is None else one_each(labels, inputs)
+        several = steps if isinstance(steps, Iterable) else (steps,)
+        numbers = [number_of_steps(each) for each in several]
+        if not numbers:
+            raise ValueError("steps must be one number at least, got none")
         with torch.no_grad():
             expected = self.ann(inputs)
         activations = watch(self.ann, inputs)
         rows = tuple(
             self._row(self(inputs, each, encoder), labels, each, expected, activations)
-            for each in steps
+            for each in numbers
         )
         held = {
             name: (layer.thresholds.min().item(), layer.thresholds.max().item())
             for name, layer in self.layers().items()
         }
-        return ConversionReport(held, rows, _accuracy(expected, labels))
+        return ConversionReport(held, rows, accuracy_of(expected, labels))
 
     def _row(
         self,
@@ -180,15 +143,29 @@ class ConvertedNet(nn.Module):
         activations: dict[str, Tensor],
     ) -> Row:
         layers = self.layers()
-        errors = {name: _error(layer.rates(), activations[name]) for name, layer in layers.items()}
+        errors = {
+            name: error_of(layer.rates(), activations[name]) for name, layer in layers.items()
+        }
         counts = [layer.counts for layer in layers.values() if layer.counts is not None]
         neurons = sum(each.numel() for each in counts)
         fired = sum(each.abs().sum().item() for each in counts)
         agreement = (out.argmax(-1) == expected.argmax(-1)).float().mean().item()
         return Row(
-            steps, errors, _error(out, expected), _accuracy(out, labels), agreement,
+            steps, errors, error_of(out, expected), accuracy_of(out, labels), agreement,
             fired / max(1, neurons * steps),
         )  # fmt: skip
+
+
+def number_of_steps(steps: int) -> int:
+    """Return a number of steps.
+
+    Raises:
+        ValueError: It is below 1 or has a fraction.
+        TypeError: It is no number.
+    """
+    if (number := whole_number("steps", steps)) < 1:
+        raise ValueError(f"steps must be at least 1, got {steps}")
+    return number
 
 
 def _over_time(inputs: Tensor, steps: int, encoder: Encoder | None) -> Tensor:
@@ -199,12 +176,3 @@ def _over_time(inputs: Tensor, steps: int, encoder: Encoder | None) -> Tensor:
     if tuple(made.shape) != wanted:
         raise ValueError(f"encoder must return {wanted}, got {tuple(made.shape)}")
     return made.to_dense() if isinstance(made, SpikeTensor) else made
-
-
-def _error(got: Tensor, expected: Tensor) -> float:
-    size = expected.abs().mean().clamp_min(torch.finfo(expected.dtype).tiny)
-    return float((got - expected).abs().mean() / size)
-
-
-def _accuracy(outputs: Tensor, labels: Tensor | None) -> float | None:
-    return None if labels is None else float((outputs.argmax(-1) == labels).float().mean())

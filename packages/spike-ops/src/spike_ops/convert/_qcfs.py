@@ -5,6 +5,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import number, whole_number
+
 
 class _Floor(torch.autograd.Function):
     """Return the floor; the gradient is that of the identity."""
@@ -46,8 +48,9 @@ class QCFS(nn.Module):
 
     def __init__(self, levels: int = 8, *, threshold: float = 4.0) -> None:
         super().__init__()
-        if levels < 1:
+        if (levels := whole_number("levels", levels)) < 1:
             raise ValueError(f"levels must be at least 1, got {levels}")
+        number(threshold=threshold)
         if not threshold > 0:
             raise ValueError(f"threshold must be positive, got {threshold}")
         self.levels = levels

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
+from spike_ops import nn as spike_nn
 from spike_ops.convert._errors import ConversionError
 from spike_ops.convert._qcfs import QCFS
 
@@ -24,12 +25,18 @@ LINEAR = (
 )  # fmt: skip
 FUNCTIONS = {operator.add, operator.iadd, torch.add, torch.flatten, operator.getitem, F.avg_pool2d}
 METHODS = {"flatten", "view", "reshape", "size", "add", "contiguous"}
+# one call of the package's layers is one linear product, as of torch's
+OWN = (spike_nn.Linear, spike_nn.Conv1d, spike_nn.Conv2d, spike_nn.Conv3d)
 RELUS = {F.relu, torch.relu, "relu", "relu_"}
 
 
 class _Tracer(fx.Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
+        return (
+            type(m) in OWN
+            or isinstance(m, QCFS)
+            or super().is_leaf_module(m, module_qualified_name)
+        )
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
@@ -64,6 +71,9 @@ def _check(net: fx.GraphModule, node: fx.Node) -> None:
         known = isinstance(module, (*LINEAR, *ACTIVATIONS, nn.MaxPool2d))
         if isinstance(module, nn.MaxPool2d) and module.return_indices:
             known = False
+        if getattr(module, "spike_in", False):
+            rule = "hears spikes (spike_in=True), which activations are not"
+            raise ConversionError(str(node.target), f"{type(module).__name__} {rule}")
         if not known:
             _refuse(str(node.target), type(module).__name__)
         if isinstance(module, (*ACTIVATIONS, nn.MaxPool2d)):

@@ -5,11 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spike_ops.encoding._base import dense_spikes, first_times
+from spike_ops._checked import tensor
+from spike_ops.encoding._base import check_whole, dense_spikes, first_times, summed, wide
 
 
 def count(spikes: Tensor) -> Tensor:
     """Return how many spikes each neuron fired: [B, ...] of spikes [T, B, ...].
+
+    In float32 for spikes in half precision, which has no number for most counts beyond 256.
 
     Raises:
         ValueError: There is no step.
@@ -18,7 +21,7 @@ def count(spikes: Tensor) -> Tensor:
         >>> count(torch.tensor([[[1.0, 0.0]], [[1.0, 1.0]]]))
         tensor([[2., 1.]])
     """
-    return dense_spikes(spikes).sum(0)
+    return summed(dense_spikes(spikes))
 
 
 def rate(spikes: Tensor) -> Tensor:
@@ -37,7 +40,8 @@ def rate(spikes: Tensor) -> Tensor:
 def first_spike(spikes: Tensor) -> Tensor:
     """Return the step of each neuron's first spike: [B, ...] of spikes [T, B, ...].
 
-    A neuron that stays silent has T. `argmin` over the neurons names the first to fire.
+    A neuron that stays silent has T. `argmin` over the neurons names the first to fire. Times are
+    in float32 for spikes in half precision.
 
     The gradient is that of moving the spike: -1 at the step of the first spike (more there means
     earlier), and at the last step of a silent neuron; 0 at all others.
@@ -84,7 +88,7 @@ def last_membrane(membranes: Tensor) -> Tensor:
 def pool(values: Tensor, classes: int) -> Tensor:
     """Return the sums over the neurons of each class: [B, classes] of [B, classes k].
 
-    Neurons i k .. (i + 1) k - 1 vote for class i.
+    Neurons i k .. (i + 1) k - 1 vote for class i. In float32 for values in half precision.
 
     Raises:
         ValueError: The neurons do not divide into the classes.
@@ -93,10 +97,11 @@ def pool(values: Tensor, classes: int) -> Tensor:
         >>> pool(torch.tensor([[1.0, 2.0, 3.0, 4.0]]), 2)
         tensor([[3., 7.]])
     """
-    if classes < 1 or values.ndim < 1 or values.shape[-1] % classes:
+    check_whole(classes=classes)
+    if classes < 1 or tensor("values", values).ndim < 1 or values.shape[-1] % classes:
         got = f"{tuple(values.shape)} for {classes} classes"
         raise ValueError(f"values must be [..., classes k], got {got}")
-    return values.unflatten(-1, (classes, -1)).sum(-1)
+    return summed(values.unflatten(-1, (classes, -1)), -1)
 
 
 class _FirstSpike(torch.autograd.Function):
@@ -104,12 +109,12 @@ class _FirstSpike(torch.autograd.Function):
     def forward(ctx: Any, spikes: Tensor) -> Tensor:
         times = first_times(spikes)
         ctx.save_for_backward(times)
-        ctx.steps = len(spikes)
-        return times.to(spikes.dtype)
+        ctx.steps, ctx.dtype = len(spikes), spikes.dtype
+        return times.to(wide(spikes[:0]).dtype)
 
     @staticmethod
     def backward(ctx: Any, *gradients: Tensor) -> Tensor:
         (times,) = ctx.saved_tensors
         step = times.clamp(max=ctx.steps - 1).unsqueeze(0)
-        zeros = gradients[0].new_zeros(ctx.steps, *times.shape)
-        return zeros.scatter(0, step, -gradients[0].unsqueeze(0))
+        back = gradients[0].to(ctx.dtype)
+        return back.new_zeros(ctx.steps, *times.shape).scatter(0, step, -back.unsqueeze(0))

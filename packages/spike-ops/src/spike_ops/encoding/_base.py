@@ -1,22 +1,31 @@
 """What encoders share: checks, packing, and the time that never comes."""
 
-import math
+from numbers import Integral
 
 import torch
 from torch import Tensor
 
+from spike_ops._checked import tensor
 from spike_ops._spike_tensor import SpikeTensor
 
 
 def check_steps(steps: int) -> None:
-    """Raise unless there is a step."""
+    """Raise unless it is a whole number of steps, and there is one."""
+    check_whole(steps=steps)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
 
 
+def check_whole(**values: int) -> None:
+    """Raise unless all settings are whole numbers."""
+    for name, value in values.items():
+        if isinstance(value, bool) or not isinstance(value, Integral):
+            raise TypeError(f"{name} must be a whole number, got {value!r}")
+
+
 def check_unit(x: Tensor, name: str = "x") -> None:
     """Raise unless all values are floats in 0..1."""
-    if not x.is_floating_point():
+    if not tensor(name, x).is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
     wrong = ~((x >= 0) & (x <= 1))
     if bool(wrong.any()):
@@ -26,18 +35,11 @@ def check_unit(x: Tensor, name: str = "x") -> None:
 
 def check_finite(x: Tensor, name: str = "x") -> None:
     """Raise unless all values are finite floats."""
-    if not x.is_floating_point():
+    if not tensor(name, x).is_floating_point():
         raise TypeError(f"{name} must be floating point, got {x.dtype}")
     if bool((wrong := ~x.isfinite()).any()):
         where = tuple(wrong.nonzero()[0].tolist())
         raise ValueError(f"{name} must be finite, got {x[where].item():g} at {where}")
-
-
-def check_positive(**values: float) -> None:
-    """Raise unless all settings are positive and finite."""
-    for name, value in values.items():
-        if not (value > 0 and math.isfinite(value)):
-            raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
 def as_spikes(fired: Tensor, dtype: torch.dtype, spike_out: bool) -> Tensor:
@@ -48,6 +50,12 @@ def as_spikes(fired: Tensor, dtype: torch.dtype, spike_out: bool) -> Tensor:
 def wide(x: Tensor) -> Tensor:
     """Return x in float32 at least: chances, times and sums are lost in half precision."""
     return x.float() if x.is_floating_point() and x.itemsize < 4 else x
+
+
+def summed(spikes: Tensor, dim: int = 0) -> Tensor:
+    """Return sums in float32 at least: in half precision no count beyond 256 (2048) is exact."""
+    halves = spikes.is_floating_point() and spikes.itemsize < 4
+    return spikes.sum(dim, dtype=torch.float32) if halves else spikes.sum(dim)
 
 
 def steps_like(steps: int, x: Tensor) -> Tensor:
@@ -73,6 +81,6 @@ def dense_spikes(spikes: Tensor) -> Tensor:
     Raises:
         ValueError: There is no axis of time, or it has no step.
     """
-    if spikes.ndim < 1 or spikes.shape[0] == 0:
+    if tensor("spikes", spikes).ndim < 1 or spikes.shape[0] == 0:
         raise ValueError(f"spikes must be [T, ...] with T at least 1, got {tuple(spikes.shape)}")
     return spikes.to_dense() if isinstance(spikes, SpikeTensor) else spikes

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from spike_ops.encoding._base import as_spikes, check_finite, check_positive, dense_spikes, wide
+from spike_ops._checked import positive
+from spike_ops.encoding._base import as_spikes, check_finite, dense_spikes, wide
 
 
 def delta(
@@ -30,7 +31,7 @@ def delta(
         tensor([[0., 0., 0., 1.],
                 [0., 1., 1., 0.]])
     """
-    check_positive(threshold=threshold)
+    positive(threshold=threshold)
     check_finite(x)
     if x.ndim < 2 or x.shape[0] == 0:
         raise ValueError(f"x must be [T, B, ...] with T at least 1, got {tuple(x.shape)}")
@@ -54,7 +55,7 @@ def decode_delta(spikes: Tensor, threshold: float, *, start: Tensor) -> Tensor:
         >>> decode_delta(delta(x, 0.75), 0.75, start=x[0]).flatten()
         tensor([0.0000, 0.7500, 1.5000, 0.7500])
     """
-    check_positive(threshold=threshold)
+    positive(threshold=threshold)
     if spikes.ndim < 3 or spikes.shape[2] != 2:
         raise ValueError(f"spikes must be [T, B, 2, ...], got {tuple(spikes.shape)}")
     dense = wide(dense_spikes(spikes))

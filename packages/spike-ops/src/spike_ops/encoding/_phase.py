@@ -7,6 +7,7 @@ from spike_ops.encoding._base import (
     as_spikes,
     check_steps,
     check_unit,
+    check_whole,
     dense_spikes,
     steps_like,
 )
@@ -99,6 +100,7 @@ def decode_weighted_phase(spikes: Tensor, *, bits: int = 8) -> Tensor:
 
 def _check_period(steps: int, period: int, least: int) -> None:
     check_steps(steps)
+    check_whole(period=period)
     if period < least or steps % period:
         got = f"{steps} steps and {period}"
         raise ValueError(f"steps must be a multiple of the period (at least {least}), got {got}")

@@ -3,7 +3,8 @@
 import torch
 from torch import Tensor
 
-from spike_ops.encoding._base import check_finite, check_positive, wide
+from spike_ops._checked import number, positive
+from spike_ops.encoding._base import check_finite, check_whole, wide
 
 
 def population(
@@ -72,11 +73,13 @@ def decode_population(
 def _fields(
     like: Tensor, neurons: int, low: float, high: float, beta: float
 ) -> tuple[Tensor, float]:
-    check_positive(beta=beta)
+    positive(beta=beta)
+    check_whole(neurons=neurons)
+    number(low=low, high=high)
     if neurons < 3:
         raise ValueError(f"neurons must be at least 3, got {neurons}")
     if not low < high:
         raise ValueError(f"low must be below high, got {low} and {high}")
-    number = torch.arange(1, neurons + 1, dtype=wide(like).dtype, device=like.device)
+    order = torch.arange(1, neurons + 1, dtype=wide(like).dtype, device=like.device)
     spacing = (high - low) / (neurons - 2)
-    return low + (2 * number - 3) / 2 * spacing, spacing / beta
+    return low + (2 * order - 3) / 2 * spacing, spacing / beta

@@ -3,12 +3,14 @@
 import torch
 from torch import Tensor
 
+from spike_ops._checked import number, positive, tensor
 from spike_ops.encoding._base import (
     as_spikes,
-    check_positive,
     check_steps,
     check_unit,
+    check_whole,
     dense_spikes,
+    summed,
     wide,
 )
 
@@ -46,6 +48,7 @@ def rate(
     """
     check_unit(x)
     check_steps(steps)
+    number(gain=gain)
     if not 0 < gain <= 1:
         raise ValueError(f"gain must be in 0..1, above 0, got {gain}")
     return as_spikes(_drawn(gain * wide(x), steps, generator), x.dtype, spike_out)
@@ -53,6 +56,9 @@ def rate(
 
 def _drawn(chance: Tensor, steps: int, generator: torch.Generator | None) -> Tensor:
     """Return where something falls that does so with these chances at each step, as booleans."""
+    if not isinstance(generator, torch.Generator | None):
+        told = f"{generator!r}; torch.Generator().manual_seed(0) is one"
+        raise TypeError(f"generator must be a torch.Generator, got {told}")
     shape, (dtype, device) = (steps, *chance.shape), (chance.dtype, chance.device)
     return torch.rand(shape, generator=generator, dtype=dtype, device=device) < chance
 
@@ -64,7 +70,7 @@ def decode_rate(spikes: Tensor, *, gain: float = 1.0) -> Tensor:
         >>> decode_rate(torch.tensor([[1.0], [0.0]]), gain=0.8)
         tensor([0.6250])
     """
-    check_positive(gain=gain)
+    positive(gain=gain)
     return dense_spikes(spikes).mean(0) / gain
 
 
@@ -81,9 +87,9 @@ def poisson(
     A step of length dt has one or more with probability 1 - exp(-rate dt).
 
     Args:
-        rates: Events per unit of time, at least 0.
+        rates: Events per unit of time, at least 0; whole numbers are taken as they are.
         steps: T.
-        dt: Length of a step, in the same unit.
+        dt: Length of a step, in the same unit: rates in Hz and steps of a millisecond take 1e-3.
         generator: Where the randomness comes from; torch's own without one.
         spike_out: Return a `SpikeTensor`.
 
@@ -95,13 +101,14 @@ def poisson(
         tensor([[0., 1.],
                 [0., 1.]])
     """
-    check_positive(dt=dt)
-    if not bool(((rates >= 0) & rates.isfinite()).all()):
-        raise ValueError(f"rates must be finite and at least 0, got {rates.min().item():g}")
+    positive(dt=dt)
     check_steps(steps)
+    if not tensor("rates", rates).is_floating_point():
+        rates = rates.to(torch.get_default_dtype())  # minus a byte is a byte
+    if bool((wrong := ~((rates >= 0) & rates.isfinite())).any()):
+        raise ValueError(f"rates must be finite and at least 0, got {rates[wrong][0].item():g}")
     chance = -torch.expm1(-wide(rates) * dt)
-    dtype = rates.dtype if rates.is_floating_point() else chance.dtype
-    return as_spikes(_drawn(chance, steps, generator), dtype, spike_out)
+    return as_spikes(_drawn(chance, steps, generator), rates.dtype, spike_out)
 
 
 def decode_poisson(spikes: Tensor, *, dt: float = 1.0) -> Tensor:
@@ -111,7 +118,7 @@ def decode_poisson(spikes: Tensor, *, dt: float = 1.0) -> Tensor:
         >>> decode_poisson(torch.tensor([[1.0], [0.0]]), dt=0.1)
         tensor([6.9315])
     """
-    check_positive(dt=dt)
+    positive(dt=dt)
     return (-torch.log1p(-wide(dense_spikes(spikes)).mean(0)) / dt).to(spikes.dtype)
 
 
@@ -129,7 +136,7 @@ def direct(x: Tensor, steps: int) -> Tensor:
                 [0.5000, 2.0000]])
     """
     check_steps(steps)
-    return x.expand(steps, *x.shape)
+    return tensor("x", x).expand(steps, *x.shape)
 
 
 def burst(
@@ -168,6 +175,7 @@ def burst(
     """
     check_unit(x)
     check_steps(steps)
+    check_whole(most=most, shortest=shortest, longest=longest)
     if most < 1 or not 1 <= shortest <= longest:
         got = f"{most}, {shortest}, {longest}"
         raise ValueError(f"most, shortest <= longest must be at least 1, got {got}")
@@ -187,8 +195,8 @@ def decode_burst(spikes: Tensor, *, most: int = 5) -> Tensor:
         >>> decode_burst(torch.tensor([[1.0], [1.0], [0.0]]), most=4)
         tensor([0.5000])
     """
-    check_positive(most=most)
-    return dense_spikes(spikes).sum(0) / most
+    positive(most=most)
+    return summed(dense_spikes(spikes)) / most
 
 
 def _longest_burst(most: int, shortest: int, longest: int) -> int:

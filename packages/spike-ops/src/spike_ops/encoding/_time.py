@@ -5,10 +5,10 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from spike_ops._checked import positive
 from spike_ops.encoding._base import (
     as_spikes,
     at_times,
-    check_positive,
     check_steps,
     check_unit,
     first_times,
@@ -52,7 +52,7 @@ def latency(
     """
     check_unit(x)
     check_steps(steps)
-    check_positive(tau=tau, threshold=threshold)
+    positive(tau=tau, threshold=threshold)
     exact = x.double()
     if kind == "linear":
         return at_times(torch.round((steps - 1) * (1 - exact)), steps, x.dtype, spike_out)
@@ -79,7 +79,7 @@ def decode_latency(
         >>> decode_latency(torch.tensor([[0.0], [1.0], [0.0]]))
         tensor([0.5000])
     """
-    check_positive(tau=tau, threshold=threshold)
+    positive(tau=tau, threshold=threshold)
     time, steps = first_times(spikes), spikes.shape[0]
     if kind == "linear":
         value = 1 - time.double() / max(steps - 1, 1)
@@ -117,7 +117,7 @@ def ttfs(
     """
     check_unit(x)
     check_steps(steps)
-    check_positive(tau=tau, threshold=threshold)
+    positive(tau=tau, threshold=threshold)
     crossed = _falling(steps, tau, threshold, x) <= x.double()
     fired = crossed & ~torch.cat([torch.zeros_like(crossed[:1]), crossed[:-1]])
     return as_spikes(fired, x.dtype, spike_out)
@@ -130,7 +130,7 @@ def decode_ttfs(spikes: Tensor, *, tau: float = 5.0, threshold: float = 1.0) -> 
         >>> decode_ttfs(torch.tensor([[0.0], [1.0], [0.0]]), tau=1.0)
         tensor([0.3679])
     """
-    check_positive(tau=tau, threshold=threshold)
+    positive(tau=tau, threshold=threshold)
     time = first_times(spikes)
     value = threshold * torch.exp(-time.double() / tau)
     return torch.where(time < spikes.shape[0], value, 0).to(spikes.dtype)

@@ -1,7 +1,7 @@
 """Energy: operations counted as NeuroBench defines them, and estimates made of the counts."""
 
 from spike_ops.energy._connections import count_as_connection
-from spike_ops.energy._count import count_membrane_updates, count_operations
+from spike_ops.energy._count import count_operations
 from spike_ops.energy._counts import LayerOperations, OperationCounts
 from spike_ops.energy._estimate import (
     EnergyEstimate,
@@ -9,6 +9,7 @@ from spike_ops.energy._estimate import (
     estimate_energy,
     hardware_names,
 )
+from spike_ops.energy._membranes import count_membrane_updates
 from spike_ops.energy._static import connection_sparsity, footprint, parameter_count
 
 __all__ = [

@@ -42,6 +42,9 @@ class OperationCounts:
         updates: Changes of membranes of each neuron layer by name; empty if not asked for.
         uncounted: Modules with parameters that took part and whose operations are in no count.
 
+    Raises:
+        ValueError: `samples` is below 1.
+
     Example:
         >>> counts = OperationCounts({"read": LayerOperations(acs=30, dense=90)}, samples=10)
         >>> counts.effective_acs, counts.synops, counts.dense
@@ -54,6 +57,10 @@ class OperationCounts:
     outputs: Mapping[str, int] = field(default_factory=dict)
     updates: Mapping[str, int] = field(default_factory=dict)
     uncounted: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.samples < 1:
+            raise ValueError(f"samples must be at least 1, got {self.samples}")
 
     @property
     def effective_macs(self) -> float:

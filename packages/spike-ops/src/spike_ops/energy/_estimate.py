@@ -70,6 +70,7 @@ def estimate_energy(
 
     Raises:
         ValueError: There is no such hardware, or a number is negative.
+        TypeError: `counts` are no `OperationCounts`.
 
     Example:
         >>> from spike_ops.energy import LayerOperations
@@ -82,6 +83,9 @@ def estimate_energy(
         >>> round(estimate.dense_with_memory_j / estimate.with_memory_j, 1)
         24.7
     """
+    if not isinstance(counts, OperationCounts):
+        got = type(counts).__name__
+        raise TypeError(f"counts must be what count_operations returns, got {got}")
     if accumulator_accesses < 0:
         raise ValueError(f"accumulator_accesses must not be negative, got {accumulator_accesses}")
     if hardware in TECHNOLOGIES:

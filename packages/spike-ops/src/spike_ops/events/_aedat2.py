@@ -2,18 +2,20 @@
 
 Lines that begin with #, then big-endian pairs of a 32-bit address and a 32-bit time in
 microseconds. Bit 0 of the address is zero for on, bits 1-7 are 127 - x, bits 8-14 count the rows
-from the bottom; with bit 15 the record is no event of a pixel.
+from the bottom; with bit 15 the record is no event of a pixel. The format does not tell the size of
+a crop; a comment of the header does here.
 """
 
 import numpy as np
 
-from spike_ops.events._decoded import Decoded, Sensor, header_lines, records
+from spike_ops.events._decoded import Decoded, Sensor, header_lines, records, size_in
 from spike_ops.events._errors import Broken
 from spike_ops.events._events import Events
 
 RECORD = np.dtype([("address", ">u4"), ("time", ">u4")])
 SIDE = 128
 SPECIAL = 1 << 15
+SIZE = "# Size: "
 
 
 def matches(data: bytes) -> bool:
@@ -37,7 +39,8 @@ def decode(data: bytes, sensor: Sensor | None) -> Decoded:
     kept = np.flatnonzero(address & SPECIAL == 0)
     address, t = address[kept], held["time"][kept].astype(np.int64)
     x, y = SIDE - 1 - (address >> 1 & 0x7F), SIDE - 1 - (address >> 8 & 0x7F)
-    return Decoded(x, y, t, address & 1 == 0, start + 8 * kept, sensor or (SIDE, SIDE))
+    size = sensor or size_in(lines, rf"{SIZE}(?P<width>\d+)x(?P<height>\d+)") or (SIDE, SIDE)
+    return Decoded(x, y, t, address & 1 == 0, start + 8 * kept, size)
 
 
 def encode(events: Events) -> bytes:
@@ -55,5 +58,7 @@ def encode(events: Events) -> bytes:
     x, y = SIDE - 1 - events.x.astype(np.int64), SIDE - 1 - events.y.astype(np.int64)
     rows["address"] = y << 8 | x << 1 | ~events.p
     rows["time"] = events.t
-    header = "#!AER-DAT2.0\r\n# AEChip: DVS128\r\n# 32-bit address, 32-bit time in microseconds\r\n"
-    return header.encode() + rows.tobytes()
+    lines = ["#!AER-DAT2.0", "# AEChip: DVS128", "# 32-bit address, 32-bit time in microseconds"]
+    if (events.width, events.height) != (SIDE, SIDE):
+        lines.append(f"{SIZE}{events.width}x{events.height}")
+    return "".join(f"{line}\r\n" for line in lines).encode() + rows.tobytes()

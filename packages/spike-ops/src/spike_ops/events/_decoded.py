@@ -37,6 +37,7 @@ def to_events(decoded: Decoded, order: Order) -> Events:
         if len(wrong := np.flatnonzero(column >= size)):
             first = wrong[0]
             rule = f"{name} must be below {size} on this sensor, got {column[first]}"
+            rule += "; sensor=(width, height) tells another size"
             raise Broken(decoded.at[first], rule)
     columns = decoded.x, decoded.y, decoded.t, decoded.p
     if order == "sort":

@@ -3,11 +3,13 @@
 What is random takes a `numpy.random.Generator` and depends on nothing else.
 """
 
+import math
 from typing import Literal
 
 import numpy as np
 
 from spike_ops.events._events import Column, Events
+from spike_ops.events._span import microseconds
 
 
 def crop(events: Events, *, left: int, top: int, width: int, height: int) -> Events:
@@ -63,6 +65,7 @@ def drop(events: Events, fraction: float, generator: np.random.Generator) -> Eve
         >>> drop(events, 1.0, np.random.default_rng(0))
         Events(0 events, 2x1)
     """
+    _check_generator(generator)
     if not 0 <= fraction <= 1:
         raise ValueError(f"fraction must be in 0..1, got {fraction}")
     return events[generator.random(len(events)) >= fraction]
@@ -80,15 +83,17 @@ def jitter(
         space: Standard deviation in pixels, for x and y alike.
 
     Raises:
-        ValueError: A deviation is negative.
+        ValueError: A deviation is negative or not finite.
 
     Example:
         >>> events = Events([0, 1], [0, 0], [0, 10], [1, 0], width=2, height=1)
         >>> jitter(events, np.random.default_rng(0), time=5.0).t
         array([ 0, 12])
     """
-    if time < 0 or space < 0:
-        raise ValueError(f"time and space must not be negative, got {time} and {space}")
+    _check_generator(generator)
+    if not (0 <= time < math.inf and 0 <= space < math.inf):
+        rule = "time and space must be finite and must not be negative"
+        raise ValueError(f"{rule}, got {time} and {space}")
     noise = generator.standard_normal((3, len(events)))
     x = events.x + np.rint(space * noise[0]).astype(np.int64)
     y = events.y + np.rint(space * noise[1]).astype(np.int64)
@@ -108,14 +113,14 @@ def denoise(events: Events, window: int) -> Events:
     Source: T. Delbruck, "Frame-free dynamic digital vision", Proc. SSVS 2008.
 
     Raises:
-        ValueError: `window` is negative.
+        ValueError: `window` is negative or no whole number of microseconds.
 
     Example:
         >>> events = Events([1, 2, 9], [1, 1, 9], [0, 50, 60], [1, 1, 1], width=10, height=10)
         >>> denoise(events, window=100).x
         array([2], dtype=uint16)
     """
-    if window < 0:
+    if (window := microseconds("window", window)) < 0:
         raise ValueError(f"window must not be negative, got {window}")
     kept = np.zeros(len(events), bool)
     columns = events.width + 2  # a border of one pixel spares the edges
@@ -123,6 +128,12 @@ def denoise(events: Events, window: int) -> Events:
     for step in (-columns - 1, -columns, -columns + 1, -1, 1, columns - 1, columns, columns + 1):
         kept |= _preceded(pixel, pixel + step, events.t, window)
     return events[kept]
+
+
+def _check_generator(generator: np.random.Generator) -> None:
+    if not isinstance(generator, np.random.Generator):
+        got = type(generator).__name__
+        raise TypeError(f"generator must be a numpy.random.Generator, got {got}")
 
 
 def _preceded(pixel: Column, near: Column, t: Column, window: int) -> Column:

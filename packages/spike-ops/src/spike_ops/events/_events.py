@@ -7,6 +7,8 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from spike_ops._checked import whole_number
+
 Column = npt.NDArray[Any]
 LARGEST_SIDE = 2**16
 # the end of a recording, just after its last event, is a number of 64 bits as well
@@ -29,7 +31,7 @@ class Events:
         height: Rows of the sensor.
 
     Raises:
-        TypeError: A column is not of integers.
+        TypeError: A column is not of integers, a side no number.
         ValueError: The columns differ in length, leave the sensor or go back in time.
 
     Example:
@@ -49,7 +51,8 @@ class Events:
 
     def __post_init__(self) -> None:
         for name in ("width", "height"):
-            size = getattr(self, name)
+            size = whole_number(name, getattr(self, name))
+            object.__setattr__(self, name, size)
             if not 1 <= size <= LARGEST_SIDE:
                 raise ValueError(f"{name} must be in 1..{LARGEST_SIDE}, got {size}")
         columns = {name: _integers(name, getattr(self, name)) for name in "xytp"}
@@ -75,8 +78,10 @@ class Events:
         cls, x: Column, y: Column, t: Column, p: Column, *, width: int, height: int
     ) -> "Events":
         """Return events given in any order, sorted by time; equal times keep their order."""
-        order = np.argsort(np.asarray(t), kind="stable")
-        x, y, t, p = (np.asarray(each)[order] for each in (x, y, t, p))
+        x, y, t, p = (np.asarray(each) for each in (x, y, t, p))
+        if t.ndim == 1 and {each.shape for each in (x, y, p)} == {t.shape}:  # else refused below
+            order = np.argsort(t, kind="stable")
+            x, y, t, p = (each[order] for each in (x, y, t, p))
         return cls(x, y, t, p, width=width, height=height)
 
     @classmethod
@@ -140,6 +145,7 @@ def concat(parts: Sequence[Events]) -> Events:
 
     Raises:
         ValueError: There are no parts, or their sensors differ.
+        TypeError: `parts` are one recording alone.
 
     Example:
         >>> late = Events([0], [0], [30], [1], width=2, height=2)
@@ -147,6 +153,8 @@ def concat(parts: Sequence[Events]) -> Events:
         >>> concat([late, early]).t
         array([10, 30])
     """
+    if isinstance(parts, Events):
+        raise TypeError("parts must be several recordings, got one Events")
     sizes = sorted({(part.width, part.height) for part in parts})
     if len(sizes) != 1:
         raise ValueError(f"parts must be events of one sensor size, got {sizes}")
@@ -166,7 +174,8 @@ def _integers(name: str, values: Any) -> Column:
     if not column.size:
         return column.astype(np.int64)
     if column.dtype.kind not in "bui":
-        raise TypeError(f"{name} must hold integers, got {column.dtype}")
+        unit = " (microseconds)" if name == "t" else ""
+        raise TypeError(f"{name} must hold integers{unit}, got {column.dtype}")
     if column.dtype == np.uint64 and column.max() > np.iinfo(np.int64).max:
         raise ValueError(f"{name} must fit into 63 bits, got {column.max()}")
     # unsigned differences would never be negative

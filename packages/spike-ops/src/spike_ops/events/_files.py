@@ -1,23 +1,30 @@
 """Reading and writing files of events: one row a format."""
 
-from collections.abc import Callable
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from spike_ops._checked import whole_number
 from spike_ops._whole import whole
 from spike_ops.events import _aedat2, _aedat3, _atis, _dat, _evt2, _evt3
 from spike_ops.events._decoded import Decoded, Order, Sensor, to_events
 from spike_ops.events._errors import Broken
-from spike_ops.events._events import Events
+from spike_ops.events._events import LARGEST_SIDE, Events
+from spike_ops.events._span import check_events
 
 
 class EventFormat(NamedTuple):
-    """A format of files: by which suffix it goes, how it is read and written."""
+    """A format of files: by which suffix it goes, how it is read and written.
+
+    `size` is the sensor that a file is taken to be of where the format cannot tell.
+    """
 
     suffix: str
     decode: Callable[[bytes, Sensor | None], Decoded]
     encode: Callable[[Events], bytes]
     matches: Callable[[bytes], bool]
+    size: Sensor | None = None
 
 
 def _always(data: bytes) -> bool:
@@ -25,14 +32,17 @@ def _always(data: bytes) -> bool:
     return True
 
 
-def _atis_of(size: Sensor) -> Callable[[bytes, Sensor | None], Decoded]:
-    return lambda data, sensor: _atis.decode(data, sensor or size)
+def _atis_of(size: Sensor) -> EventFormat:
+    def decode(data: bytes, sensor: Sensor | None) -> Decoded:
+        return _atis.decode(data, sensor or size)
+
+    return EventFormat(".bin", decode, _atis.encode, _always, size)
 
 
 # the first of a suffix whose `matches` agrees reads a file whose format is not told
 FORMATS: dict[str, EventFormat] = {
-    "n-mnist": EventFormat(".bin", _atis_of((34, 34)), _atis.encode, _always),
-    "n-caltech": EventFormat(".bin", _atis_of((304, 240)), _atis.encode, _always),
+    "n-mnist": _atis_of((34, 34)),
+    "n-caltech": _atis_of((304, 240)),
     "aedat2": EventFormat(".aedat", _aedat2.decode, _aedat2.encode, _aedat2.matches),
     "aedat3": EventFormat(".aedat", _aedat3.decode, _aedat3.encode, _aedat3.matches),
     "dat": EventFormat(".dat", _dat.decode, _dat.encode, _always),
@@ -65,11 +75,12 @@ def read_events(
         format: A name of `event_formats()`; without one, the suffix and the first bytes decide.
             `.bin` is read as N-MNIST; `format="n-caltech"` has the larger sensor.
         sensor: (width, height) of the sensor where the file does not tell it, or tells it wrongly.
+            `.bin` never tells it, `.aedat` of AEDAT 2 only where `write_events` wrote it.
         order: What to do with times that go back: `"check"` refuses, `"sort"` sorts them.
 
     Raises:
         EventFileError: The file is damaged, cut off or of another format.
-        ValueError: `format` or `order` is unknown.
+        ValueError: `format` or `order` is unknown, or `sensor` no two sides.
         OSError: The file cannot be read.
 
     Example:
@@ -83,6 +94,8 @@ def read_events(
         raise ValueError(f"order must be check or sort, got {order!r}")
     if format is not None:
         _named(format)
+    if sensor is not None:
+        sensor = _sides(sensor)
     return parse(Path(path).read_bytes(), Path(path), format, sensor, order)
 
 
@@ -100,6 +113,8 @@ def parse(
 def write_events(events: Events, path: str | Path, *, format: str | None = None) -> None:
     """Write events to a file; it is there whole or not at all.
 
+    `.bin` cannot hold the size of the sensor: another than the one it is read with warns.
+
     Args:
         events: The events.
         path: The file; what is there is replaced.
@@ -107,6 +122,7 @@ def write_events(events: Events, path: str | Path, *, format: str | None = None)
 
     Raises:
         ValueError: `format` is unknown, or cannot hold these events.
+        TypeError: `events` are no `Events`.
 
     Example:
         >>> import tempfile
@@ -115,11 +131,25 @@ def write_events(events: Events, path: str | Path, *, format: str | None = None)
         >>> read_events(path)
         Events(1 events, 640x480, 100..100 us)
     """
+    check_events(events)
     path = Path(path)
     name = format or next((name for name, row in FORMATS.items() if row.suffix == path.suffix), "")
-    data = _named(name, path).encode(events)
+    row = _named(name, path)
+    data = row.encode(events)
     with whole(path) as part:
         part.write_bytes(data)
+    if row.size not in {None, (events.width, events.height)}:
+        told = f"{name} does not hold the size of the sensor: read {path.name} with"
+        warnings.warn(f"{told} sensor=({events.width}, {events.height})", stacklevel=2)
+
+
+def _sides(sensor: Sensor) -> Sensor:
+    if not isinstance(sensor, Sequence) or isinstance(sensor, str) or len(sensor) != 2:
+        raise ValueError(f"sensor must be (width, height), got {sensor!r}")
+    width, height = (whole_number("sensor", side) for side in sensor)
+    if not (1 <= width <= LARGEST_SIDE and 1 <= height <= LARGEST_SIDE):
+        raise ValueError(f"sensor must have sides in 1..{LARGEST_SIDE}, got {sensor!r}")
+    return width, height
 
 
 def _named(name: str, path: Path | None = None) -> EventFormat:

@@ -1,21 +1,21 @@
 """Events counted in frames: bins of time, bins of equal count, windows of one duration."""
 
-from typing import Literal, NamedTuple
+from typing import Literal
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from spike_ops.events._events import LATEST, Column, Events
-
-LARGEST = 2**31  # elements of one result
-
-
-class Span(NamedTuple):
-    """Times from the first that counts to the first that does not, in microseconds."""
-
-    start: int
-    stop: int
+from spike_ops.events._events import Column, Events
+from spike_ops.events._span import (
+    Span,
+    check_size,
+    microseconds,
+    number_of_bins,
+    span_of,
+    time_edges,
+    warn_of_units,
+)
 
 
 def to_frames(
@@ -33,6 +33,10 @@ def to_frames(
     Either `bins` or `duration` is given. Without overlap every event from `start` to `stop` counts
     in exactly one frame, so that the frames sum to the number of events of each polarity.
 
+    Times are whole microseconds. What looks like another unit warns: a window with fewer events
+    than frames and than 1 in 500 of the recording; more than 1000 frames of a duration, and more
+    than events.
+
     Args:
         events: The events.
         bins: T, the number of frames.
@@ -43,7 +47,9 @@ def to_frames(
         stop: First time that does not count any more; just after the last event without one.
 
     Raises:
-        ValueError: A number is out of range, or the frames would have more than 2^31 elements.
+        ValueError: A number is out of range or not whole, or the frames would have more than 2^31
+            elements.
+        TypeError: `events` are no `Events`, or something is no number.
 
     Example:
         >>> events = Events([0, 1, 1], [0, 0, 0], [0, 5, 9], [1, 0, 0], width=2, height=1)
@@ -54,6 +60,7 @@ def to_frames(
     span = span_of(events, start, stop)
     first, last = _borders(events, span, bins, by, duration, overlap)
     check_size(len(first), 2, events.height, events.width)
+    warn_of_units(events, span, len(first), by_duration=bins is None)
     each = last - first
     rows = np.repeat(first - np.cumsum(each) + each, each) + np.arange(each.sum())
     frame = np.repeat(np.arange(len(first)), each)
@@ -61,44 +68,10 @@ def to_frames(
     return _counted(place, (len(first), 2, events.height, events.width))
 
 
-def span_of(events: Events, start: int | None, stop: int | None) -> Span:
-    """Return the times that count.
-
-    Raises:
-        ValueError: They are none, or too many for 64-bit integers.
-    """
-    begin = start if start is not None else int(events.t[0]) if len(events) else 0
-    end = stop if stop is not None else int(events.t[-1]) + 1 if len(events) else begin + 1
-    if end <= begin:
-        raise ValueError(f"stop must be after start, got {end} and {begin}")
-    if begin < -LATEST - 1 or end > LATEST or end - begin > LATEST:
-        raise ValueError(f"start to stop must fit into 63 bits, got {begin} to {end}")
-    return Span(begin, end)
-
-
-def time_edges(events: Events, span: Span, bins: int) -> Column:
-    """Return the rows where bins of equal times begin, and where the last one ends."""
-    length = span.stop - span.start
-    edges = [span.start + step * length // bins for step in range(bins + 1)]
-    return np.searchsorted(events.t, edges)
-
-
 def pixel_of(events: Events) -> Column:
     """Return for each event its place in a flattened frame [2, H, W]."""
     row = events.p.astype(np.int64) * events.height + events.y
     return row * events.width + events.x
-
-
-def check_size(*shape: int) -> None:
-    """Raise if a result of this shape would be unreasonably large."""
-    if np.prod([float(size) for size in shape]) > LARGEST:
-        raise ValueError(f"the result must have at most 2^31 elements, got shape {shape}")
-
-
-def check_bins(bins: int) -> None:
-    """Raise if this is no number of bins."""
-    if not 1 <= bins <= LARGEST:
-        raise ValueError(f"bins must be at least 1, got {bins}")
 
 
 def _borders(
@@ -113,8 +86,9 @@ def _borders(
         raise ValueError(f"one of bins and duration must be given, got {bins} and {duration}")
     if bins is None:
         assert duration is not None
+        duration, overlap = microseconds("duration", duration), microseconds("overlap", overlap)
         return _windows(events, span, duration, overlap)
-    check_bins(bins)
+    bins = number_of_bins(bins)
     if overlap:
         raise ValueError(f"overlap needs frames of a duration, got {overlap} with {bins} bins")
     if by not in {"time", "count"}:

@@ -1,18 +1,23 @@
 """Events as grids of floats: voxel grids and time surfaces."""
 
 import math
+import warnings
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from spike_ops._checked import number, whole_number
 from spike_ops.events._events import Column, Events
-from spike_ops.events._frames import (
-    check_bins,
+from spike_ops.events._frames import pixel_of
+from spike_ops.events._span import (
+    check_events,
     check_size,
-    pixel_of,
+    microseconds,
+    number_of_bins,
     span_of,
     time_edges,
+    warn_of_units,
 )
 
 
@@ -27,11 +32,13 @@ def to_voxel_grid(
     Args:
         events: The events.
         bins: The number of bins.
-        start: t_first; the first event's time without one.
-        stop: Just after t_last; that of the last event without one.
+        start: t_first in microseconds; the first event's time without one.
+        stop: Just after t_last; that of the last event without one. A window that holds next to
+            nothing warns, as of `to_frames`.
 
     Raises:
-        ValueError: A number is out of range.
+        ValueError: A number is out of range or not whole.
+        TypeError: `events` are no `Events`, or something is no number.
 
     Source: A. Z. Zhu et al., "Unsupervised event-based learning of optical flow, depth, and
     egomotion", CVPR 2019, section 3.1.
@@ -41,9 +48,9 @@ def to_voxel_grid(
         >>> to_voxel_grid(events, 3).flatten()
         tensor([ 1.5000,  0.5000, -1.0000])
     """
-    check_bins(bins)
+    bins, span = number_of_bins(bins), span_of(events, start, stop)
     check_size(bins, events.height, events.width)
-    span = span_of(events, start, stop)
+    warn_of_units(events, span, bins)
     events = events.between(span.start, span.stop)
     since = (events.t - span.start).astype(np.float64)  # times bins, whole numbers may overflow
     scaled = (bins - 1) * since / max(span.stop - 1 - span.start, 1)
@@ -66,7 +73,7 @@ def to_time_surface(events: Events, tau: float, *, at: int | None = None) -> Ten
 
     Args:
         events: The events.
-        tau: Time constant in microseconds.
+        tau: Time constant in microseconds; below one warns.
         at: The time of the surface; that of the last event without one.
 
     Raises:
@@ -80,8 +87,10 @@ def to_time_surface(events: Events, tau: float, *, at: int | None = None) -> Ten
         >>> to_time_surface(events, tau=10.0).flatten()
         tensor([0.0000, 1.0000, 0.3679, 0.0000])
     """
+    check_events(events)
     _check_tau(tau)
-    now = at if at is not None else int(events.t[-1]) if len(events) else 0
+    last_time = int(events.t[-1]) if len(events) else 0
+    now = last_time if at is None else microseconds("at", at)
     last = np.full(2 * events.height * events.width, -np.inf)
     before = events[: np.searchsorted(events.t, now, side="right")]
     return _surface(_remember(last, before), now, tau, events)
@@ -108,9 +117,9 @@ def to_time_surfaces(
         tensor([0.4066, 0.1496])
     """
     _check_tau(tau)
-    check_bins(bins)
+    bins, span = number_of_bins(bins), span_of(events, start, stop)
     check_size(bins, 2, events.height, events.width)
-    span = span_of(events, start, stop)
+    warn_of_units(events, span, bins)
     edges = time_edges(events, span, bins)
     last = np.full(2 * events.height * events.width, -np.inf)
     surfaces = []
@@ -142,8 +151,9 @@ def to_local_surfaces(events: Events, tau: float, radius: int) -> Tensor:
         >>> to_local_surfaces(events, tau=10.0, radius=1)[1, 1]
         tensor([0.3679, 1.0000, 0.0000])
     """
+    check_events(events)
     _check_tau(tau)
-    if radius < 0:
+    if (radius := whole_number("radius", radius)) < 0:
         raise ValueError(f"radius must not be negative, got {radius}")
     side = 2 * radius + 1
     check_size(len(events), side, side)
@@ -169,5 +179,9 @@ def _surface(last: Column, now: int, tau: float, events: Events) -> Tensor:
 
 
 def _check_tau(tau: float) -> None:
+    number(tau=tau)
     if not (tau > 0 and math.isfinite(tau)):
         raise ValueError(f"tau must be positive and finite, got {tau}")
+    if tau < 1:
+        told = f"tau is in microseconds, got {tau}: less than times tell apart"
+        warnings.warn(told, stacklevel=3)

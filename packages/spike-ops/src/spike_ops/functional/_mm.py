@@ -7,6 +7,7 @@ from torch import Tensor
 
 from spike_ops._autograd import in_autocast_type
 from spike_ops._batched import batched_product
+from spike_ops._checked import tensor
 from spike_ops._cost import METHODS, Method, ProductPlan
 from spike_ops._masked import knows_window, windowed_product
 from spike_ops._mm import plan_mm
@@ -55,14 +56,15 @@ def spike_mm(spikes: Tensor, weight: Tensor, method: Method = "auto") -> Tensor:
 
 def _product(spikes: Tensor, weight: Tensor, bias: Tensor | None, method: Method) -> Tensor:
     """Return S @ W + b of spikes [..., K]."""
-    packed = as_spikes(spikes, weight.dtype)
+    packed = spikes if type(spikes) is SpikeTensor else as_spikes(spikes, weight.dtype)
     check_method(method)
     if torch.is_autocast_enabled(weight.device.type):
         packed, weight, bias = in_autocast_type(weight, packed, weight, bias)
     if torch.is_grad_enabled() and knows_window(packed):
         return _with(bias, windowed_product(packed, weight, method))
     if spikes.ndim == 2:
-        return _with(bias, spike_product(packed, weight, method))
+        product = spike_product(packed, weight, method)
+        return product if bias is None else _with(bias, product)
     columns = spikes.shape[-1] if spikes.ndim else 0
     flat = packed.reshape(spikes.numel() // max(columns, 1), columns)
     result = _with(bias, spike_product(cast(SpikeTensor, flat), weight, method))
@@ -142,7 +144,8 @@ def as_spikes(spikes: Tensor, dtype: torch.dtype) -> SpikeTensor:
     """Return spikes as they are, zeros and ones packed."""
     if isinstance(spikes, SpikeTensor):
         return spikes
-    return SpikeTensor.from_dense(spikes, None if spikes.is_floating_point() else dtype)
+    dense = tensor("spikes", spikes)
+    return SpikeTensor.from_dense(dense, None if dense.is_floating_point() else dtype)
 
 
 def check_method(method: str) -> None:

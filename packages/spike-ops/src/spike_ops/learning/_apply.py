@@ -6,6 +6,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn.utils import parametrize
 
+from spike_ops._checked import finite, number, tensor
+
 Bounds = tuple[float | None, float | None]
 
 
@@ -31,11 +33,9 @@ def apply_(connection: nn.Module, dw: Tensor, *, bounds: Bounds = (None, None)) 
         tensor([[1., 0.]])
     """
     weight: Any = connection.weight
-    low, high = bounds
-    if tuple(dw.shape) != tuple(weight.shape):
+    low, high = checked_bounds(bounds)
+    if tuple(tensor("dw", dw).shape) != tuple(weight.shape):
         raise ValueError(f"dw must be {tuple(weight.shape)}, got {tuple(dw.shape)}")
-    if low is not None and high is not None and not low <= high:
-        raise ValueError(f"bounds must be (least, greatest), got {bounds}")
     changed = weight + dw.to(weight.dtype)
     if low is not None or high is not None:
         changed.clamp_(low, high)
@@ -46,6 +46,24 @@ def apply_(connection: nn.Module, dw: Tensor, *, bounds: Bounds = (None, None)) 
         connection.weight = changed
     else:
         weight.copy_(changed)
+
+
+def checked_bounds(bounds: Bounds) -> Bounds:
+    """Return the least and the greatest weight; raise unless they are in that order."""
+    if not isinstance(bounds, tuple | list) or len(bounds) != 2:
+        raise TypeError(f"bounds must be (least, greatest), got {bounds!r}")
+    low, high = bounds
+    number(**{"bounds[0]": 0 if low is None else low, "bounds[1]": 0 if high is None else high})
+    if low is not None and high is not None and not low <= high:
+        raise ValueError(f"bounds must be (least, greatest), got {bounds}")
+    return low, high
+
+
+def check_rate(lr: float) -> None:
+    """Raise unless a learning rate is a finite number and not negative."""
+    finite(lr=lr)
+    if lr < 0:
+        raise ValueError(f"lr must be at least 0, got {lr}")
 
 
 @torch.no_grad()

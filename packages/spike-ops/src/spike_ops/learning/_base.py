@@ -7,9 +7,11 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spike_ops.learning._apply import Bounds, apply_
+from spike_ops._checked import tensor
+from spike_ops.learning._apply import Bounds, apply_, check_rate
 from spike_ops.learning._geometry import Geometry, LinearGeometry, geometry_of
 from spike_ops.learning._spikes import checked
+from spike_ops.learning._traces import exactly
 
 State = tuple[Tensor, ...]
 
@@ -58,7 +60,7 @@ class SynapticRule(ABC):
             ValueError: Shapes do not fit, spikes are not 0 or 1, or the state is of another batch.
         """
         met, pre, post = self._checked(pre, post, weight, geometry)
-        with torch.no_grad():
+        with torch.no_grad(), exactly(weight):
             w = weight.detach()
             return self._update(pre, post, w, self._begin(pre, post, w, state), met)
 
@@ -67,7 +69,7 @@ class SynapticRule(ABC):
     ) -> Update:
         """Return the same step by step, as the rule is defined: slow, the specification."""
         _, pre, post = self._checked(pre, post, weight, None)
-        with torch.no_grad():
+        with torch.no_grad(), exactly(weight):
             w = weight.detach()
             before = self._begin(pre, post, w, state)
             return self._update_reference(dense(pre, w), dense(post, w), w, before)
@@ -91,7 +93,11 @@ class SynapticRule(ABC):
             state: That of the window before; None begins anew.
             lr: Learning rate.
             bounds: The least and the greatest weight; None leaves a side open.
+
+        Raises:
+            ValueError: `lr` is negative or not finite, or what the rule or `apply_` refuse.
         """
+        check_rate(lr)
         update = self(pre, post, connection.weight, state, geometry=geometry_of(connection))  # type: ignore[arg-type]
         apply_(connection, lr * update.dw, bounds=bounds)
         return update.state
@@ -137,7 +143,7 @@ def slow_dtype(weight: Tensor) -> torch.dtype:
 
 def check_weight(weight: Tensor) -> None:
     """Raise unless a weight can be learned by a rule."""
-    if weight.ndim < 2 or not weight.is_floating_point():
+    if tensor("weight", weight).ndim < 2 or not weight.is_floating_point():
         got = f"{weight.dtype} of {tuple(weight.shape)}"
         raise ValueError(f"weight must be a float [N_out, N_in, ...], got {got}")
 

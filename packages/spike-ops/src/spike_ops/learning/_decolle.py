@@ -7,14 +7,16 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import finite
 from spike_ops.learning._apply import as_gradient_
 from spike_ops.learning._base import dense, fitting
 from spike_ops.learning._geometry import LinearGeometry
 from spike_ops.learning._rates import activity
 from spike_ops.learning._spikes import checked
-from spike_ops.learning._traces import exponential_trace, last_trace, reverse_trace
+from spike_ops.learning._traces import exactly, exponential_trace, last_trace, reverse_trace
 from spike_ops.neuron._lif_settings import decay
 from spike_ops.surrogate import Sigmoid, Surrogate, heaviside
+from spike_ops.surrogate._base import check_surrogate
 
 
 class DecolleOutput(NamedTuple):
@@ -81,8 +83,12 @@ class DecolleLayer(nn.Module):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        self.decays = tuple(decay(tau, "exponential") for tau in (tau_syn, tau_mem, tau_ref))
-        self.refractory, self.surrogate = refractory, surrogate or Sigmoid()
+        taus = ("tau_syn", tau_syn), ("tau_mem", tau_mem), ("tau_ref", tau_ref)
+        self.decays = tuple(decay(tau, "exponential", name) for name, tau in taus)
+        finite(refractory=refractory)
+        self.surrogate = Sigmoid() if surrogate is None else surrogate
+        check_surrogate(self.surrogate)
+        self.refractory = refractory
         drawn = torch.Generator().manual_seed(seed)
         scale = 1 / math.sqrt(in_features), 1 / math.sqrt(out_features)
         self.weight = nn.Parameter(_uniform((out_features, in_features), scale[0], drawn))
@@ -92,9 +98,12 @@ class DecolleLayer(nn.Module):
     @torch.no_grad()
     def forward(self, spikes: Tensor, state: tuple[Tensor, ...] | None = None) -> DecolleOutput:
         """Return the outputs of a window of spikes [T, B, in], from a state if one is given."""
-        spikes, weight = checked(spikes, "spikes"), self.weight.detach()
-        synapse, membrane, refractory = self.decays
-        held = self._begin(spikes, state)
+        spikes = checked(spikes, "spikes")
+        with exactly(self.weight):
+            return self._over_time(spikes, self._begin(spikes, state))
+
+    def _over_time(self, spikes: Tensor, held: tuple[Tensor, ...]) -> DecolleOutput:
+        weight, (synapse, membrane, refractory) = self.weight.detach(), self.decays
         rows = spikes.to(weight.dtype).flatten(0, 1)
         drive = (rows @ weight.t()).unflatten(0, spikes.shape[:2])
         q = exponential_trace((1 - synapse) * drive, synapse, initial=held[0] @ weight.t())
@@ -125,7 +134,7 @@ class DecolleLayer(nn.Module):
         with torch.enable_grad():
             told = loss(y)
         (error,) = torch.autograd.grad(told, y)
-        with torch.no_grad():
+        with torch.no_grad(), exactly(self.weight):
             g = (error @ self.readout) * self.surrogate.derivative(output.membrane)
             as_gradient_(self.weight, -self._gradient(spikes, g, output.before))
             as_gradient_(self.bias, -g.sum((0, 1)))

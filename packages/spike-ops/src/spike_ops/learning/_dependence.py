@@ -6,6 +6,8 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from spike_ops._checked import finite, positive
+
 
 class WeightDependence(Protocol):
     """Factors of potentiation and depression, functions of the weight."""
@@ -62,6 +64,8 @@ class PowerLaw:
     high: float = 1.0
 
     def __post_init__(self) -> None:
+        minus = self.mu_plus if self.mu_minus is None else self.mu_minus
+        finite(mu_plus=self.mu_plus, mu_minus=minus, low=self.low, high=self.high)
         if self.mu_plus < 0 or (self.mu_minus is not None and self.mu_minus < 0):
             got = f"{self.mu_plus} and {self.mu_minus}"
             raise ValueError(f"mu_plus and mu_minus must be at least 0, got {got}")
@@ -84,9 +88,15 @@ class Proportional:
 
     Args:
         limit: c > 0.
+
+    Raises:
+        ValueError: c is not positive.
     """
 
     limit: float = 1.0
+
+    def __post_init__(self) -> None:
+        positive(limit=self.limit)
 
     def potentiation(self, weight: Tensor) -> Tensor:
         """Return clip(w, -c, c)."""

@@ -5,10 +5,11 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spike_ops._checked import finite
 from spike_ops.learning._base import Update, dense, fitting
 from spike_ops.learning._online import trace_gradient
 from spike_ops.learning._spikes import checked
-from spike_ops.learning._traces import exponential_trace, matrix_trace, reverse_trace
+from spike_ops.learning._traces import exactly, exponential_trace, matrix_trace, reverse_trace
 
 
 @dataclass(frozen=True)
@@ -52,6 +53,7 @@ class EProp:
     carry: bool = False
 
     def __post_init__(self) -> None:
+        finite(alpha=self.alpha, kappa=self.kappa, beta=self.beta, rho=self.rho)
         for name in ("alpha", "kappa", "rho"):
             if not 0 <= getattr(self, name) <= 1:
                 raise ValueError(f"{name} must be in [0, 1], got {getattr(self, name)}")
@@ -78,6 +80,12 @@ class EProp:
             ValueError: Shapes do not fit, or the state is of another batch.
         """
         pre, psi, signal, held = self._begin(pre, derivative, signal, weight, state)
+        with exactly(weight):
+            return self._update(pre, psi, signal, weight, held)
+
+    def _update(
+        self, pre: Tensor, psi: Tensor, signal: Tensor, weight: Tensor, held: tuple[Tensor, ...]
+    ) -> Update:
         filtered = reverse_trace(signal, self.kappa)
         seen, ahead = filtered, torch.zeros_like(filtered)
         keep = self.rho - self.beta * psi

@@ -5,7 +5,8 @@ from dataclasses import dataclass, replace
 import torch
 from torch import Tensor
 
-from spike_ops.learning._base import State, SynapticRule, Update
+from spike_ops._checked import number
+from spike_ops.learning._base import State, SynapticRule, Update, slow_dtype
 from spike_ops.learning._geometry import Geometry, LinearGeometry
 from spike_ops.learning._pair import PairSTDP, check_order
 from spike_ops.learning._spikes import Spikes
@@ -49,6 +50,7 @@ class InhibitorySTDP(SynapticRule):
     def __post_init__(self) -> None:
         check_order(self.order)
         _ = self._pairs
+        number(target_rate=self.target_rate)
         if not 0 <= self.target_rate <= 1:
             raise ValueError(f"target_rate must be in [0, 1] a step, got {self.target_rate}")
 
@@ -72,7 +74,7 @@ class InhibitorySTDP(SynapticRule):
         pairs = replace(self._pairs, a_minus=-1.0)
         dw, state = pairs.by_one_side(before, after, weight, state, geometry)
         if isinstance(geometry, LinearGeometry):
-            seen = before.dense.sum((0, 1))
+            seen = before.dense.sum((0, 1), dtype=slow_dtype(weight))
         else:  # at its borders a kernel sees fewer spikes
             seen = geometry.correlate(torch.ones_like(after.dense), before, weight)
         return Update(dw.sub_(seen, alpha=self.alpha), state)

@@ -7,7 +7,7 @@ from spike_ops.learning._base import Update, dense, fitting
 from spike_ops.learning._geometry import Geometry, LinearGeometry
 from spike_ops.learning._rates import activity
 from spike_ops.learning._spikes import checked
-from spike_ops.learning._traces import last_trace, reverse_trace
+from spike_ops.learning._traces import exactly, last_trace, reverse_trace
 
 
 @torch.no_grad()
@@ -50,8 +50,9 @@ def trace_gradient(
     pre, signal = checked(pre, "pre", binary=False), checked(signal, "signal", binary=False)
     met.check(pre, signal, weight)
     start = fitting(None if initial is None else (initial,), (weight.new_zeros(pre.shape[1:]),))[0]
-    ahead = reverse_trace(signal.to(weight.dtype), decay)
-    dw = met.correlate(ahead, activity(pre, weight), weight)
-    if initial is not None:
-        dw = dw + met.correlate(decay * ahead[:1], start[None], weight)
-    return Update(dw, (last_trace(dense(pre, weight), decay, start),))
+    with exactly(weight):
+        ahead = reverse_trace(signal.to(weight.dtype), decay)
+        dw = met.correlate(ahead, activity(pre, weight), weight)
+        if initial is not None:
+            dw = dw + met.correlate(decay * ahead[:1], start[None], weight)
+        return Update(dw, (last_trace(dense(pre, weight), decay, start),))

@@ -6,6 +6,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from spike_ops._checked import finite
 from spike_ops.learning._base import State, SynapticRule, Update
 from spike_ops.learning._dependence import Additive, Proportional, WeightDependence
 from spike_ops.learning._geometry import Geometry
@@ -69,13 +70,15 @@ class PairSTDP(SynapticRule):
 
     def __post_init__(self) -> None:
         _ = self.decays
+        finite(a_plus=self.a_plus, a_minus=self.a_minus)
         check_choice("pairing", self.pairing, ("all", "nearest"))
         check_order(self.order)
 
     @property
     def decays(self) -> tuple[float, float]:
         """λ₊ and λ₋."""
-        return decay(self.tau_pre, self.discretization), decay(self.tau_post, self.discretization)
+        kind = self.discretization
+        return decay(self.tau_pre, kind, "tau_pre"), decay(self.tau_post, kind, "tau_post")
 
     def initial(self, pre: Tensor, post: Tensor, weight: Tensor) -> State:
         """Return (p, q) = 0."""

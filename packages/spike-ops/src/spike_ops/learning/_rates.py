@@ -111,7 +111,8 @@ class BCM(SynapticRule):
 
     @property
     def _decays(self) -> tuple[float, float]:
-        return decay(self.tau_rate, "euler"), decay(self.tau_threshold, "euler")
+        fast = decay(self.tau_rate, "euler", "tau_rate")
+        return fast, decay(self.tau_threshold, "euler", "tau_threshold")
 
     def initial(self, pre: Tensor, post: Tensor, weight: Tensor) -> State:
         """Return y [B, N_out, ...] and θ [N_out, ...], both 0."""

@@ -6,12 +6,13 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from spike_ops.learning._apply import Bounds, apply_
+from spike_ops._checked import tensor
+from spike_ops.learning._apply import Bounds, apply_, check_rate
 from spike_ops.learning._base import Update, check_weight, dense, fitting
 from spike_ops.learning._geometry import Geometry, LinearGeometry, geometry_of
 from spike_ops.learning._pair import PairSTDP
 from spike_ops.learning._spikes import Spikes, checked
-from spike_ops.learning._traces import exponential_trace, matrix_trace, reverse_trace
+from spike_ops.learning._traces import exactly, exponential_trace, matrix_trace, reverse_trace
 from spike_ops.neuron._lif_settings import decay
 
 
@@ -101,7 +102,7 @@ class RewardSTDP:
         """
         met = LinearGeometry() if geometry is None else geometry
         start, reward = self._begin(pre, post, weight, reward, state, met)
-        with torch.no_grad():
+        with torch.no_grad(), exactly(weight):
             return self._update(pre.detach(), post.detach(), weight.detach(), reward, start, met)
 
     def step(
@@ -116,6 +117,7 @@ class RewardSTDP:
         bounds: Bounds = (None, None),
     ) -> tuple[Tensor, ...]:
         """Change a layer's weight in place by `lr` times the rule, clipped; return the state."""
+        check_rate(lr)
         weight: Tensor = connection.weight  # type: ignore[assignment]
         update = self(pre, post, weight, reward, state, geometry=geometry_of(connection))
         apply_(connection, lr * update.dw, bounds=bounds)
@@ -131,7 +133,7 @@ class RewardSTDP:
     ) -> Update:
         """Return the same with the eligibility of every step written out: the specification."""
         start, reward = self._begin(pre, post, weight, reward, state, LinearGeometry())
-        with torch.no_grad():
+        with torch.no_grad(), exactly(weight):
             w = weight.detach()
             changes, traces = self.stdp.pairs_reference(
                 dense(pre, w), dense(post, w), w, start.traces
@@ -152,7 +154,7 @@ class RewardSTDP:
         pre, post = checked(pre, "pre"), checked(post, "post")
         geometry.check(pre, post, weight)
         shapes = [tuple(post.shape[:axes]) for axes in (1, 2)] + [tuple(post.shape)]
-        if tuple(reward.shape) not in shapes:
+        if tuple(tensor("reward", reward).shape) not in shapes:
             known = ", ".join(str(shape) for shape in shapes)
             raise ValueError(f"reward must be one of {known}, got {tuple(reward.shape)}")
         if self.carry and not isinstance(geometry, LinearGeometry):

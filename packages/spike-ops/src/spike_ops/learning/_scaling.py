@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spike_ops._checked import positive
 from spike_ops.learning._base import State, SynapticRule, Update, dense, slow_dtype
 from spike_ops.learning._geometry import Geometry
 from spike_ops.learning._traces import last_trace
@@ -44,8 +45,7 @@ class SynapticScaling(SynapticRule):
 
     def __post_init__(self) -> None:
         decay(self.tau, "euler")
-        if not self.target_rate > 0:
-            raise ValueError(f"target_rate must be positive, got {self.target_rate}")
+        positive(target_rate=self.target_rate)
 
     def initial(self, pre: Tensor, post: Tensor, weight: Tensor) -> State:
         """Return ρ [N_out] = ρ₀."""
@@ -94,8 +94,7 @@ def normalize_(weight: Tensor, total: float) -> Tensor:
         tensor([[0.5000, 1.5000],
                 [0.0000, 0.0000]])
     """
-    if not total > 0:
-        raise ValueError(f"total must be positive, got {total}")
+    positive(total=total)
     sums = weight.detach().abs().flatten(1).sum(1)
     factors = torch.where(sums > 0, total / sums, torch.ones_like(sums))
     return weight.mul_(factors.reshape(-1, *[1] * (weight.ndim - 1)))

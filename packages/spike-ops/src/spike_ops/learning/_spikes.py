@@ -5,6 +5,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spike_ops._bits import in_numpy, pack_bits
+from spike_ops._checked import tensor
 from spike_ops._index import SpikeIndex
 from spike_ops._mm import mm_transposed, plan_mm
 from spike_ops._spike_tensor import SpikeTensor, check_binary, dense_of
@@ -111,7 +112,7 @@ def checked(given: Tensor, name: str, *, binary: bool = True) -> Tensor:
         ValueError: It has no axes of time and batch, or must be spikes and is not 0 or 1, or is
             not finite.
     """
-    if given.ndim < 3 or given.shape[0] == 0:
+    if tensor(name, given).ndim < 3 or given.shape[0] == 0:
         shape = tuple(given.shape)
         raise ValueError(f"{name} must be [T, B, ...] with T at least 1, got {shape}")
     if binary and not _is_binary(given):

@@ -3,6 +3,7 @@
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import number, tensor
 from spike_ops.learning._dependence import Proportional
 from spike_ops.learning._pair import PairSTDP
 from spike_ops.neuron import BaseNode, Neuron
@@ -27,6 +28,7 @@ class STDP(nn.Module):
 
     Raises:
         ValueError: A time constant is below 1.
+        TypeError: `node` is no module, or `connection` has no weight [N_out, N_in].
 
     Example:
         >>> from spike_ops.learning import apply_
@@ -51,6 +53,14 @@ class STDP(nn.Module):
         tau_post: float = 2.0,
     ) -> None:
         super().__init__()
+        for name, given in (("node", node), ("connection", connection)):
+            if not isinstance(given, nn.Module):
+                raise TypeError(f"{name} must be a torch.nn.Module, got {type(given).__name__}")
+        weight = getattr(connection, "weight", None)
+        if not isinstance(weight, Tensor) or weight.ndim != 2:
+            got = f"{type(connection).__name__}: STDP(node, connection, ...)"
+            raise TypeError(f"connection must be a layer with a weight [out, in], got {got}")
+        number(trace_pre=trace_pre, trace_post=trace_post)
         self.node, self.connection = node, connection
         self.tau_pre, self.tau_post = tau_pre, tau_post
         self._start = trace_pre, trace_post
@@ -70,7 +80,7 @@ class STDP(nn.Module):
         Raises:
             ValueError: The input has neither of these shapes.
         """
-        if x.ndim not in {2, 3}:
+        if tensor("x", x).ndim not in {2, 3}:
             raise ValueError(f"x must be [B, N_in] or [T, B, N_in], got {tuple(x.shape)}")
         current = self.connection(x)
         spike = self._fired(current)

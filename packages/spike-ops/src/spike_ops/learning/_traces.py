@@ -6,11 +6,18 @@ from typing import Literal
 import torch
 from torch import Tensor
 
+from spike_ops._checked import number, tensor
+
 Order = Literal["update_then_use", "use_then_update"]
 
 # fewer values a step than this: a product with the powers of λ beats a call for each step
 SMALL_STEP = 4096
 STEPS_AT_ONCE = 32
+
+
+def exactly(like: Tensor) -> torch.autocast:
+    """Return a block in which autocast does not round what a rule computes of a tensor."""
+    return torch.autocast(like.device.type, enabled=False)
 
 
 def exponential_trace(
@@ -135,7 +142,8 @@ def _by_products(activity: Tensor, decay: float, initial: Tensor | None) -> Tens
     parts = []
     for part in flat.split(STEPS_AT_ONCE):
         ahead = powers(decay, len(part) + 1, like=part)
-        trace = _lower(ahead) @ part
+        with exactly(part):
+            trace = _lower(ahead) @ part
         if held is not None:
             trace.addr_(ahead[1:], held)
         parts.append(trace)
@@ -151,7 +159,8 @@ def _lower(ahead: Tensor) -> Tensor:
 
 
 def _check(activity: Tensor, decay: float) -> None:
+    number(decay=decay)
     if not 0 <= decay <= 1:
         raise ValueError(f"decay must be in [0, 1], got {decay}")
-    if activity.ndim == 0 or len(activity) == 0:
+    if tensor("activity", activity).ndim == 0 or len(activity) == 0:
         raise ValueError(f"activity must have a first axis of time, got {tuple(activity.shape)}")

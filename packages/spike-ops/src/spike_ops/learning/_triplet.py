@@ -5,6 +5,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor
 
+from spike_ops._checked import finite
 from spike_ops.learning._base import State, SynapticRule, Update
 from spike_ops.learning._geometry import Geometry
 from spike_ops.learning._pair import check_order
@@ -63,13 +64,16 @@ class TripletSTDP(SynapticRule):
 
     def __post_init__(self) -> None:
         _ = self.decays
+        finite(a2_plus=self.a2_plus, a2_minus=self.a2_minus)
+        finite(a3_plus=self.a3_plus, a3_minus=self.a3_minus)
         check_order(self.order)
 
     @property
     def decays(self) -> tuple[float, float, float, float]:
         """λ of r₁, r₂, o₁ and o₂."""
-        taus = self.tau_plus, self.tau_x, self.tau_minus, self.tau_y
-        r1, r2, o1, o2 = (decay(tau, self.discretization) for tau in taus)
+        names = "tau_plus", "tau_x", "tau_minus", "tau_y"
+        kind = self.discretization
+        r1, r2, o1, o2 = (decay(getattr(self, name), kind, name) for name in names)
         return r1, r2, o1, o2
 
     def initial(self, pre: Tensor, post: Tensor, weight: Tensor) -> State:

@@ -7,6 +7,7 @@ from typing import Literal
 
 from torch import Tensor
 
+from spike_ops._checked import number, tensor
 from spike_ops.encoding._base import dense_spikes
 
 Order = Literal[1, 2]
@@ -90,12 +91,13 @@ def _penalty(excess: Tensor, order: int) -> Tensor:
 
 
 def _rates(spikes: Tensor) -> Tensor:
-    if spikes.ndim < 2 or not spikes.numel():
+    if tensor("spikes", spikes).ndim < 2 or not spikes.numel():
         raise ValueError(f"spikes must be [T, B, ...] and not empty, got {tuple(spikes.shape)}")
     return dense_spikes(spikes).mean((0, 1))
 
 
 def _in_unit(bound: float) -> float:
+    number(bound=bound)
     if not 0 <= bound <= 1:
         raise ValueError(f"bound must be in 0..1, got {bound}")
     return bound

@@ -7,7 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from spike_ops import decoding
-from spike_ops.encoding._base import check_positive, dense_spikes, wide
+from spike_ops._checked import positive, tensor
+from spike_ops.encoding._base import dense_spikes, wide
 
 # steps that one product filters
 BLOCK = 512
@@ -31,6 +32,7 @@ def spike_time_mse(spikes: Tensor, target: Tensor) -> Tensor:
         >>> spike_time_mse(spikes, torch.tensor([[0, 2]]))
         tensor(0.5000)
     """
+    tensor("spikes", spikes), tensor("target", target)
     if tuple(spikes.shape[1:]) != tuple(target.shape):
         got = f"{tuple(spikes.shape)} and {tuple(target.shape)}"
         raise ValueError(f"spikes must be [T, B, ...] and target [B, ...], got {got}")
@@ -63,7 +65,8 @@ def van_rossum_distance(spikes: Tensor, target: Tensor, tau: float) -> Tensor:
         >>> van_rossum_distance(spikes, spikes.flip(0), tau=2.0)
         tensor([[0.6321]])
     """
-    check_positive(tau=tau)
+    positive(tau=tau)
+    tensor("spikes", spikes), tensor("target", target)
     if spikes.shape != target.shape:
         got = f"{tuple(spikes.shape)} and {tuple(target.shape)}"
         raise ValueError(f"spikes and target must have one shape, got {got}")

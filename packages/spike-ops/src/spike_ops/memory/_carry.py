@@ -6,13 +6,15 @@ from torch import Tensor, nn
 
 from spike_ops.neuron import PSN, BaseNode, Neuron, SlidingPSN
 from spike_ops.neuron._base import State
+from spike_ops.nn import TemporalEffectiveBatchNorm
 
 # of each call of a neuron, in their order
 States = list[State]
-# why a part of the time is not enough
+# why a part of the time is not enough, of neurons and norms
 WHOLE: dict[type[nn.Module], str] = {
     PSN: "weighs all steps at once",
     SlidingPSN: "weighs the steps before a part",
+    TemporalEffectiveBatchNorm: "weighs each step by its place",
     BaseNode: "is called step by step and remembers by itself",
 }
 

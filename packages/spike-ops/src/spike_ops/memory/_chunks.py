@@ -6,10 +6,14 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
+from spike_ops._checked import tensor, whole_number
 from spike_ops.memory._carry import States, neurons_of, run_with
 from spike_ops.neuron import Neuron
+from spike_ops.nn import BatchNorm2d, TimeBatchNorm
 
-NORMS = (nn.modules.batchnorm._BatchNorm,)
+# what normalises over time too, and what may without knowing
+OVER_TIME = (TimeBatchNorm, BatchNorm2d)
+NORMS = (nn.modules.batchnorm._BatchNorm, TimeBatchNorm)
 
 
 class CheckpointedTime(nn.Module):
@@ -21,7 +25,8 @@ class CheckpointedTime(nn.Module):
 
     Args:
         module: The network, [T, B, ...] to [T, B, ...]; everything but the neurons must treat
-            every step alike. Batch norm in training takes statistics over all steps and is refused.
+            every step alike. Batch norm in training takes statistics over all steps and is refused,
+            as torch knows it and over time (`spike_ops.nn.TimeBatchNorm` and its kin).
         steps: Steps of a part.
 
     Raises:
@@ -37,16 +42,15 @@ class CheckpointedTime(nn.Module):
 
     def __init__(self, module: nn.Module, *, steps: int) -> None:
         super().__init__()
-        if steps < 1:
+        if not isinstance(module, nn.Module):
+            raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
+        if whole_number("steps", steps) < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.module, self.steps = module, steps
+        self.module, self.steps = module, int(steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output [T, B, ...] of an input [T, B, ...]."""
-        norm = next((each for each in self.module.modules() if isinstance(each, NORMS)), None)
-        if norm is not None and norm.training:
-            kind = type(norm).__name__
-            raise ValueError(f"{kind} in training needs all steps at once: move it out or eval()")
+        refuse_norms(self.module, NORMS)
         neurons = neurons_of(self.module)
         states: list[States] = [[] for _ in neurons]
         outs = []
@@ -68,6 +72,16 @@ class CheckpointedTime(nn.Module):
 
         out, *rest = checkpoint(run, part, *flat, use_reentrant=False)
         return out, _nested(rest, counts)
+
+
+def refuse_norms(module: nn.Module, kinds: tuple[type[nn.Module], ...]) -> None:
+    """Raise ValueError if a norm in a network would take its statistics over all steps."""
+    for each in module.modules():
+        # one without running statistics takes those of what it is given in evaluation too
+        now = each.training or getattr(each, "running_mean", 0) is None
+        if isinstance(each, kinds) and now:
+            kind = type(each).__name__
+            raise ValueError(f"{kind} in training needs all steps at once: move it out or eval()")
 
 
 def _flat(states: Sequence[States]) -> tuple[list[Tensor], list[list[int]]]:
@@ -100,7 +114,8 @@ def backward_in_parts(
     Neural Networks", ICCV 2023, equation 8 and section 4.3.
 
     Args:
-        module: The network, [T, B, ...] to [T, B, ...].
+        module: The network, [T, B, ...] to [T, B, ...]. Torch's batch norms in training take the
+            statistics of each part; those over time (`spike_ops.nn`) are refused.
         x: Inputs [T, B, ...].
         loss: From the output of a part and its span of time to a number; they are summed.
         steps: Steps of a part.
@@ -108,7 +123,7 @@ def backward_in_parts(
 
     Raises:
         ValueError: `steps` is below 1, or `keep` has not one entry for each part, or the network
-            has neurons whose time cannot be cut.
+            has neurons or norms whose time cannot be cut.
 
     Example:
         >>> from spike_ops.neuron import LIF
@@ -117,8 +132,11 @@ def backward_in_parts(
         >>> net[0].weight.grad.shape
         torch.Size([16, 8])
     """
+    steps = whole_number("steps", steps)
     if steps < 1:
         raise ValueError(f"steps must be at least 1, got {steps}")
+    if len(tensor("x", x)) > steps:
+        refuse_norms(module, OVER_TIME)
     spans = [slice(t, min(t + steps, len(x))) for t in range(0, len(x), steps)]
     if keep is not None and len(keep) != len(spans):
         raise ValueError(f"keep must have {len(spans)} entries, got {len(keep)}")

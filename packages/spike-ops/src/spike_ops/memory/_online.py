@@ -5,12 +5,14 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import number
 from spike_ops._spike_tensor import SpikeTensor
-from spike_ops.neuron import Neuron
+from spike_ops.neuron import PSN, Neuron, SlidingPSN
 from spike_ops.neuron._base import State
+from spike_ops.neuron._wrapper import Wrapper
 
 
-class SLTT(Neuron):
+class SLTT(Wrapper):
     """Return the spikes of neurons whose gradient stays within each step.
 
     s[t], state[t] = neuron.step(x[t], state[t - 1] as a constant)
@@ -19,8 +21,11 @@ class SLTT(Neuron):
     Spiking Neural Networks", NeurIPS 2022, for use with `OTTT`.
 
     Args:
-        neuron: The neurons; only their step is used.
+        neuron: The neurons, of which the step is used.
         options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`.
+
+    Raises:
+        TypeError: `neuron` is no neuron, or a surrogate is given: the neurons fire by their own.
 
     Example:
         >>> from spike_ops.neuron import LIF
@@ -31,27 +36,12 @@ class SLTT(Neuron):
     """
 
     def __init__(self, neuron: Neuron, **options: Any) -> None:
-        options = {"surrogate": neuron.surrogate, "spike_out": neuron.spike_out, **options}
-        super().__init__(**options)
-        self.neuron = neuron
-        self.elementwise, self.binary = neuron.elementwise, neuron.binary
+        super().__init__(neuron, **options)
         self.forgets = neuron.forgets
-
-    def initial(self, current: Tensor) -> State:
-        """Return the initial state of the neurons."""
-        return self.neuron.initial(current)
-
-    def membrane(self, state: State) -> Tensor:
-        """Return the membrane of the neurons."""
-        return self.neuron.membrane(state)
-
-    def constants(self) -> tuple[Tensor, ...]:
-        """Return those of the neurons."""
-        return self.neuron.constants()
 
     def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return one step of the neurons from their state as a constant."""
-        return self.neuron.transition(current, tuple(each.detach() for each in state), *constants)
+        return self._inner(current, tuple(each.detach() for each in state), *constants)
 
 
 class OTTT(nn.Module):
@@ -72,7 +62,9 @@ class OTTT(nn.Module):
         stateful: Keep the trace from call to call, until `reset()`.
 
     Raises:
-        ValueError: `decay` is outside 0..1, or inputs have no time axis.
+        ValueError: `decay` is outside 0..1, inputs have no time axis, or the layer has nothing to
+            learn, has neurons in it, or takes spikes alone, which traces are not.
+        TypeError: `layer` is no module.
 
     Example:
         >>> layer = OTTT(nn.Linear(4, 2, bias=False), decay=0.5)
@@ -83,6 +75,8 @@ class OTTT(nn.Module):
 
     def __init__(self, layer: nn.Module, *, decay: float, stateful: bool = False) -> None:
         super().__init__()
+        number(decay=decay)
+        check_layer(layer)
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must be in 0..1, got {decay}")
         self.layer, self.decay, self.stateful = layer, decay, stateful
@@ -121,3 +115,18 @@ class OTTT(nn.Module):
         if self.stateful:
             self._trace = trace.clone()
         return traces
+
+
+def check_layer(layer: nn.Module) -> None:
+    """Raise unless a layer can learn by traces: linear in inputs that need not be spikes."""
+    if not isinstance(layer, nn.Module):
+        raise TypeError(f"layer must be a torch.nn.Module, got {type(layer).__name__}")
+    for each in layer.modules():
+        kind = type(each).__name__
+        if isinstance(each, Neuron | PSN | SlidingPSN):
+            raise ValueError(f"layer must be linear, got {kind}: neurons come behind it")
+        if getattr(each, "spike_in", False):
+            told = f"{kind} takes spikes alone: without spike_in (mask=... for synapses) it does"
+            raise ValueError(f"layer must take traces, which are no spikes; {told}")
+    if next(layer.parameters(), None) is None:
+        raise ValueError(f"layer must have parameters to learn, got {type(layer).__name__}")

@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import whole_number
 from spike_ops.monitor._activity import Activity, nothing_yet
 from spike_ops.monitor._begun import LAYERS, beginning, is_again
 from spike_ops.monitor._trace import Recorder, Trace
@@ -32,6 +33,7 @@ class Monitor:
 
     Raises:
         ValueError: The network has no neurons, or a number is out of range.
+        TypeError: `net` is no module.
 
     Example:
         >>> from spike_ops.neuron import IF
@@ -54,6 +56,8 @@ class Monitor:
         sample: int = 0,
         seed: int = 0,
     ) -> None:
+        if not isinstance(net, nn.Module):
+            raise TypeError(f"net must be a torch.nn.Module, got {type(net).__name__}")
         self.neurons = {
             name: module for name, module in net.named_modules() if isinstance(module, LAYERS)
         }
@@ -62,7 +66,7 @@ class Monitor:
         for name, value, least in (
             ("traces", traces, 0), ("points", points, 2), ("sample", sample, 0),
         ):  # fmt: skip
-            if value < least:
+            if whole_number(name, value) < least:
                 raise ValueError(f"{name} must be at least {least}, got {value}")
         self.device, self.traces = device, traces
         self._settings = (traces, points, sample, seed)

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 
+from spike_ops._checked import positive, tensor, whole_number
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.monitor._trace import Trace
 
@@ -16,12 +17,13 @@ def plot_raster(spikes: Tensor, *, sample: int = 0, dt: float = 1.0) -> "Figure"
     """Return a figure with a mark for each spike: time to the right, neurons upwards.
 
     Args:
-        spikes: [T, B, ...].
+        spikes: [T, B, N], of which the places of layers may be several axes.
         sample: Which of the batch.
         dt: Length of a step, the unit of the axis of time.
 
     Raises:
-        ValueError: The spikes are no [T, B, ...], or there is no such sample.
+        ValueError: The spikes are no [T, B, N], have no step, are not finite, or there is no such
+            sample; or `dt` is not positive.
         ImportError: matplotlib is not installed.
 
     Example:
@@ -30,11 +32,18 @@ def plot_raster(spikes: Tensor, *, sample: int = 0, dt: float = 1.0) -> "Figure"
         >>> figure.axes[0].get_ylabel()
         'neuron'
     """
-    if spikes.ndim < 2 or not 0 <= sample < spikes.shape[1]:
-        got = f"{tuple(spikes.shape)} and sample {sample}"
-        raise ValueError(f"spikes must be [T, B, ...] with that sample, got {got}")
+    positive(dt=dt)
+    sample = whole_number("sample", sample)
+    if tensor("spikes", spikes).ndim < 3 or not len(spikes):
+        got = f"{tuple(spikes.shape)}: spikes[:, None] has a batch of one"
+        raise ValueError(f"spikes must be [T, B, N] with T at least 1, got {got}")
+    if not 0 <= sample < spikes.shape[1]:
+        raise ValueError(f"sample must be in 0..{spikes.shape[1] - 1}, got {sample}")
     dense = spikes.to_dense() if isinstance(spikes, SpikeTensor) else spikes.detach()
-    times, neurons = dense[:, sample].flatten(1).nonzero().cpu().unbind(1)
+    shown = dense[:, sample].flatten(1)
+    if not bool(shown.isfinite().all()):
+        raise ValueError("spikes must be finite")
+    times, neurons = shown.nonzero().cpu().unbind(1)
     figure, axes = _figure(1)
     axes[0].scatter(times.numpy() * dt, neurons.numpy(), marker="|", linewidths=0.8)
     axes[0].set(xlabel="time", ylabel="neuron", xlim=(-0.5 * dt, (len(spikes) - 0.5) * dt))
@@ -50,6 +59,8 @@ def plot_traces(trace: Trace, *, threshold: float | None = None, dt: float = 1.0
         dt: Length of a step, the unit of the axis of time.
 
     Raises:
+        ValueError: `dt` is not positive.
+        TypeError: `trace` is none.
         ImportError: matplotlib is not installed.
 
     Example:
@@ -59,6 +70,10 @@ def plot_traces(trace: Trace, *, threshold: float | None = None, dt: float = 1.0
         >>> len(plot_traces(trace).axes)
         2
     """
+    positive(dt=dt)
+    if not isinstance(trace, Trace):
+        got = f"{type(trace).__name__}; Monitor(net, traces=1).trace(name) returns one"
+        raise TypeError(f"trace must be a spike_ops.monitor.Trace, got {got}")
     number = trace.membranes.shape[1]
     figure, axes = _figure(number)
     time = trace.steps.double().numpy() * dt

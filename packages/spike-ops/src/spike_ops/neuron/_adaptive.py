@@ -5,6 +5,7 @@ from typing import Any, Literal
 
 from torch import Tensor
 
+from spike_ops._checked import number
 from spike_ops.neuron._base import State
 from spike_ops.neuron._membrane import Membrane, filled, positive
 
@@ -50,10 +51,26 @@ class ALIF(Membrane):
     ) -> None:
         super().__init__(**options)
         positive(tau=tau, tau_adaptation=tau_adaptation)
+        number(kappa=kappa)
         if not kappa >= 0:
             raise ValueError(f"kappa must not be negative, got {kappa}")
-        self.beta, self.rho, self.kappa = math.exp(-1 / tau), math.exp(-1 / tau_adaptation), kappa
-        self.gain = 1 - self.beta if decay_input else 1.0
+        self.tau, self.tau_adaptation = tau, tau_adaptation
+        self.kappa, self.decay_input = kappa, decay_input
+
+    @property
+    def beta(self) -> float:
+        """β, the decay of the membrane."""
+        return math.exp(-1 / self.tau)
+
+    @property
+    def rho(self) -> float:
+        """ρ, the decay of the threshold."""
+        return math.exp(-1 / self.tau_adaptation)
+
+    @property
+    def gain(self) -> float:
+        """g, the weight of the current."""
+        return 1 - self.beta if self.decay_input else 1.0
 
     def initial(self, current: Tensor) -> State:
         """Return v as of `Membrane`, and a = 0."""
@@ -108,7 +125,17 @@ class CUBA(Membrane):
         positive(tau_synapse=tau_synapse, tau=tau)
         if order not in {"current first", "membrane first"}:
             raise ValueError(f"order must be 'current first' or 'membrane first', got {order!r}")
-        self.alpha, self.beta, self.order = math.exp(-1 / tau_synapse), math.exp(-1 / tau), order
+        self.tau_synapse, self.tau, self.order = tau_synapse, tau, order
+
+    @property
+    def alpha(self) -> float:
+        """α, the decay of the current."""
+        return math.exp(-1 / self.tau_synapse)
+
+    @property
+    def beta(self) -> float:
+        """β, the decay of the membrane."""
+        return math.exp(-1 / self.tau)
 
     def initial(self, current: Tensor) -> State:
         """Return v as of `Membrane`, and i = 0."""

@@ -2,35 +2,28 @@
 
 import itertools
 from collections.abc import Callable, Sequence
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
 
-from spike_ops._bits import in_numpy
-from spike_ops._ops import packed_bits
-from spike_ops._produced import note
-from spike_ops._spike_tensor import SpikeTensor
+from spike_ops._checked import whole_number
+from spike_ops.neuron._backends import BACKENDS, Backend, Choice, chosen, hindrance, kernels_of
 from spike_ops.neuron._fused import fused
-from spike_ops.neuron._kernel import Kernels, kernels
+from spike_ops.neuron._inputs import check_finite, checked_currents, first_state
+from spike_ops.neuron._kernel import Kernels
+from spike_ops.neuron._outputs import as_asked
+from spike_ops.neuron._told import differing
 from spike_ops.surrogate import ATan, Surrogate
+from spike_ops.surrogate._base import check_spike_out, check_surrogate
 
 State = tuple[Tensor, ...]
-Backend = Literal["auto", "reference", "eager", "compiled", "triton"]
 Reset = Literal["hard", "soft", "none"]
-BACKENDS = ("auto", "reference", "eager", "compiled", "triton")
 # what makes a step; `settle` is that of neurons with a membrane
 STEP = ("initial", "transition", "step", "fire", "constants", "settle")
 # settings that a step does not depend on
 AROUND = {"training", "steps", "stateful", "spike_out", "backend"}
 _times = itertools.count()
-
-
-class Choice(NamedTuple):
-    """Which backend runs a neuron on an input, and why."""
-
-    backend: str
-    reason: str
 
 
 class Neuron(nn.Module):
@@ -55,7 +48,9 @@ class Neuron(nn.Module):
             tells which and why.
 
     Raises:
-        ValueError: An argument is outside its range.
+        ValueError: An argument is outside its range, or `spike_out` is asked of a surrogate that
+            returns its primitive.
+        TypeError: `surrogate` is no `spike_ops.surrogate.Surrogate`.
     """
 
     # whether a neuron's step depends on nothing of another neuron
@@ -79,9 +74,10 @@ class Neuron(nn.Module):
         super().__init__()
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-        if steps is not None and steps < 1:
+        if steps is not None and whole_number("steps", steps) < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.surrogate = ATan() if surrogate is None else surrogate
+        check_spike_out(self.surrogate, spike_out)
         self.steps, self.stateful, self.spike_out = steps, stateful, spike_out
         self.backend: Backend = backend
         self._state: State | None = None
@@ -90,6 +86,8 @@ class Neuron(nn.Module):
         self._kernels: dict[torch.dtype, tuple[int, Kernels]] = {}
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if name == "surrogate":
+            check_surrogate(value)
         super().__setattr__(name, value)
         if name[0] != "_" and name not in AROUND:
             self.__dict__["_changed"] = next(_times)
@@ -101,11 +99,15 @@ class Neuron(nn.Module):
 
     def initial(self, current: Tensor) -> State:
         """Return the state before the first step; `current` is one step of input [B, ...]."""
-        raise NotImplementedError
+        raise self._lacking("initial, the state before the first step")
 
     def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return the dense spikes of one step [B, ...] and the state after it."""
-        raise NotImplementedError
+        raise self._lacking("transition, one step")
+
+    def _lacking(self, what: str) -> NotImplementedError:
+        kind = type(self).__name__
+        return NotImplementedError(f"{kind} must define {what}; LIF is a kind of neuron that does")
 
     def constants(self) -> tuple[Tensor, ...]:
         """Return the tensors that `transition` takes beside current and state: parameters."""
@@ -126,6 +128,16 @@ class Neuron(nn.Module):
         """Return the dense spikes of u = h - θ."""
         return self.surrogate.dense(u)
 
+    @property
+    def _fires(self) -> bool:
+        """Whether what it returns is sure to be zeros and ones."""
+        return self.binary and getattr(self.surrogate, "spiking", True)
+
+    @property
+    def _has_own_step(self) -> bool:
+        """Whether `step` is more than its transition, which may then not run without it."""
+        return type(self).step is not Neuron.step
+
     def _is_a(self, kind: type["Neuron"]) -> bool:
         """Return whether its step is that of a kind: a subclass may have another."""
         own = type(self)
@@ -137,34 +149,11 @@ class Neuron(nn.Module):
         Raises:
             ValueError: The backend asked for cannot run them.
         """
-        hindrance = self._hindrance(currents)
-        if self.backend == "reference":
-            return Choice("reference", "as asked")
-        if self.backend == "compiled":
-            if hindrance:
-                raise ValueError(f"backend 'compiled' cannot run here: {hindrance}")
-            return Choice("compiled", "as asked")
-        if self.backend != "auto":
-            raise ValueError(f"{type(self).__name__} has no backend {self.backend!r}")
-        if hindrance:
-            return Choice("reference", hindrance)
-        if self._is_built(currents.dtype):
-            return Choice("compiled", "built for this type")
-        return Choice("reference", "needs no compiler; build(neuron, currents) makes a faster one")
+        return chosen(self, currents)
 
     def _hindrance(self, currents: Tensor) -> str:
         """Return why no kernel can run these currents; nothing if one can."""
-        if not self.elementwise:
-            return f"{type(self).__name__} mixes neurons within a step"
-        if type(self).step is not Neuron.step:
-            return f"{type(self).__name__} has a step that is not its transition"
-        if torch.compiler.is_compiling():
-            return "torch.compile fuses the steps itself"
-        if currents.device.type != "cpu":
-            return f"no kernel for {currents.device.type}"
-        if currents.dtype not in {torch.float32, torch.float64}:
-            return f"no kernel for {currents.dtype}"
-        return ""
+        return hindrance(self, currents)
 
     def _is_built(self, dtype: torch.dtype) -> bool:
         held = self._kernels.get(dtype)
@@ -172,12 +161,7 @@ class Neuron(nn.Module):
 
     def _build(self, dtype: torch.dtype) -> Kernels:
         """Return the kernels of a type, built once for the same settings."""
-        if not Neuron._is_built(self, dtype):
-            example = torch.zeros(1, 1, dtype=dtype)
-            counts = len(self.initial(example)), len(self.constants())
-            made = kernels(self.transition, *counts, dtype)
-            self._kernels[dtype] = (self._settled(), made)
-        return self._kernels[dtype][1]
+        return kernels_of(self, dtype)
 
     def forward(self, currents: Tensor, state: State | None = None) -> Tensor:
         """Return the spikes [T, B, ...] of currents [T, B, ...], from a state if one is given.
@@ -205,11 +189,19 @@ class Neuron(nn.Module):
         before = self._begin(currents, state)
         spikes, after = over_time(currents, before)
         check_finite((currents, *after) if self.forgets else after, currents)
+        told = as_asked(spikes, binary=self._fires, spike_out=self.spike_out)
         if self._carried is not None:
             self._carried[1].append(after)
         elif self.stateful:
             self._state = tuple(each.detach() for each in after)
-        return self._as_asked(spikes), after
+        return told, after
+
+    def _checked(self, currents: Tensor) -> Tensor:
+        return checked_currents(currents, self.steps)
+
+    def _begin(self, currents: Tensor, state: State | None) -> State:
+        kept = self._state if self.stateful else None
+        return first_state(state, kept, self.initial(currents[0]))
 
     def reset(self) -> None:
         """Forget the state kept by `stateful=True`."""
@@ -224,7 +216,8 @@ class Neuron(nn.Module):
         if self.explain(currents).backend == "reference":
             return self._step_by_step(currents, state)
         built = self._build(currents.dtype)
-        return fused(built, currents, state, self.constants(), spike_out=self.spike_out)
+        packed = self.spike_out and self._fires
+        return fused(built, currents, state, self.constants(), spike_out=packed)
 
     def _step_by_step(self, currents: Tensor, state: State) -> tuple[Tensor, State]:
         """Return spikes and state by `step`, the specification of every other way."""
@@ -234,84 +227,10 @@ class Neuron(nn.Module):
             fired.append(spikes)
         return torch.stack(fired), state
 
-    def _checked(self, currents: Tensor) -> Tensor:
-        if isinstance(currents, SpikeTensor):
-            currents = currents.to_dense()
-        if not currents.is_floating_point():
-            raise TypeError(f"currents must be floating point, got {currents.dtype}")
-        if currents.ndim < 2 or currents.shape[0] == 0:
-            shape = tuple(currents.shape)
-            raise ValueError(f"currents must be [T, B, ...] with T at least 1, got {shape}")
-        if self.steps is not None and currents.shape[0] != self.steps:
-            got = f"{currents.shape[0]} of {tuple(currents.shape)}"
-            raise ValueError(f"the first axis of currents must be {self.steps} steps, got {got}")
-        return currents
-
-    def _begin(self, currents: Tensor, state: State | None) -> State:
-        fresh = self.initial(currents[0])
-        kept = state if state is not None else self._state if self.stateful else None
-        if kept is None:
-            return fresh
-        pairs = list(zip(kept, fresh, strict=False))
-        fits = len(kept) == len(fresh) and all(held.shape == new.shape for held, new in pairs)
-        alike = all(held.dtype == new.dtype and held.device == new.device for held, new in pairs)
-        if fits and alike:
-            return kept
-        if state is None:  # another batch size: begin anew; another type: go on in it
-            return tuple(held.to(new) for held, new in pairs) if fits else fresh
-        shapes = f"{[tuple(each.shape) for each in state]}"
-        needs = f"{[tuple(each.shape) for each in fresh]} of {fresh[0].dtype}"
-        raise ValueError(f"state must have shapes {needs}, got {shapes}")
-
-    def _as_asked(self, spikes: Tensor) -> Tensor:
-        if self.binary and getattr(self.surrogate, "spiking", True):
-            note(spikes)
-        if self.spike_out == isinstance(spikes, SpikeTensor):
-            return spikes
-        if not self.spike_out:
-            return spikes.to_dense()
-        packed: Tensor = _Pack.apply(spikes)  # type: ignore[no-untyped-call,unused-ignore]
-        return packed
-
     def extra_repr(self) -> str:
         """Return what the module's line shows."""
-        told = [f"surrogate={self.surrogate}"]
-        told += [f"{name}=True" for name in ("stateful", "spike_out") if getattr(self, name)]
-        told += [f"steps={self.steps}"] if self.steps is not None else []
-        return ", ".join(told)
+        return ", ".join([*differing(self), f"surrogate={self.surrogate}"])
 
     def __getstate__(self) -> dict[str, Any]:
         # a state may hang on a graph and a kernel on this process: a copy begins anew
         return {**self.__dict__, "_state": None, "_carried": None, "_kernels": {}}
-
-
-class _Pack(torch.autograd.Function):
-    """Dense spikes known to be zeros and ones, packed."""
-
-    @staticmethod
-    def forward(ctx: Any, spikes: Tensor) -> SpikeTensor:
-        del ctx
-        return SpikeTensor(packed_bits(spikes), spikes.shape, spikes.dtype)
-
-    @staticmethod
-    def backward(ctx: Any, *gradients: Tensor) -> Tensor:
-        del ctx
-        return gradients[0]
-
-
-def check_finite(after: State, currents: Tensor) -> None:
-    """Raise if a state is not finite: what enters a membrane stays in it."""
-    if all(_is_finite(each.detach()) for each in after):
-        return
-    wrong = ~currents.isfinite()
-    if bool(wrong.any()):
-        where = tuple(wrong.nonzero()[0].tolist())
-        raise ValueError(f"currents must be finite, got {currents[where].item()} at {where}")
-    raise ValueError("the state of the neuron is not finite any more: its dynamics diverge")
-
-
-def _is_finite(state: Tensor) -> bool:
-    if not in_numpy(state):
-        return True  # looking would wait for the device
-    # a sum is finite only if all is; it may overflow where all is
-    return bool(state.sum().isfinite()) or bool(state.isfinite().all())

@@ -3,7 +3,8 @@
 from torch import Tensor, nn
 
 from spike_ops._c_build import CompilerError
-from spike_ops.neuron._base import Choice, Neuron
+from spike_ops.neuron._backends import Choice
+from spike_ops.neuron._base import Neuron
 from spike_ops.neuron._c_trace import NotInC
 
 

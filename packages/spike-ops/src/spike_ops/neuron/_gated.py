@@ -6,6 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import finite, number
 from spike_ops.neuron._base import State
 from spike_ops.neuron._membrane import Membrane, filled
 
@@ -67,10 +68,12 @@ class GLIF(Membrane):
             )
         super().__init__(reset="none", **options)
         for name, value in zip(GATES, (alpha, beta, gamma, decay, conductance), strict=True):
+            number(**{name: value})
             if not 0 < value < 1:
                 raise ValueError(f"{name} must be between 0 and 1, got {value}")
             logit = math.log(value) - math.log1p(-value)
             self.register_parameter(name, nn.Parameter(torch.full(shape, logit)))
+        finite(leak=leak, subtract=0.0 if subtract is None else subtract)
         self.leak = nn.Parameter(torch.full(shape, float(leak)))
         taken = self.threshold if subtract is None else subtract
         self.subtract = nn.Parameter(torch.full(shape, float(taken)))

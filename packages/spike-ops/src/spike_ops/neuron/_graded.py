@@ -1,14 +1,14 @@
 """Neurons whose output is not a spike alone: LIAF, ILIF, sigma-delta; and CLIF."""
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
+from spike_ops._checked import finite, number, whole_number
 from spike_ops.neuron._base import Neuron, State
-from spike_ops.neuron._membrane import Membrane, filled, positive
+from spike_ops.neuron._membrane import Membrane, at_least_one, filled, positive
 
 
 def _refuse_bits(options: dict[str, Any], name: str) -> None:
@@ -48,9 +48,15 @@ class LIAF(Membrane):
     ) -> None:
         _refuse_bits(options, "LIAF")
         super().__init__(**options)
-        if not tau >= 1:
-            raise ValueError(f"tau must be at least 1, got {tau}")
-        self.beta, self.activation = 1 - 1 / tau, activation
+        at_least_one(tau=tau)
+        if not callable(activation):
+            raise TypeError(f"activation must be a function, got {activation!r}")
+        self.tau, self.activation = tau, activation
+
+    @property
+    def beta(self) -> float:
+        """β, the decay of the membrane."""
+        return 1 - 1 / self.tau
 
     def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return f(h) of one step and (v,) after it."""
@@ -90,9 +96,10 @@ class ILIF(Neuron):
     ) -> None:
         _refuse_bits(options, "ILIF")
         super().__init__(**options)
+        number(beta=beta)
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must be in 0..1, got {beta}")
-        if most < 1:
+        if whole_number("most", most) < 1:
             raise ValueError(f"most must be at least 1, got {most}")
         positive(threshold=threshold)
         self.beta, self.most, self.threshold = beta, most, threshold
@@ -173,9 +180,14 @@ class CLIF(Membrane):
 
     def __init__(self, tau: float = 2.0, **options: Any) -> None:
         super().__init__(reset="soft", **options)
-        if not 1 <= tau < math.inf:
-            raise ValueError(f"tau must be at least 1 and finite, got {tau}")
-        self.beta = 1 - 1 / tau
+        at_least_one(tau=tau)
+        finite(tau=tau)
+        self.tau = tau
+
+    @property
+    def beta(self) -> float:
+        """β, the decay of the membrane."""
+        return 1 - 1 / self.tau
 
     def initial(self, current: Tensor) -> State:
         """Return v = 0 and m = 0."""

@@ -9,11 +9,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spike_ops.neuron._base import Choice, Reset, State
+from spike_ops._checked import finite
+from spike_ops.neuron._backends import Choice
+from spike_ops.neuron._base import Reset, State
 from spike_ops.neuron._lif_fused import Saving, kept_for, lif
 from spike_ops.neuron._lif_kernel import is_built, lif_kernels
 from spike_ops.neuron._lif_rule import LifRule
 from spike_ops.neuron._lif_settings import Discretization, LifSettings, check_lif, decay
+from spike_ops.neuron._told import differing
 
 
 class LIF(LifSettings):
@@ -74,6 +77,8 @@ class LIF(LifSettings):
             threshold=threshold, v_reset=v_reset, reset=reset, saving=saving,
             surrogate=self.surrogate,
         )  # fmt: skip
+        if v_leak is not None:
+            finite(v_leak=v_leak)
         leak = v_leak if v_leak is not None else v_reset if reset == "hard" else 0.0
         gain = 1 - beta if decay_input else 1.0
         self.saving = saving
@@ -155,9 +160,9 @@ class LIF(LifSettings):
     def extra_repr(self) -> str:
         """Return what the module's line shows."""
         rule = self.rule
-        return f"tau={self.tau}, threshold={rule.threshold}, {rule.reset} reset, " + (
-            super().extra_repr()
-        )
+        told = [f"tau={self.tau}", f"threshold={rule.threshold}", f"{rule.reset} reset"]
+        told += differing(self, but=frozenset({"tau", "threshold", "surrogate"}))
+        return ", ".join([*told, f"surrogate={self.surrogate}"])
 
 
 def triton_lif() -> Callable[..., tuple[Tensor, Tensor]]:
@@ -184,7 +189,9 @@ class IF(LIF):
         tensor([0., 1., 1., 1.])
     """
 
+    _fixed = frozenset({"tau", "decay_input", "v_leak", "discretization"})
+
     def __init__(self, **options: Any) -> None:
-        if fixed := options.keys() & {"tau", "decay_input", "v_leak", "discretization"}:
+        if fixed := options.keys() & self._fixed:
             raise TypeError(f"IF has no leak, so it takes no {', '.join(sorted(fixed))}")
         super().__init__(tau=math.inf, decay_input=False, **options)

@@ -4,10 +4,12 @@ import dataclasses
 import math
 from typing import Any, Literal
 
+from spike_ops._checked import finite, number
 from spike_ops.neuron._base import Neuron
 from spike_ops.neuron._lif_fused import Saving
 from spike_ops.neuron._lif_rule import LifRule
 from spike_ops.surrogate import Surrogate
+from spike_ops.surrogate._base import check_surrogate
 
 Discretization = Literal["euler", "exponential"]
 
@@ -68,6 +70,21 @@ class LifSettings(Neuron):
         self._time = (self._time[0], decay_input, self._time[2])
 
     @property
+    def discretization(self) -> Discretization:
+        """How β follows from τ."""
+        return self._time[0]
+
+    @property
+    def v_leak(self) -> float | None:
+        """Where the membrane leaks to; None where that follows from the reset."""
+        return self._time[2]
+
+    @property
+    def reset_delay(self) -> bool:
+        """Whether the reset comes one step later."""
+        return self.rule.reset_delay
+
+    @property
     def threshold(self) -> float:
         """θ."""
         return self.rule.threshold
@@ -109,13 +126,14 @@ class LifSettings(Neuron):
         self._change(strict=strict)
 
 
-def decay(tau: float, discretization: Discretization) -> float:
+def decay(tau: float, discretization: Discretization, name: str = "tau") -> float:
     """Return β: 1 - 1/τ ("euler") or e^(-1/τ) ("exponential")."""
     if discretization not in {"euler", "exponential"}:
         raise ValueError(f"discretization must be euler or exponential, got {discretization!r}")
+    number(**{name: tau})
     least = 1.0 if discretization == "euler" else 0.0
     if not (tau >= least and tau > 0):
-        raise ValueError(f"tau must be at least {least:g} steps ({discretization}), got {tau}")
+        raise ValueError(f"{name} must be at least {least:g} steps ({discretization}), got {tau}")
     return 1 - 1 / tau if discretization == "euler" else math.exp(-1 / tau)
 
 
@@ -123,6 +141,9 @@ def check_lif(
     *, threshold: float, v_reset: float, reset: str, saving: str, surrogate: Surrogate
 ) -> None:
     """Raise unless the settings of a LIF neuron are in their ranges."""
+    check_surrogate(surrogate)
+    number(threshold=threshold)
+    finite(v_reset=v_reset)
     if not (threshold > 0 and math.isfinite(threshold)):
         raise ValueError(f"threshold must be positive and finite, got {threshold}")
     if reset not in {"hard", "soft", "none"}:

@@ -6,7 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from spike_ops._checked import finite, number
 from spike_ops.neuron._base import Neuron, Reset, State
+from spike_ops.neuron._told import differing
 
 
 class Membrane(Neuron):
@@ -37,6 +39,8 @@ class Membrane(Neuron):
         super().__init__(**options)
         if reset not in {"hard", "soft", "none"}:
             raise ValueError(f"reset must be hard, soft or none, got {reset!r}")
+        number(threshold=threshold)
+        finite(v_reset=v_reset)
         if not v_reset < threshold < math.inf:
             told = f"v_reset {v_reset} and threshold {threshold}"
             raise ValueError(f"v_reset must be below a finite threshold, got {told}")
@@ -58,7 +62,9 @@ class Membrane(Neuron):
 
     def extra_repr(self) -> str:
         """Return what the module's line shows."""
-        return f"threshold={self.threshold}, {self.reset_mode} reset, {super().extra_repr()}"
+        told = [f"threshold={self.threshold}", f"{self.reset_mode} reset"]
+        told += differing(self, but=frozenset({"threshold", "surrogate"}))
+        return ", ".join([*told, f"surrogate={self.surrogate}"])
 
 
 def filled(current: Tensor, value: float) -> Tensor:
@@ -67,7 +73,15 @@ def filled(current: Tensor, value: float) -> Tensor:
 
 
 def positive(**values: float) -> None:
-    """Raise unless every value is positive and not NaN, by its name."""
+    """Raise unless every value is a positive number, by its name; it may be infinite."""
+    number(**values)
     for name, value in values.items():
         if not value > 0:
             raise ValueError(f"{name} must be positive, got {value}")
+
+
+def at_least_one(*, tau: float) -> None:
+    """Raise unless a time constant is a number of at least one step."""
+    number(tau=tau)
+    if not tau >= 1:
+        raise ValueError(f"tau must be at least 1, got {tau}")

@@ -7,10 +7,13 @@ from typing import Any
 
 from torch import Tensor
 
+from spike_ops._checked import number, tensor
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron._base import Neuron, State
 from spike_ops.neuron._memories import Memories, spread
+from spike_ops.neuron._told import differing
 from spike_ops.surrogate import Sigmoid, Surrogate
+from spike_ops.surrogate._base import check_surrogate
 
 
 class BaseNode(Memories, Neuron):
@@ -90,7 +93,7 @@ class BaseNode(Memories, Neuron):
 
     @surrogate_function.setter
     def surrogate_function(self, surrogate: Surrogate) -> None:
-        check_surrogate(surrogate)
+        check_surrogate(surrogate, "surrogate_function")
         self.surrogate = surrogate
 
     @property
@@ -169,7 +172,8 @@ class BaseNode(Memories, Neuron):
 
     def extra_repr(self) -> str:
         """Return what the module's line shows."""
-        return f"v_threshold={self.v_threshold}, v_reset={self.v_reset}, T={self.T}"
+        told = [f"v_threshold={self.v_threshold}", f"v_reset={self.v_reset}", f"T={self.T}"]
+        return ", ".join(told + differing(self, but=frozenset({"v_threshold", "v_reset", "T"})))
 
     def _called(self, x: Tensor, steps: int, run: Callable[..., Tensor]) -> Tensor:
         currents = _over_steps(x, steps)
@@ -220,7 +224,7 @@ class _Used:
 
 def _over_steps(x: Tensor, steps: int) -> Tensor:
     """Return [T, N, ...] of [T N, ...]."""
-    x = x.to_dense() if isinstance(x, SpikeTensor) else x
+    x = x.to_dense() if isinstance(x, SpikeTensor) else tensor("x", x)
     if x.ndim == 0 or x.shape[0] == 0 or x.shape[0] % steps:
         shape = tuple(x.shape)
         raise ValueError(f"x must be [T N, ...] of T = {steps} steps, got {shape}")
@@ -238,17 +242,11 @@ def backend_of(parallel_optim: bool) -> Any:
 
 def check_node(v_threshold: float, v_reset: float | None, surrogate: Surrogate, steps: int) -> None:
     """Raise unless the arguments of a node are in their ranges."""
+    number(v_threshold=v_threshold, v_reset=0.0 if v_reset is None else v_reset)
     if not (v_threshold > 0 and math.isfinite(v_threshold)):
         raise ValueError(f"v_threshold must be positive and finite, got {v_threshold}")
     if v_reset is not None and not -math.inf < v_reset < v_threshold:
         raise ValueError(f"v_reset must be None or below v_threshold {v_threshold}, got {v_reset}")
-    check_surrogate(surrogate)
+    check_surrogate(surrogate, "surrogate_function")
     if isinstance(steps, bool) or not isinstance(steps, int) or steps < 1:
         raise ValueError(f"T must be a whole number of at least 1, got {steps!r}")
-
-
-def check_surrogate(surrogate: Surrogate) -> None:
-    """Raise unless it is a surrogate."""
-    if not isinstance(surrogate, Surrogate):
-        kind = type(surrogate).__name__
-        raise TypeError(f"surrogate_function must be a spike_ops.surrogate.Surrogate, got {kind}")

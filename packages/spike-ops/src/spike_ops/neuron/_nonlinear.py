@@ -1,14 +1,39 @@
-"""Neurons with a nonlinear membrane: QIF, EIF, AdEx, Izhikevich; steps by Euler's method."""
+"""Neurons with a nonlinear membrane: QIF, EIF, AdEx; steps by Euler's method."""
 
 from typing import Any
 
 from torch import Tensor
 
+from spike_ops._checked import finite
 from spike_ops.neuron._base import State
 from spike_ops.neuron._membrane import Membrane, filled, positive
 
 
-class QIF(Membrane):
+class Euler(Membrane):
+    """A membrane by Euler's method: h = v + dt/τ (drive(v) + x);   s = Θ(h - θ), then the reset."""
+
+    tau: float
+    dt: float
+
+    @property
+    def rate(self) -> float:
+        """dt/τ."""
+        return self.dt / self.tau
+
+    def drive(self, v: Tensor) -> Tensor:
+        """Return what moves the membrane beside the current."""
+        raise self._lacking("drive, what moves the membrane")
+
+    def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
+        """Return the spikes of one step and (v,) after it."""
+        del constants
+        (v,) = state
+        h = v + self.rate * (self.drive(v) + current)
+        s = self.fire(h - self.threshold)
+        return s, (self.settle(h, s),)
+
+
+class QIF(Euler):
     """Return the spikes of quadratic integrate-and-fire neurons.
 
         h = v + dt/τ (a (v - v_rest) (v - v_c) + x);   s = Θ(h - θ), then the reset
@@ -20,7 +45,7 @@ class QIF(Membrane):
         a: Strength of the quadratic term.
         v_rest: Resting potential.
         v_c: Critical potential, above which the membrane runs away by itself.
-        dt: Step of time in the unit of `tau`.
+        dt: Step of time in the unit of `tau`: 1e-3 where that is in seconds.
         options: Those of `Membrane`.
 
     Raises:
@@ -44,18 +69,15 @@ class QIF(Membrane):
     ) -> None:
         super().__init__(**options)
         positive(tau=tau, a=a, dt=dt)
-        self.rate, self.a, self.v_rest, self.v_c = dt / tau, a, v_rest, v_c
+        finite(v_rest=v_rest, v_c=v_c)
+        self.tau, self.a, self.v_rest, self.v_c, self.dt = tau, a, v_rest, v_c, dt
 
-    def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
-        """Return the spikes of one step and (v,) after it."""
-        del constants
-        (v,) = state
-        h = v + self.rate * (self.a * (v - self.v_rest) * (v - self.v_c) + current)
-        s = self.fire(h - self.threshold)
-        return s, (self.settle(h, s),)
+    def drive(self, v: Tensor) -> Tensor:
+        """Return a (v - v_rest) (v - v_c)."""
+        return self.a * (v - self.v_rest) * (v - self.v_c)
 
 
-class EIF(Membrane):
+class EIF(Euler):
     """Return the spikes of exponential integrate-and-fire neurons.
 
         h = v + dt/τ (-(v - v_rest) + Δ e^min((v - θ_rh) / Δ, cut) + x);   s = Θ(h - θ)
@@ -70,7 +92,7 @@ class EIF(Membrane):
         theta_rheobase: θ_rh.
         v_rest: Resting potential.
         cut: Largest exponent.
-        dt: Step of time in the unit of `tau`.
+        dt: Step of time in the unit of `tau`: 1e-3 where that is in seconds.
         options: Those of `Membrane`.
 
     Raises:
@@ -95,21 +117,14 @@ class EIF(Membrane):
     ) -> None:
         super().__init__(**options)
         positive(tau=tau, delta=delta, dt=dt)
-        self.rate, self.delta, self.theta_rheobase = dt / tau, delta, theta_rheobase
-        self.v_rest, self.cut = v_rest, cut
+        finite(theta_rheobase=theta_rheobase, v_rest=v_rest, cut=cut)
+        self.tau, self.delta, self.theta_rheobase = tau, delta, theta_rheobase
+        self.v_rest, self.cut, self.dt = v_rest, cut, dt
 
     def drive(self, v: Tensor) -> Tensor:
         """Return -(v - v_rest) + Δ e^min((v - θ_rh) / Δ, cut)."""
         exponent = ((v - self.theta_rheobase) * (1 / self.delta)).clamp(max=self.cut)
         return self.delta * exponent.exp() - (v - self.v_rest)
-
-    def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
-        """Return the spikes of one step and (v,) after it."""
-        del constants
-        (v,) = state
-        h = v + self.rate * (self.drive(v) + current)
-        s = self.fire(h - self.threshold)
-        return s, (self.settle(h, s),)
 
 
 class AdEx(EIF):
@@ -151,7 +166,13 @@ class AdEx(EIF):
     ) -> None:
         super().__init__(tau, dt=dt, **options)
         positive(tau_w=tau_w)
-        self.rate_w, self.a, self.b = dt / tau_w, a, b
+        finite(a=a, b=b)
+        self.tau_w, self.a, self.b = tau_w, a, b
+
+    @property
+    def rate_w(self) -> float:
+        """dt/τ_w."""
+        return self.dt / self.tau_w
 
     def initial(self, current: Tensor) -> State:
         """Return v as of `Membrane`, and w = 0."""
@@ -165,62 +186,3 @@ class AdEx(EIF):
         s = self.fire(h - self.threshold)
         w = w + self.rate_w * (self.a * (v - self.v_rest) - w) + self.b * s
         return s, (self.settle(h, s), w)
-
-
-class Izhikevich(Membrane):
-    """Return the spikes of Izhikevich's neurons, in millivolts and milliseconds.
-
-        h = v + dt (0.04 v² + 5 v + 140 - u + x);   w = u + dt a (b v - u)
-        s = Θ(h - 30);   v = c and u = w + d where it fired, else v = h and u = w
-
-    Both are updated from the v and u before the step.
-
-    Source: E. Izhikevich, "Simple Model of Spiking Neurons", IEEE Transactions on Neural Networks
-    2003, equations 1 to 3.
-
-    Args:
-        a: Rate of recovery.
-        b: Sensitivity of the recovery.
-        c: Membrane after a spike, and where it begins.
-        d: Recovery added by a spike.
-        dt: Step of time in milliseconds; above 1 the equations are unstable.
-        options: `surrogate`, `detach_reset`, `steps`, `stateful`, `spike_out`, `backend`.
-
-    Raises:
-        ValueError: An argument is outside its range.
-
-    Example:
-        >>> import torch
-        >>> Izhikevich(dt=0.5)(torch.full((200, 1, 1), 10.0)).sum().item() > 1
-        True
-    """
-
-    def __init__(
-        self,
-        *,
-        a: float = 0.02,
-        b: float = 0.2,
-        c: float = -65.0,
-        d: float = 8.0,
-        dt: float = 0.5,
-        **options: Any,
-    ) -> None:
-        super().__init__(threshold=30.0, v_reset=c, reset="hard", **options)
-        positive(dt=dt)
-        if dt > 1:
-            raise ValueError(f"dt must be at most 1 ms, got {dt}")
-        self.a, self.b, self.d, self.dt = a, b, d, dt
-
-    def initial(self, current: Tensor) -> State:
-        """Return v = c and u = b c."""
-        return (filled(current, self.v_reset), filled(current, self.b * self.v_reset))
-
-    def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
-        """Return the spikes of one step and (v, u) after it."""
-        del constants
-        v, u = state
-        h = v + self.dt * (0.04 * v * v + 5 * v + 140 - u + current)
-        u = u + self.dt * self.a * (self.b * v - u)
-        s = self.fire(h - self.threshold)
-        jump = s.detach() if self.detach_reset else s
-        return s, (self.settle(h, s), u + self.d * jump)

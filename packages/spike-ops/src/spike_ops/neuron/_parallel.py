@@ -5,10 +5,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import number, tensor, whole_number
 from spike_ops._produced import note
 from spike_ops._spike_tensor import SpikeTensor
-from spike_ops.neuron._base import check_finite
+from spike_ops.neuron._inputs import check_finite
+from spike_ops.neuron._told import differing
 from spike_ops.surrogate import ATan, Surrogate
+from spike_ops.surrogate._base import check_spike_out, check_surrogate
 
 
 class PSN(nn.Module):
@@ -36,10 +39,9 @@ class PSN(nn.Module):
         self, steps: int, *, surrogate: Surrogate | None = None, spike_out: bool = False
     ) -> None:
         super().__init__()
-        if steps < 1:
+        if whole_number("steps", steps) < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
-        self.surrogate = ATan() if surrogate is None else surrogate
-        self.spike_out = spike_out
+        self.surrogate, self.spike_out = _firing(surrogate, spike_out), spike_out
         self.weight = nn.Parameter(torch.empty(steps, steps))
         self.threshold = nn.Parameter(torch.ones(steps))
         nn.init.kaiming_uniform_(self.weight, a=5**0.5)
@@ -50,13 +52,17 @@ class PSN(nn.Module):
 
     def forward(self, currents: Tensor) -> Tensor:
         """Return the spikes [T, B, ...] of currents [T, B, ...]."""
-        weight = self.over_time()
+        weight, currents = self.over_time(), tensor("currents", currents)
         if currents.ndim < 2 or currents.shape[0] != weight.shape[0]:
             shape = tuple(currents.shape)
             raise ValueError(f"currents must be [T, B, ...] with T = {len(weight)}, got {shape}")
         h = (weight @ currents.flatten(1)).reshape(currents.shape)
         u = h - self.threshold.reshape(-1, *[1] * (h.ndim - 1))
         return fired(self.surrogate, u, currents, spike_out=self.spike_out)
+
+    def extra_repr(self) -> str:
+        """Return what the module's line shows."""
+        return ", ".join([str(len(self.weight)), *differing(self), f"surrogate={self.surrogate}"])
 
 
 class MaskedPSN(PSN):
@@ -70,7 +76,7 @@ class MaskedPSN(PSN):
 
     Args:
         steps: T.
-        order: k, at least 1.
+        order: k, in 1..T.
         masking: λ in 0 to 1.
         options: Those of `PSN`.
 
@@ -86,11 +92,12 @@ class MaskedPSN(PSN):
 
     def __init__(self, steps: int, *, order: int, masking: float = 1.0, **options: Any) -> None:
         super().__init__(steps, **options)
-        if order < 1:
-            raise ValueError(f"order must be at least 1, got {order}")
+        if not 1 <= whole_number("order", order) <= steps:
+            raise ValueError(f"order must be in 1..{steps}, the steps, got {order}")
+        number(masking=masking)
         if not 0 <= masking <= 1:
             raise ValueError(f"masking must be in 0..1, got {masking}")
-        self.masking = masking
+        self.masking, self.order = masking, order
         lag = torch.arange(steps)[:, None] - torch.arange(steps)
         self.register_buffer("mask", ((lag >= 0) & (lag < order)).float(), persistent=False)
 
@@ -125,22 +132,33 @@ class SlidingPSN(nn.Module):
         self, order: int, *, surrogate: Surrogate | None = None, spike_out: bool = False
     ) -> None:
         super().__init__()
-        if order < 1:
+        if whole_number("order", order) < 1:
             raise ValueError(f"order must be at least 1, got {order}")
-        self.surrogate = ATan() if surrogate is None else surrogate
-        self.spike_out = spike_out
+        self.surrogate, self.spike_out = _firing(surrogate, spike_out), spike_out
         self.weight = nn.Parameter(2.0 ** torch.arange(1 - order, 1))
         self.threshold = nn.Parameter(torch.tensor(1.0))
 
     def forward(self, currents: Tensor) -> Tensor:
         """Return the spikes [T, B, ...] of currents [T, B, ...]."""
-        if currents.ndim < 2:
+        if tensor("currents", currents).ndim < 2:
             raise ValueError(f"currents must be [T, B, ...], got {tuple(currents.shape)}")
         order = len(self.weight)
         flat = currents.flatten(1).t()[:, None]  # [n, 1, T]
         h = nn.functional.conv1d(nn.functional.pad(flat, (order - 1, 0)), self.weight[None, None])
         u = h[:, 0].t().reshape(currents.shape) - self.threshold
         return fired(self.surrogate, u, currents, spike_out=self.spike_out)
+
+    def extra_repr(self) -> str:
+        """Return what the module's line shows."""
+        return ", ".join([str(len(self.weight)), *differing(self), f"surrogate={self.surrogate}"])
+
+
+def _firing(surrogate: Surrogate | None, spike_out: bool) -> Surrogate:
+    """Return the surrogate that neurons fire by: one that is given, or the usual one."""
+    fires = ATan() if surrogate is None else surrogate
+    check_surrogate(fires)
+    check_spike_out(fires, spike_out)
+    return fires
 
 
 def fired(surrogate: Surrogate, u: Tensor, currents: Tensor, *, spike_out: bool) -> Tensor:

@@ -6,8 +6,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import number
 from spike_ops.neuron._base import State
-from spike_ops.neuron._membrane import Membrane, positive
+from spike_ops.neuron._membrane import Membrane, at_least_one, positive
 
 
 class PLIF(Membrane):
@@ -48,6 +49,7 @@ class PLIF(Membrane):
         **options: Any,
     ) -> None:
         super().__init__(**options)
+        number(tau=tau)
         if not 1 < tau < math.inf:
             raise ValueError(f"tau must be greater than 1 and finite, got {tau}")
         self.w = nn.Parameter(torch.full(shape, -math.log(tau - 1)))
@@ -97,10 +99,14 @@ class KLIF(Membrane):
     def __init__(self, tau: float = 2.0, *, slope: float = 1.0, **options: Any) -> None:
         super().__init__(**options)
         positive(slope=slope)
-        if not tau >= 1:
-            raise ValueError(f"tau must be at least 1, got {tau}")
-        self.beta = 1 - 1 / tau
+        at_least_one(tau=tau)
+        self.tau = tau
         self.k = nn.Parameter(torch.tensor(float(slope)))
+
+    @property
+    def beta(self) -> float:
+        """β, the decay of the membrane."""
+        return 1 - 1 / self.tau
 
     def constants(self) -> tuple[Tensor, ...]:
         """Return k."""

@@ -5,6 +5,7 @@ from typing import Any
 
 from torch import Tensor
 
+from spike_ops._checked import number
 from spike_ops.neuron._base import Neuron, State
 from spike_ops.neuron._membrane import filled, positive
 
@@ -50,8 +51,19 @@ class SRM(Neuron):
         positive(threshold=threshold)
         if tau == tau_synapse:
             raise ValueError(f"tau_synapse must differ from tau, got {tau} for both")
-        self.decays = tuple(math.exp(-1 / each) for each in (tau, tau_synapse, tau_refractory))
-        self.scale, self.threshold = tau / (tau - tau_synapse), threshold
+        self.tau, self.tau_synapse, self.tau_refractory = tau, tau_synapse, tau_refractory
+        self.threshold = threshold
+
+    @property
+    def decays(self) -> tuple[float, float, float]:
+        """Decays of membrane, synapse and refractory state."""
+        slow, fast, after = self.tau, self.tau_synapse, self.tau_refractory
+        return math.exp(-1 / slow), math.exp(-1 / fast), math.exp(-1 / after)
+
+    @property
+    def scale(self) -> float:
+        """τ / (τ - τ_s)."""
+        return self.tau / (self.tau - self.tau_synapse)
 
     def initial(self, current: Tensor) -> State:
         """Return the three states, zero."""
@@ -115,13 +127,15 @@ class TsodyksMarkram(Neuron):
         if options.get("spike_out"):
             raise ValueError("the output of a synapse is not 0 or 1: spike_out must be False")
         super().__init__(**options)
+        number(utilization=utilization)
+        number(tau_depression=tau_depression, tau_facilitation=tau_facilitation)
         if not 0 < utilization <= 1:
             raise ValueError(f"utilization must be in 0..1, got {utilization}")
         for name, tau in (("depression", tau_depression), ("facilitation", tau_facilitation)):
             if not tau >= 1:
                 raise ValueError(f"tau_{name} must be at least 1, got {tau}")
         self.utilization = utilization
-        self.recovery, self.relaxation = 1 / tau_depression, 1 / tau_facilitation
+        self.tau_depression, self.tau_facilitation = tau_depression, tau_facilitation
 
     def initial(self, current: Tensor) -> State:
         """Return u = U and x = 1."""
@@ -133,5 +147,5 @@ class TsodyksMarkram(Neuron):
         u, x = state
         u = u + self.utilization * (1 - u) * current
         r = u * x * current
-        x = x - r + (1 - x) * self.recovery
-        return r, (u + (self.utilization - u) * self.relaxation, x)
+        x = x - r + (1 - x) * (1 / self.tau_depression)
+        return r, (u + (self.utilization - u) * (1 / self.tau_facilitation), x)

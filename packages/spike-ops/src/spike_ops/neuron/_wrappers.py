@@ -6,27 +6,27 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from spike_ops._checked import whole_number
 from spike_ops.neuron._base import Neuron, State
 from spike_ops.neuron._membrane import filled
+from spike_ops.neuron._wrapper import Wrapper
 
 
-def _options(neuron: Neuron, options: dict[str, Any]) -> dict[str, Any]:
-    return {"surrogate": neuron.surrogate, "spike_out": neuron.spike_out, **options}
-
-
-class Recurrent(Neuron):
+class Recurrent(Wrapper):
     """Return the spikes of neurons that hear their own spikes of the step before.
 
         s[t], state = neuron.step(x[t] + connection(s[t - 1]), state),   s[-1] = 0
 
     Args:
-        neuron: The neurons; only their step is used.
+        neuron: The neurons, of which the step is used.
         connection: From spikes [B, ...] to currents of the same shape: `torch.nn.Linear(n, n)` is
             all to all, `torch.nn.Conv2d` with padding is local, `Diagonal(n)` is to itself.
         options: `steps`, `stateful`, `spike_out` of `Neuron`.
 
     Raises:
         ValueError: The connection changes the shape of a step.
+        TypeError: `neuron` is no neuron, `connection` no function, or a surrogate is given: the
+            neurons fire by their own.
 
     Example:
         >>> from spike_ops.neuron import IF
@@ -38,9 +38,12 @@ class Recurrent(Neuron):
     def __init__(
         self, neuron: Neuron, connection: Callable[[Tensor], Tensor], **options: Any
     ) -> None:
-        super().__init__(**_options(neuron, options))
-        self.neuron, self.connection = neuron, connection
-        self.elementwise, self.binary, self.forgets = False, neuron.binary, neuron.forgets
+        super().__init__(neuron, **options)
+        if not callable(connection):
+            got = f"{connection!r}: torch.nn.Linear(n, n) is one"
+            raise TypeError(f"connection must take spikes to currents, got {got}")
+        self.connection = connection
+        self.elementwise, self.forgets = False, neuron.forgets
 
     def initial(self, current: Tensor) -> State:
         """Return s = 0 and the initial state of the neurons."""
@@ -49,6 +52,10 @@ class Recurrent(Neuron):
     def membrane(self, state: State) -> Tensor:
         """Return the membrane of the neurons."""
         return self.neuron.membrane(state[1:])
+
+    def constants(self) -> tuple[Tensor, ...]:
+        """Return nothing: the neurons take theirs by themselves."""
+        return ()
 
     def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return the spikes of one step and (s, *state) after it."""
@@ -78,19 +85,20 @@ class Diagonal(nn.Module):
         return self.weight * spikes
 
 
-class Refractory(Neuron):
+class Refractory(Wrapper):
     """Return the spikes of neurons that rest for some steps after each.
 
     While they rest neither current nor leak act: the neuron's state stays what it was after the
     spike, and no spike is sent.
 
     Args:
-        neuron: The neurons; only their step is used.
+        neuron: The neurons, of which the step is used.
         period: Steps of rest after a spike.
         options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`.
 
     Raises:
         ValueError: `period` is negative or not whole.
+        TypeError: `neuron` is no neuron, or a surrogate is given: the neurons fire by their own.
 
     Example:
         >>> from spike_ops.neuron import IF
@@ -101,13 +109,10 @@ class Refractory(Neuron):
     forgets = True  # what comes while they rest
 
     def __init__(self, neuron: Neuron, period: int, **options: Any) -> None:
-        super().__init__(**_options(neuron, options))
-        if period < 0:
+        super().__init__(neuron, **options)
+        self.period = whole_number("period", period, "steps")
+        if self.period < 0:
             raise ValueError(f"period must not be negative, got {period}")
-        if not float(period).is_integer():
-            raise ValueError(f"period must be a whole number of steps, got {period}")
-        self.neuron, self.period = neuron, int(period)
-        self.elementwise, self.binary = neuron.elementwise, neuron.binary
 
     def initial(self, current: Tensor) -> State:
         """Return no rest, and the initial state of the neurons."""
@@ -117,15 +122,11 @@ class Refractory(Neuron):
         """Return the membrane of the neurons."""
         return self.neuron.membrane(state[1:])
 
-    def constants(self) -> tuple[Tensor, ...]:
-        """Return those of the neurons."""
-        return self.neuron.constants()
-
     def transition(self, current: Tensor, state: State, *constants: Tensor) -> tuple[Tensor, State]:
         """Return the spikes of one step and (steps to rest, *state) after it."""
         rest, before = state[0], state[1:]
         resting = rest > 0
-        s, after = self.neuron.transition(current, before, *constants)
+        s, after = self._inner(current, before, *constants)
         s = torch.where(resting, torch.zeros_like(s), s)
         held = tuple(torch.where(resting, old, new) for old, new in zip(before, after, strict=True))
         rest = torch.where(s.detach() != 0, self.period * torch.ones_like(rest), (rest - 1).relu())

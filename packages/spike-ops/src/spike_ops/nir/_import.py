@@ -1,12 +1,12 @@
 """Graphs as networks."""
 
-import math
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import nn
 
+from spike_ops._checked import positive
 from spike_ops.nir._files import read
 from spike_ops.nir._graph import Plan, flat
 from spike_ops.nir._library import library
@@ -57,15 +57,14 @@ def from_nir(
         >>> net(torch.full((4, 1, 1), 1.5)).flatten()
         tensor([0., 1., 0., 1.])
     """
-    if not (0 < dt < math.inf):
-        raise ValueError(f"dt must be positive and finite, got {dt}")
+    positive(dt=dt)
     if isinstance(graph, str | Path):
         graph = read(graph)
     if not isinstance(graph, library().NIRGraph):
         raise TypeError(f"graph must be a nir.NIRGraph or a path, got {type(graph).__name__}")
     setting = Setting(float(dt), dtype or torch.get_default_dtype(), surrogate)
-    if not setting.dtype.is_floating_point:
-        raise ValueError(f"dtype must be floating point, got {setting.dtype}")
+    if not isinstance(dtype, torch.dtype | None) or not setting.dtype.is_floating_point:
+        raise ValueError(f"dtype must be floating point, got {dtype}")
     plan = flat(graph)
     shapes = shapes_of(plan)
     layers = {name: _layer(name, plan, shapes, setting) for name in plan.nodes}

@@ -10,11 +10,12 @@ from torch import Tensor, nn
 from spike_ops import nn as spike_nn
 from spike_ops.neuron import Delay, Neuron
 from spike_ops.nir._errors import NirError
-from spike_ops.nir._layers import DelayEach, Fire, Scale, Stepwise
+from spike_ops.nir._layers import DelayEach, Fire, Scale
 from spike_ops.nir._library import library
 from spike_ops.nir._neuron_pieces import full
 from spike_ops.nir._numbers import as_array
 from spike_ops.nir._writing import Piece, Shape, Writing, one
+from spike_ops.nn._stepwise import Stepwise
 
 NORMS = (nn.BatchNorm1d, nn.BatchNorm2d, spike_nn.TimeBatchNorm)
 
@@ -128,6 +129,10 @@ def out_shape(name: str, module: nn.Module, shape: Shape) -> Shape:
         NirError: The module does not take inputs of this shape.
     """
     inner = module.layer if isinstance(module, Stepwise) else module
+    if isinstance(module, Stepwise) and isinstance(inner, nn.Sequential):
+        for each in inner:
+            shape = out_shape(name, Stepwise(each), shape)
+        return shape
     if isinstance(inner, (Neuron, Fire, Scale, *NORMS)):
         return shape  # a norm in training would take these zeros into its statistics
     tensors = [*module.parameters(), *module.buffers()]

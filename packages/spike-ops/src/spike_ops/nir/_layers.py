@@ -57,33 +57,6 @@ class Scale(nn.Module):
         return input * self.weight
 
 
-class Stepwise(nn.Module):
-    """Return what a layer for batches makes of every step: [T, B, ...] in, [T, B, ...] out.
-
-    Args:
-        layer: A module that takes [B, ...], as torch's convolutions and pools.
-
-    Raises:
-        ValueError: An input has fewer than two axes.
-
-    Example:
-        >>> import torch
-        >>> Stepwise(nn.AvgPool2d(2))(torch.ones(5, 3, 1, 4, 4)).shape
-        torch.Size([5, 3, 1, 2, 2])
-    """
-
-    def __init__(self, layer: nn.Module) -> None:
-        super().__init__()
-        self.layer = layer
-
-    def forward(self, input: Tensor) -> Tensor:
-        """Return the output of the layer at every step."""
-        if input.ndim < 2:
-            raise ValueError(f"input must be [T, B, ...], got {tuple(input.shape)}")
-        out: Tensor = self.layer(input.flatten(0, 1))
-        return out.unflatten(0, input.shape[:2])
-
-
 class DelayEach(Delay):
     """Return spikes [T, B, ...] later, each neuron of a sample by its own steps: NIR's `Delay`.
 

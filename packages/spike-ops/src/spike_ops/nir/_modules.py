@@ -11,10 +11,11 @@ from spike_ops.neuron import LIF, Delay, Neuron
 from spike_ops.nir._cells import Cells, Chain, Integrator
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._graph import kind_of
-from spike_ops.nir._layers import DelayEach, Fire, Scale, Stepwise
+from spike_ops.nir._layers import DelayEach, Fire, Scale
 from spike_ops.nir._numbers import Array, Number, as_array, common, decay_of
 from spike_ops.nir._resets import SoftReset, told_soft
 from spike_ops.nir._shapes import Shape, numbers
+from spike_ops.nn._stepwise import Stepwise
 from spike_ops.surrogate import Surrogate
 
 

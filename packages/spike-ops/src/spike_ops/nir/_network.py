@@ -9,9 +9,10 @@ from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron import Neuron
 from spike_ops.neuron._base import State
 from spike_ops.nir._graph import Plan, kind_of
-from spike_ops.nir._layers import Scale, Stepwise
+from spike_ops.nir._layers import Scale
 from spike_ops.nir._order import Group, groups
 from spike_ops.nir._shapes import Shape
+from spike_ops.nn._stepwise import Stepwise
 
 LINEAR = (nn.Linear, Stepwise, Scale, nn.Flatten, nn.Identity)
 Memory = dict[str, Any]

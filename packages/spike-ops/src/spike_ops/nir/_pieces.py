@@ -14,8 +14,10 @@ from spike_ops.nir import (
 )
 from spike_ops.nir._cells import Cells, Chain, Integrator
 from spike_ops.nir._errors import NirError
-from spike_ops.nir._layers import Fire, Scale, Stepwise
+from spike_ops.nir._layers import Fire, Scale
+from spike_ops.nir._sample import PASSED
 from spike_ops.nir._writing import Piece, Shape, Writing
+from spike_ops.nn._stepwise import Stepwise
 
 STEPS = (LIF, PLIF, CUBA, ALIF, Recurrent, Refractory, Delay, Chain, Integrator, Cells)
 # why nodes that are linear but for a threshold and a reset cannot say it, by the name's part
@@ -113,8 +115,21 @@ def _recurrent(name: str, module: Recurrent, shape: Shape, writing: Writing) -> 
 
 def _stepwise(name: str, module: Stepwise, shape: Shape, writing: Writing) -> Piece:
     layer = module.layer
+    if isinstance(layer, nn.Sequential) and len(layer):
+        return _stepwise_sequence(name, layer, shape, writing)
     if isinstance(layer, layers.NORMS):
         return layers.norm(name, layer, shape, writing)
     if isinstance(layer, nn.Flatten):
         return layers.flatten(name, layer.start_dim, layer.end_dim, shape, leading=1)
     return piece(name, layer, shape, writing)
+
+
+def _stepwise_sequence(name: str, inner: nn.Sequential, shape: Shape, writing: Writing) -> Piece:
+    whole: Piece | None = None
+    for key, layer in inner.named_children():
+        if isinstance(layer, PASSED):
+            continue
+        each = piece(f"{name}.{key}", Stepwise(layer), shape, writing)
+        whole = each if whole is None else whole.then(each)
+        shape = layers.out_shape(f"{name}.{key}", Stepwise(layer), shape)
+    return _none(name, inner, shape, writing) if whole is None else whole

@@ -21,12 +21,19 @@ class _SpikeIn:
         """Return the currents [..., O, ...] of spikes [..., C, ...]: any number of leading axes."""
         layer: Any = self
         if not self.spike_in:
-            result: Tensor = super().forward(input)  # type: ignore[misc]
-            return result
+            return self._of_batches(input)
         options = (layer.stride, layer.padding, layer.dilation, layer.groups)
         convolve = getattr(functional, f"conv{len(layer.kernel_size)}d")
         summed: Tensor = convolve(input, layer.weight, layer.bias, *options)
         return summed
+
+    def _of_batches(self, input: Tensor) -> Tensor:
+        further = input.ndim - len(self.kernel_size) - 2  # type: ignore[attr-defined]
+        if further <= 0:
+            result: Tensor = super().forward(input)  # type: ignore[misc]
+            return result
+        result = super().forward(input.flatten(0, further))  # type: ignore[misc]
+        return result.unflatten(0, input.shape[: further + 1])
 
     def extra_repr(self) -> str:
         """Return what the module's line shows."""
@@ -52,8 +59,9 @@ class Conv2d(_SpikeIn, nn.Conv2d):
 
     Args:
         spike_in: The inputs are spikes: a `SpikeTensor`, or zeros and ones (anything else is an
-            error), with any number of leading axes, time among them. Without it this is torch's
-            layer, which adds only where it is given a `SpikeTensor`.
+            error). Without it this is torch's layer, which adds only where it is given a
+            `SpikeTensor`. Either way there may be any number of leading axes, time among them;
+            torch's own layers need `Stepwise` for that.
 
     Raises:
         ValueError: `padding_mode` is not `"zeros"` with `spike_in`.

@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spike_ops import functional
+from spike_ops._checked import tensor
 from spike_ops._spike_tensor import check_binary
 
 
@@ -30,6 +31,7 @@ class Linear(nn.Linear):
 
     Raises:
         ValueError: `mask` has another shape or other values.
+        TypeError: `mask` is no tensor.
 
     Example:
         >>> layer = Linear(4, 2, spike_in=True, mask=torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]]))
@@ -65,8 +67,9 @@ class Linear(nn.Linear):
 
         Raises:
             ValueError: It has another shape.
+            TypeError: It is no tensor.
         """
-        if dw.shape != self.weight.shape:
+        if tensor("dw", dw).shape != self.weight.shape:
             shapes = f"{tuple(self.weight.shape)}, got {tuple(dw.shape)}"
             raise ValueError(f"dw must have the shape of the weight {shapes}")
         self.weight.add_(dw if self.mask is None else dw * self.mask)
@@ -88,7 +91,7 @@ class Linear(nn.Linear):
         return told if self.mask is None else f"{told}, connections={int(self.mask.sum())}"
 
     def _as_mask(self, mask: Tensor) -> Tensor:
-        if mask.shape != self.weight.shape:
+        if tensor("mask", mask).shape != self.weight.shape:
             shapes = f"{tuple(self.weight.shape)}, got {tuple(mask.shape)}"
             raise ValueError(f"mask must have the shape of the weight {shapes}")
         check_binary(mask)

@@ -1,15 +1,16 @@
 """Norms for spiking nets: over all steps and samples at once, scaled to the threshold, by step."""
 
-import math
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spike_ops._checked import finite, positive, tensor, whole_number
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron import Membrane
 from spike_ops.neuron._base import State
+from spike_ops.neuron._membrane import at_least_one
 
 
 class TimeBatchNorm(nn.Module):
@@ -37,8 +38,9 @@ class TimeBatchNorm(nn.Module):
 
     def __init__(self, features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
-        if features < 1:
+        if whole_number("features", features) < 1:
             raise ValueError(f"features must be at least 1, got {features}")
+        finite(eps=eps, momentum=momentum)
         self.features, self.eps, self.momentum = features, eps, momentum
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
@@ -47,7 +49,7 @@ class TimeBatchNorm(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised [T, B, C, ...]."""
-        x = x.to_dense() if isinstance(x, SpikeTensor) else x
+        x = x.to_dense() if isinstance(x, SpikeTensor) else tensor("x", x)
         _check_features(x, self.features)
         flat = F.batch_norm(
             x.flatten(0, 1), self.running_mean, self.running_var, self._scale(), self.bias,
@@ -90,13 +92,15 @@ class ThresholdBatchNorm(TimeBatchNorm):
         self, features: int, *, threshold: float = 1.0, alpha: float = 1.0, **options: Any
     ) -> None:
         super().__init__(features, **options)
-        if not (threshold > 0 and alpha > 0):
-            told = f"{threshold} and {alpha}"
-            raise ValueError(f"threshold and alpha must be positive, got {told}")
+        positive(threshold=threshold, alpha=alpha)
         self.threshold, self.alpha = threshold, alpha
 
     def _scale(self) -> Tensor:
         return self.weight * (self.alpha * self.threshold)
+
+    def extra_repr(self) -> str:
+        """Return what the module's line shows."""
+        return f"{super().extra_repr()}, threshold={self.threshold}, alpha={self.alpha}"
 
 
 class TemporalEffectiveBatchNorm(TimeBatchNorm):
@@ -124,16 +128,20 @@ class TemporalEffectiveBatchNorm(TimeBatchNorm):
 
     def __init__(self, features: int, *, steps: int, **options: Any) -> None:
         super().__init__(features, **options)
-        if steps < 1:
+        if whole_number("steps", steps) < 1:
             raise ValueError(f"steps must be at least 1, got {steps}")
         self.by_step = nn.Parameter(torch.ones(steps))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised [T, B, C, ...]."""
         steps = len(self.by_step)
-        if x.ndim < 3 or x.shape[0] != steps:
+        if tensor("x", x).ndim < 3 or x.shape[0] != steps:
             raise ValueError(f"x must be [T, B, C, ...] with T = {steps}, got {tuple(x.shape)}")
         return super().forward(x) * self.by_step.reshape(-1, *[1] * (x.ndim - 1))
+
+    def extra_repr(self) -> str:
+        """Return what the module's line shows."""
+        return f"{super().extra_repr()}, steps={len(self.by_step)}"
 
 
 class FeatureNorm(nn.Module):
@@ -155,18 +163,23 @@ class FeatureNorm(nn.Module):
 
     def __init__(self, features: int, *, eps: float = 1e-5) -> None:
         super().__init__()
-        if features < 1:
+        if whole_number("features", features) < 1:
             raise ValueError(f"features must be at least 1, got {features}")
+        finite(eps=eps)
         self.features, self.eps = features, eps
         self.weight = nn.Parameter(torch.ones(features))
         self.bias = nn.Parameter(torch.zeros(features))
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the normalised [T, B, C, ...]."""
-        x = x.to_dense() if isinstance(x, SpikeTensor) else x
+        x = x.to_dense() if isinstance(x, SpikeTensor) else tensor("x", x)
         _check_features(x, self.features)
         last = F.layer_norm(x.movedim(2, -1), (self.features,), self.weight, self.bias, self.eps)
         return last.movedim(-1, 2)
+
+    def extra_repr(self) -> str:
+        """Return what the module's line shows."""
+        return f"{self.features}, eps={self.eps}"
 
 
 class MembraneBatchNormLIF(Membrane):
@@ -209,10 +222,15 @@ class MembraneBatchNormLIF(Membrane):
         **options: Any,
     ) -> None:
         super().__init__(**options)
-        if not 1 <= tau < math.inf:
-            raise ValueError(f"tau must be at least 1 and finite, got {tau}")
-        self.beta, self.elementwise = 1 - 1 / tau, False
+        at_least_one(tau=tau)
+        finite(tau=tau)
+        self.tau, self.elementwise = tau, False
         self.norm = nn.BatchNorm1d(features, eps=eps, momentum=momentum)
+
+    @property
+    def beta(self) -> float:
+        """β, the decay of the membrane."""
+        return 1 - 1 / self.tau
 
     def thresholds(self) -> Tensor:
         """Return θ_c, the thresholds of the membrane in evaluation; ±inf where γ_c is 0."""

@@ -5,6 +5,7 @@ import math
 import torch
 from torch import Tensor
 
+from spike_ops._checked import finite, tensor
 from spike_ops.structure._base import drawing
 
 
@@ -27,7 +28,7 @@ def balanced_weight(
     weights are four times as large.
 
     Args:
-        mask: Which connections exist [out, in] of bool.
+        mask: Which connections exist [out, in]: bool, or zeros and ones.
         signs: ±1 for every neuron before the weight [in].
         gain: J.
         spread: Standard deviation of the factors e^(σ z - σ² / 2), of mean 1, on each weight; with
@@ -36,8 +37,8 @@ def balanced_weight(
         seed: Seed of the spread.
 
     Raises:
-        ValueError: Shapes do not fit, the spread is negative, or a row (on average: every row)
-            lacks one of the two kinds.
+        ValueError: Shapes do not fit, mask or signs hold other values, the spread is negative, or
+            a row (on average: every row) lacks one of the two kinds.
 
     Source: C. van Vreeswijk, H. Sompolinsky, "Chaos in Neuronal Networks with Balanced Excitatory
     and Inhibitory Activity", Science 1996.
@@ -47,12 +48,17 @@ def balanced_weight(
         >>> balanced_weight(mask, signs)
         tensor([[ 0.5000,  0.5000,  0.5000,  0.5000, -2.0000]])
     """
-    if mask.ndim != 2 or mask.shape[1:] != signs.shape:
+    if tensor("mask", mask).ndim != 2 or mask.shape[1:] != tensor("signs", signs).shape:
         got = f"{tuple(mask.shape)} and {tuple(signs.shape)}"
         raise ValueError(f"mask must be [out, in] and signs [in], got {got}")
+    if not bool(((mask == 0) | (mask == 1)).all()):
+        raise ValueError("mask must be bool, or zeros and ones")
+    if not bool((signs.abs() == 1).all()):
+        raise ValueError("signs must be +1 or -1")
+    finite(gain=gain, spread=spread)
     if not spread >= 0:
         raise ValueError(f"spread must be at least 0, got {spread}")
-    kinds = [(mask & (signs == sign)).to(torch.float64) for sign in (1, -1)]
+    kinds = [(mask.bool() & (signs == sign)).to(torch.float64) for sign in (1, -1)]
     counts = [kind.sum(1, keepdim=True) for kind in kinds]
     if not exact:
         counts = [count.mean().expand_as(count) for count in counts]

@@ -9,6 +9,8 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor
 
+from spike_ops._checked import number
+
 
 @dataclass(frozen=True)
 class Surrogate(ABC):
@@ -29,6 +31,7 @@ class Surrogate(ABC):
     def __post_init__(self) -> None:
         for name in (*self._positive, *self._not_negative):
             value, positive = getattr(self, name), name in self._positive
+            number(**{name: value})
             if not (value > 0 if positive else value >= 0) or not math.isfinite(value):
                 rule = "positive" if positive else "at least 0"
                 raise ValueError(f"{name} must be {rule} and finite, got {value}")
@@ -93,3 +96,22 @@ class _Fire(torch.autograd.Function):
     def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None, None]:
         (u,) = ctx.saved_tensors
         return gradients[0] * ctx.surrogate.derivative(u), None, None, None
+
+
+def check_surrogate(surrogate: Any, name: str = "surrogate") -> None:
+    """Raise TypeError unless it is a surrogate."""
+    if isinstance(surrogate, Surrogate):
+        return
+    if isinstance(surrogate, type) and issubclass(surrogate, Surrogate):
+        got = f"the class {surrogate.__name__}; {surrogate.__name__}() is one"
+    else:
+        kind = repr(surrogate) if isinstance(surrogate, str) else type(surrogate).__name__
+        got = f"{kind}; spike_ops.surrogate.ATan() is one"
+    raise TypeError(f"{name} must be a spike_ops.surrogate.Surrogate, got {got}")
+
+
+def check_spike_out(surrogate: Surrogate, spike_out: bool) -> None:
+    """Raise ValueError if bits are asked of a surrogate that returns its primitive."""
+    if spike_out and not getattr(surrogate, "spiking", True):
+        told = f"spike_out needs spikes, and {surrogate} returns its primitive"
+        raise ValueError(f"{told}: spiking must be True")
