@@ -453,8 +453,49 @@ def test_what_cannot_be_quantised_is_refused() -> None:
             quantize(pictures, (2, 7, 7))
         with pytest.raises(ValueError, match=rule):
             check(pictures, "speck", (2, 7, 7))
-    with pytest.raises(TypeError, match="whole"):
-        quantize(net, (4,))(torch.full((2, 1, 4), 0.5))
+    whole = quantize(net, (4,))
+    for inputs, rule in (
+        (torch.tensor([[[1.0, 0.0, 0.5, 1.0]]]), "whole numbers: spikes or counts, got 0.5"),
+        (torch.ones(2, 4), r"spikes must be \[T, B, 4\], got \(2, 4\)"),
+        (torch.ones(2, 1, 5), r"spikes must be \[T, B, 4\], got \(2, 1, 5\)"),
+        (np.ones((2, 1, 4)), "spikes must be a torch.Tensor, got ndarray"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=rule):
+            whole(inputs)
+    with pytest.raises(TypeError, match=r"input must be float64.*got torch.float32"):
+        whole.to_float()(torch.ones(2, 1, 4))
+
+
+def test_samples_before_a_linear_layer_may_be_flat_or_not() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(2), nn.Linear(8, 3), soft())
+    whole, x = quantize(net, (2, 2, 2)), spikes(5, 3, 2, 2, 2)
+    assert torch.equal(whole(x), whole(x.flatten(2)))
+    with pytest.raises(ValueError, match=r"\[T, B, 2, 2, 2\], got \(5, 3, 7\)"):
+        whole(x.flatten(2)[..., :7])
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.neurons = nn.Linear(8, 8), soft()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neurons(self.weights(x))
+
+
+@pytest.mark.parametrize(
+    "net, rule",
+    [
+        (Own(), "Own: a network must be an nn.Sequential of Linear, .* got Own with its own"),
+        (nn.Sequential(Own()), "0: a network must be an nn.Sequential of"),
+        (nn.Sequential(nn.GRU(8, 8)), "0: chips run Linear, .* got GRU"),
+    ],
+)
+def test_what_is_no_sequence_of_known_layers_is_told_so(net: nn.Module, rule: str) -> None:
+    for refused in (lambda: check(net, "loihi2", 8), lambda: quantize(net, 8)):
+        with pytest.raises(ValueError, match=rule):
+            refused()
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,8 @@ from spike_ops.nir._layer_pieces import out_shape
 from spike_ops.nn._stepwise import Stepwise
 
 Shape = tuple[int, ...]
+# beside neurons; the last two do nothing here
+RUN = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 
 
 @dataclass
@@ -76,6 +78,8 @@ def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
                 raise ValueError(f"{name}: neurons must stand right behind weights")
             blocks[-1].neurons, blocks[-1].recurrent = _neurons(name, layer)
             continue
+        if not isinstance(layer, RUN):
+            raise ValueError(f"{name}: {_unknown(layer)}")
         after = _after(name, outer, shape)
         if isinstance(layer, nn.Flatten):
             area = shape[1:] if len(shape) == 3 else (1, 1)
@@ -89,13 +93,17 @@ def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
                 raise ValueError(f"{name}: padding_mode must be 'zeros', got {mode!r}")
             blocks.append(Block(name, layer, None, pools, shape, after, area))
             pools, area = [], (1, 1)
-        elif not isinstance(layer, nn.Identity | nn.Dropout):
-            can = "Linear, Conv2d, AvgPool2d, Flatten, LIF, IF and Recurrent of these"
-            raise ValueError(f"{name}: chips run {can}, got {type(layer).__name__}")
         shape = after
     if not blocks or pools:
         raise ValueError("a network must have weights, and end in weights or neurons")
     return blocks
+
+
+def _unknown(layer: nn.Module) -> str:
+    can, kind = "Linear, Conv2d, AvgPool2d, Flatten, LIF, IF and Recurrent of these", type(layer)
+    if kind.__module__.startswith(("torch.nn.", "spike_ops.")):
+        return f"chips run {can}, got {kind.__name__}"
+    return f"a network must be an nn.Sequential of {can}, got {kind.__name__} with its own forward"
 
 
 def _neurons(name: str, layer: LIF | Recurrent) -> tuple[LIF, nn.Linear | Diagonal | None]:

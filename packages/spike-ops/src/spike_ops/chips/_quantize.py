@@ -53,7 +53,8 @@ def quantize(
     state_bits = _bits(
         "state_bits", state_bits, (8, 32), 32 if limits is None else limits.state_bits, limits
     )
-    blocks = blocks_of(net, sample_shape(net, input_shape))
+    sample = sample_shape(net, input_shape)
+    blocks = blocks_of(net, sample)
     if limits is not None:
         _check_fit(blocks, limits)
     for block in blocks:
@@ -61,7 +62,7 @@ def quantize(
             rule = "neurons that hear each other are not computed in whole numbers here"
             raise ValueError(f"{block.name}: {rule}; check takes them")
     layers = [_quantised(block, bits, state_bits) for block in blocks]
-    return IntegerNet(layers, state_bits)
+    return IntegerNet(layers, state_bits, sample)
 
 
 def _bits(name: str, asked: int | None, ends: Shape, usual: int, chip: Chip | None) -> int:
