@@ -58,6 +58,7 @@ class IntegerNet(nn.Module):
     Raises:
         TypeError: Inputs are not whole.
         ValueError: They are not [T, B, *sample].
+        OverflowError: A sum of the readout does not fit 32 bits; membranes saturate.
     """
 
     def __init__(self, layers: list[IntegerLayer], state_bits: int, sample: Shape) -> None:
@@ -76,6 +77,9 @@ class IntegerNet(nn.Module):
             raise TypeError(f"inputs must be whole numbers: spikes or counts, got {got:g}")
         for layer in self.quantised:
             whole = self._over_time(layer, _currents(layer, whole))
+        if whole.numel() and whole.abs().max() >= 2**31:
+            got = f"{int(whole.abs().max())}: fewer steps or counts, or fewer bits of weights"
+            raise OverflowError(f"sums of the readout must be below 2^31, got {got}")
         return whole.to(torch.int32)
 
     def _takes(self, values: Tensor) -> bool:
@@ -115,7 +119,7 @@ class IntegerNet(nn.Module):
             block = layer.block
             for pool, _ in block.pools:
                 modules.append(Stepwise(_sums(pool)))
-            if len(block.heard) == 1 and block.area != (1, 1):
+            if block.area is not None:
                 modules.append(nn.Flatten(2))
             modules.append(_floats(layer))
             if layer.threshold is not None:
@@ -155,7 +159,7 @@ def _currents(layer: IntegerLayer, spikes: Tensor) -> Tensor:
         own = block.layer
         x = F.conv2d(x, weight, bias, own.stride, own.padding, own.dilation, own.groups)
     else:
-        x = F.linear(x.reshape(len(x), -1), weight, bias)
+        x = F.linear(x.flatten(1), weight, bias)
     return x.long().unflatten(0, spikes.shape[:2])
 
 
