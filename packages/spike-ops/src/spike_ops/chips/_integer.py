@@ -78,8 +78,9 @@ class IntegerNet(nn.Module):
         for layer in self.quantised:
             whole = self._over_time(layer, _currents(layer, whole))
         if whole.numel() and whole.abs().max() >= 2**31:
-            got = f"{int(whole.abs().max())}: fewer steps or counts, or fewer bits of weights"
-            raise OverflowError(f"sums of the readout must be below 2^31, got {got}")
+            most = int(whole.abs().max())
+            less = "fewer counts, or fewer bits of weights, make less"
+            raise OverflowError(f"sums of the readout must be below 2^31, got {most}: {less}")
         return whole.to(torch.int32)
 
     def _takes(self, values: Tensor) -> bool:
