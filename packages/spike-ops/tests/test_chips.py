@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from spike_ops.chips import CHIPS, Chip, check, quantize
 from spike_ops.neuron import ALIF, IF, LIF, Diagonal, Recurrent
-from spike_ops.nn import Stepwise
+from spike_ops.nn import Linear, SparseSynapse, Stepwise
 
 
 def spikes(*shape: int, rate: float = 0.4, seed: int = 0) -> Tensor:
@@ -453,8 +453,49 @@ def test_what_cannot_be_quantised_is_refused() -> None:
             quantize(pictures, (2, 7, 7))
         with pytest.raises(ValueError, match=rule):
             check(pictures, "speck", (2, 7, 7))
-    with pytest.raises(TypeError, match="whole"):
-        quantize(net, (4,))(torch.full((2, 1, 4), 0.5))
+    whole = quantize(net, (4,))
+    for inputs, rule in (
+        (torch.tensor([[[1.0, 0.0, 0.5, 1.0]]]), "whole numbers: spikes or counts, got 0.5"),
+        (torch.ones(2, 4), r"spikes must be \[T, B, 4\], got \(2, 4\)"),
+        (torch.ones(2, 1, 5), r"spikes must be \[T, B, 4\], got \(2, 1, 5\)"),
+        (np.ones((2, 1, 4)), "spikes must be a torch.Tensor, got ndarray"),
+    ):
+        with pytest.raises((TypeError, ValueError), match=rule):
+            whole(inputs)
+    with pytest.raises(TypeError, match=r"input must be float64.*got torch.float32"):
+        whole.to_float()(torch.ones(2, 1, 4))
+
+
+def test_samples_before_a_linear_layer_may_be_flat_or_not() -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Flatten(2), nn.Linear(8, 3), soft())
+    whole, x = quantize(net, (2, 2, 2)), spikes(5, 3, 2, 2, 2)
+    assert torch.equal(whole(x), whole(x.flatten(2)))
+    with pytest.raises(ValueError, match=r"\[T, B, 2, 2, 2\], got \(5, 3, 7\)"):
+        whole(x.flatten(2)[..., :7])
+
+
+class Own(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights, self.neurons = nn.Linear(8, 8), soft()
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.neurons(self.weights(x))
+
+
+@pytest.mark.parametrize(
+    "net, rule",
+    [
+        (Own(), "Own: a network must be an nn.Sequential of Linear, .* got Own with its own"),
+        (nn.Sequential(Own()), "0: a network must be an nn.Sequential of"),
+        (nn.Sequential(nn.GRU(8, 8)), "0: chips run Linear, .* got GRU"),
+    ],
+)
+def test_what_is_no_sequence_of_known_layers_is_told_so(net: nn.Module, rule: str) -> None:
+    for refused in (lambda: check(net, "loihi2", 8), lambda: quantize(net, 8)):
+        with pytest.raises(ValueError, match=rule):
+            refused()
 
 
 @pytest.mark.parametrize(
@@ -472,3 +513,74 @@ def test_pools_that_divide_by_their_size_or_not_at_all_are_computed_as_they_are(
     whole = quantize(net, (2, 6, 6), bits=16)
     close = whole(x) * whole.quantised[0].scale
     np.testing.assert_allclose(close, net(x).detach(), atol=40 * whole.quantised[0].scale)
+
+
+def test_connections_that_a_mask_leaves_out_are_none_on_a_chip() -> None:
+    mask = torch.rand(8, 16, generator=torch.Generator().manual_seed(0)) < 0.3
+    layer = Linear(16, 8, bias=False, spike_in=True, mask=mask)
+    nn.init.normal_(layer.weight)  # outside the mask too
+    net = nn.Sequential(layer, soft())
+    whole = quantize(net, (16,), bits=16)
+    assert not whole.quantised[0].weight[~mask].any()
+    assert check(net, "loihi2", (16,)).placements[0].synapses == int(mask.sum())
+    x = spikes(20, 4, 16)
+    assert (whole(x).float() != net(x)).float().mean() < 0.02
+
+
+def test_a_chip_holds_the_synapses_that_there_are() -> None:
+    layer = SparseSynapse(60, 50, bias=False, connection="random", probability=0.1)
+    mine = Chip("mine", 1, 1000, 1000, 400, 8, 16, ("soft",), "none", False, "none")
+    assert check(nn.Sequential(layer, soft()), mine, (60,)).fits
+    assert not check(nn.Sequential(nn.Linear(60, 50), soft()), mine, (60,)).fits
+
+
+def test_a_readout_never_wraps_around() -> None:
+    net = nn.Sequential(nn.Linear(100, 2, bias=False))
+    net[0].weight.data.fill_(1.0)
+    whole = quantize(net, (100,))
+    with pytest.raises(OverflowError, match="sums of the readout must be below 2"):
+        whole(torch.full((1, 1, 100), 1e6))
+    assert whole(torch.full((1, 1, 100), 1e4)).tolist() == [[[127_000_000] * 2]]
+
+
+@pytest.mark.parametrize(
+    "layers, shape",
+    [
+        ([conv(2, 6, 8, bias=False), soft(), nn.Flatten(2)], (2, 8, 8)),
+        ([conv(2, 6, 3), soft(), Stepwise(nn.AvgPool2d(6)), nn.Flatten(2)], (2, 8, 8)),
+        ([nn.Flatten(2)], (2, 3)),
+    ],
+    ids=["a map of one place", "an average of all places", "two axes"],
+)
+def test_the_network_in_floats_has_the_flattens_of_the_network(layers: Any, shape: Any) -> None:
+    torch.manual_seed(0)
+    net = nn.Sequential(*layers, nn.Linear(6, 3, bias=False), soft())
+    whole, x = quantize(net, shape), spikes(10, 2, *shape)
+    assert torch.equal(whole.to_float()(x.double()), whole(x).double())
+
+
+def test_a_batch_of_none_has_no_spikes() -> None:
+    net = nn.Sequential(conv(1, 2, 2), soft(), nn.Flatten(2), nn.Linear(2, 3), soft())
+    assert quantize(net, (1, 2, 2))(torch.ones(3, 0, 1, 2, 2)).shape == (3, 0, 3)
+
+
+@pytest.mark.parametrize("run", [check, lambda net, chip, shape: quantize(net, shape)])
+def test_a_linear_layer_hears_one_axis(run: Any) -> None:
+    with pytest.raises(
+        ValueError, match=r"1: a linear layer must hear one axis, got .*\(1, 4, 4\)"
+    ):
+        run(nn.Sequential(Stepwise(nn.AvgPool2d(2)), nn.Linear(4, 5), soft()), "loihi2", (1, 8, 8))
+
+
+@pytest.mark.parametrize(
+    "neurons, bias, rule",
+    [
+        (soft(), float("nan"), "biases must be finite"),
+        (LIF(2e4, decay_input=False, reset="soft"), 0.0, "a leak must be one that 12 bits tell"),
+    ],
+)
+def test_what_whole_numbers_cannot_hold_is_named(neurons: Any, bias: float, rule: str) -> None:
+    layer = nn.Linear(4, 2)
+    layer.bias.data.fill_(bias)
+    with pytest.raises(ValueError, match=rule):
+        quantize(nn.Sequential(layer, neurons), (4,))

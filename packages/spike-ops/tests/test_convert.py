@@ -16,6 +16,8 @@ from torch import Tensor, nn
 
 from spike_ops import SpikeTensor, encoding, energy, nn as spike_nn
 from spike_ops.convert import QCFS, ConversionError, ConvertedNet, Spiking, WinnerPool, convert
+from spike_ops.neuron import LIF, LIFNode
+from spike_ops.nn import Stepwise
 
 
 def dyadic(*shape: int, seed: int, step: int = 16, width: int = 24) -> Tensor:
@@ -211,7 +213,8 @@ def test_norms_are_folded_and_the_model_stays_as_it_is() -> None:
     for _ in range(5):
         net(x)
     before = {name: each.clone() for name, each in net.state_dict().items()}
-    made = convert(net, x, method="max", neurons="phased")
+    with pytest.warns(UserWarning, match=r"1 is in training: .*as of net.eval\(\)"):
+        made = convert(net, x, method="max", neurons="phased")
     assert net.training
     assert all(torch.equal(net.state_dict()[name], each) for name, each in before.items())
     expected = net.eval()(x)
@@ -293,6 +296,11 @@ class Branching(nn.Module):
         (nn.Sequential(nn.Linear(2, 2), nn.LayerNorm(2)), "1: LayerNorm cannot be converted"),
         (nn.Sequential(nn.MaxPool1d(2)), "0: MaxPool1d cannot be converted"),
         (nn.Sequential(nn.Linear(2, 2), Branching()), "traceable"),
+        (nn.Sequential(nn.Linear(2, 2), LIF()), "1: LIF cannot be converted"),
+        (nn.Sequential(nn.Linear(2, 2), LIFNode()), "1: LIFNode cannot be converted"),
+        (nn.Sequential(Stepwise(nn.Linear(2, 2)), nn.ReLU()), "0: Stepwise cannot be converted"),
+        (nn.Linear(2, 2), "Linear: a network must have activations to convert"),
+        (nn.Sequential(nn.Linear(2, 2), nn.Flatten()), "must have activations to convert"),
     ],
 )
 def test_what_cannot_be_converted_is_refused_by_name(net: nn.Module, rule: str) -> None:
@@ -307,6 +315,7 @@ def test_arguments_outside_their_range_are_refused() -> None:
         ({"neurons": "burst"}, "neurons must be one of"),
         ({"calibration": "all"}, "calibration must be one of"),
         ({"percentile": 0.0}, "percentile must be"),
+        ({"percentile": 0.999}, "percentile must be 50 to 100 per cent, got 0.999"),
         ({"steps": 0}, "steps must be at least 1"),
     ]
     for options, rule in wrong:
@@ -363,6 +372,11 @@ def test_a_report_takes_one_number_of_steps_and_classes_in_a_list() -> None:
         (lambda net, x: convert(relus(), x, steps=2.5), "steps must be a whole number"),
         (lambda net, x: convert(relus(), x, percentile="max"), "percentile must be a number"),
         (lambda net, x: convert(nn.ReLU, x), "model must be a torch.nn.Module"),
+        (lambda net, x: net(x, encoder="rate"), "encoder must be a function .* got 'rate'"),
+        (lambda net, x: net(x[:, :3]), r"inputs must be \[B, ...\] of .* got \(12, 3\)"),
+        (lambda net, x: net(x.double()), r"the network takes, got \(12, 8\) torch.float64: "),
+        (lambda net, x: net.report(x[:, :3]), r"inputs must be \[B, ...\] of .* got \(12, 3\)"),
+        (lambda net, x: convert(relus(), x[:, :3]), r"batches must be \[B, ...\] of .*\(12, 3\)"),
         (lambda net, x: QCFS(2.5), "levels must be a whole number"),
         (lambda net, x: QCFS(2, threshold="a"), "threshold must be a number"),
     ],

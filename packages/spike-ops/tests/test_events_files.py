@@ -307,6 +307,10 @@ def test_a_format_is_found_by_suffix_and_first_bytes(tmp_path):
         read_events(tmp_path / "file.raw", format="mp4")
     with pytest.raises(ValueError, match="order must be"):
         read_events(tmp_path / "file.raw", order="no")
+    with pytest.raises(IsADirectoryError, match="must be a file, got the folder .*EventFolder"):
+        read_events(tmp_path)
+    with pytest.raises(ValueError, match=r"path must end in .aedat, .* or format be .*w.npy"):
+        write_events(events, tmp_path / "w.npy")
 
 
 @pytest.mark.parametrize(
@@ -362,6 +366,12 @@ def test_a_folder_without_recordings_is_refused(tmp_path):
         EventFolder(tmp_path)
     with pytest.raises(FileNotFoundError):
         EventFolder(tmp_path / "none")
+    (tmp_path / "Train" / "3").mkdir(parents=True)
+    with pytest.raises(ValueError, match=r"files of [^;]*$"):
+        EventFolder(tmp_path)
+    write_events(some_events(0), tmp_path / "Train" / "3" / "a.raw", format="evt3")
+    with pytest.raises(ValueError, match=r"must have sub-folders .*; give .*Train, which has"):
+        EventFolder(tmp_path)
 
 
 def test_a_folder_of_real_recordings_has_ten_classes(data_dir):

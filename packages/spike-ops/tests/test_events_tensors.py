@@ -243,6 +243,15 @@ def test_settings_of_frames_that_make_no_sense_are_refused(settings, rule):
         to_frames(made(0), **settings)
 
 
+@pytest.mark.parametrize("duration", [1, 2])
+def test_frames_far_beyond_the_events_are_refused_by_the_unit(duration):
+    few = made(0, count=500, last=300_000)
+    with pytest.raises(
+        ValueError, match=rf"microseconds of a frame, got {duration}: \d+ frames of"
+    ):
+        to_frames(few, duration=duration)
+
+
 # 300 ms with 6,000 events, on a clock that began a second before
 LONG = made(0, count=6_000, last=300_000)
 LONG = LONG.like(LONG.x, LONG.y, LONG.t + 1_000_000, LONG.p)
@@ -259,6 +268,10 @@ LONG = LONG.like(LONG.x, LONG.y, LONG.t + 1_000_000, LONG.p)
         lambda events: to_frames(events, duration=5),
         lambda events: to_time_surface(events, 0.05),
         lambda events: to_local_surfaces(events[:3], 0.05, 1),
+        lambda events: to_time_surface(events, 1.5),
+        lambda events: to_time_surface(events, 50.0, at=1_500_000),
+        lambda events: to_time_surfaces(events, 1.5, 3),
+        lambda events: denoise(events, 10),
     ],
 )
 def test_a_slip_of_units_warns_by_what_a_window_holds(made_of):
@@ -276,6 +289,12 @@ def test_a_slip_of_units_warns_by_what_a_window_holds(made_of):
         lambda events: to_frames(events, duration=1_000, overlap=500),
         lambda events: to_frames(events[:0], 10, start=0, stop=300_000),
         lambda events: to_voxel_grid(events, 5, stop=1_200_000),
+        lambda events: to_time_surface(events, 50_000.0),
+        lambda events: to_time_surface(events, 500.0),
+        lambda events: to_time_surface(events, 2_000.0, at=2_000_000),
+        lambda events: to_time_surface(events, 50.0, at=0),
+        lambda events: denoise(events, 1_000),
+        lambda events: denoise(events[:900], 10),
     ],
 )
 def test_windows_that_hold_events_do_not_warn(made_of):

@@ -98,6 +98,12 @@ def test_only_spikes_are_saved(wrong, rule, path):
     assert path.read_bytes() == b"kept"
 
 
+def test_a_file_in_a_folder_that_is_not_there_is_refused_by_its_own_name(path):
+    missing = path.parent / "none" / "spikes.safetensors"
+    with pytest.raises(FileNotFoundError, match=f"in a folder that is there, got {missing}$"):
+        save_spikes(spikes_of(3), missing)
+
+
 def test_spikes_whose_writing_fails_leave_the_file_as_it_was(path, monkeypatch):
     save_spikes(spikes_of(3), path)
     before = path.read_bytes()

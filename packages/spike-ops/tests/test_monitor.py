@@ -126,7 +126,8 @@ def test_only_what_runs_while_it_is_enabled_counts():
     net(drive())
     assert torch.equal(monitor.activity("1").counts, before)
     monitor.reset()
-    assert monitor.activities() == {}
+    with pytest.raises(ValueError, match="must run between enable"):
+        monitor.activities()
 
 
 def test_watching_changes_nothing_and_keeps_no_graph():

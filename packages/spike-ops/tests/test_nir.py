@@ -23,6 +23,7 @@ from spike_ops.neuron import (
     PLIF,
     Delay,
     Diagonal,
+    IFNode,
     Izhikevich,
     LIFNode,
     Recurrent,
@@ -265,10 +266,13 @@ def test_a_batch_norm_is_exported_by_its_running_statistics(
         nn.init.uniform_(parameter, 0.5, 2.0)
     norm(x)  # statistics other than those it began with
     before = {name: value.clone() for name, value in norm.state_dict().items()}
-    graph = to_nir(nn.Sequential(norm, IF()), shape, dt=DT)
+    with pytest.warns(UserWarning, match=r"is in training: .*as of net.eval\(\)"):
+        graph = to_nir(nn.Sequential(norm, IF()), shape, dt=DT)
     assert all(torch.equal(value, before[name]) for name, value in norm.state_dict().items())
-    back = from_nir(to_nir(norm, shape, dt=DT), dt=DT)
-    torch.testing.assert_close(back(x), norm.eval()(x))
+    with pytest.warns(UserWarning, match="Norm.* is in training|^layer is in training"):
+        to_nir(norm, shape, dt=DT)
+    back = from_nir(to_nir(norm.eval(), shape, dt=DT), dt=DT)
+    torch.testing.assert_close(back(x), norm(x))
     assert from_nir(graph, dt=DT)(x).shape == x.shape
 
 
@@ -286,7 +290,7 @@ def test_time_and_batch_of_an_input_shape_are_left_out_where_the_first_layer_tel
         (
             nn.Linear(4, 3),
             (3,),
-            r"without time and batch: the first layer, Linear, .*\(4 features\)",
+            r"before it or not: the first layer, Linear, .*\(4 features\)",
         ),
         (nn.Linear(4, 3), (1, 2, 3, 4), "the first layer, Linear, must take samples"),
         (Stepwise(nn.Conv2d(1, 2, 3)), (8, 8), r"\(1 channels, height, width\), got \(8, 8\)"),
@@ -325,7 +329,8 @@ def test_layers_for_batches_in_one_stepwise_are_a_chain_of_nodes() -> None:
     )
     net = nn.Sequential(Stepwise(inner), nn.Linear(18, 3), IF())
     before = {name: value.clone() for name, value in net.state_dict().items()}
-    graph = to_nir(net, (1, 8, 8), dt=DT)
+    with pytest.warns(UserWarning, match="0.layer.2 is in training"):
+        graph = to_nir(net, (1, 8, 8), dt=DT)
     assert [a for a, _ in graph.edges] == ["input", "0.0", "0.2", "0.3", "0.4", "1", "2"]
     assert all(torch.equal(value, before[name]) for name, value in net.state_dict().items())
     x = dyadic(5, 2, 1, 8, 8, seed=1)
@@ -449,6 +454,32 @@ class Branches(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         s = self.neurons(self.first(x))
         return self.rest(self.out(self.neurons(self.second(s)) + s))
+
+
+class NodesBranching(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.second = nn.Linear(4, 4), nn.Linear(4, 4)
+        self.one, self.other = LIFNode(tau=4.0), IFNode(v_reset=None)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.one(self.first(x)) + self.other(self.second(x))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        nn.Sequential(nn.Linear(4, 5), LIFNode(), nn.Linear(5, 3), IFNode(v_reset=None)),
+        nn.Sequential(nn.Sequential(nn.Linear(4, 2)), nn.Sequential(IFNode(v_reset=-1.0))),
+        NodesBranching(),
+    ],
+)
+def test_nodes_that_are_called_step_by_step_are_exported_as_neurons(net: nn.Module) -> None:
+    net, x = with_dyadic_weights(copy.deepcopy(net)), dyadic(12, 3, 4, seed=7)
+    back = from_nir(to_nir(net, 4, dt=DT), dt=DT)
+    expected = torch.stack([net(step) for step in x])
+    assert torch.equal(back(x), expected)
+    assert expected.any()
 
 
 def test_branches_that_meet_are_added() -> None:

@@ -88,7 +88,10 @@ def spike(
     size: Annotated[int, typer.Option(min=8, help="Pixels a side, of folders of pictures.")] = 32,
     bands: Annotated[int, typer.Option(min=4, help="Frequency bands, of sounds.")] = 40,
     limit: Annotated[
-        int | None, typer.Option(min=2, help="Items to use at most.", show_default="all")
+        int | None,
+        typer.Option(
+            min=2, help="Items of each part at most, to train and to validate.", show_default="all"
+        ),
     ] = None,
     epochs: Annotated[int, typer.Option(min=1, help="Epochs to train.")] = 10,
     lr: Annotated[float, typer.Option(help="Learning rate of Adam.")] = 2e-3,

@@ -93,14 +93,22 @@ def _sounds(files: list[tuple[Path, str]], settings: Settings) -> Material:
     classes = tuple(sorted({label for _, label in files}))
     if len(classes) < 2:
         raise UseError(f"DATA {settings.data} must have at least 2 classes, got {classes[0]!r}")
-    chosen = [files[i] for i in shuffled(len(files))[: settings.limit].tolist()]
+    mixed = [files[i] for i in shuffled(len(files)).tolist()]
+    parts = [[mixed[i] for i in part] for part in _parted(len(files), settings.limit)]
+    train, valid = (_heard(part, classes, settings) for part in parts)
+    return Material(train, valid, "sounds", classes, (settings.bands,), ("bands",))
+
+
+def _heard(
+    files: list[tuple[Path, str]], classes: tuple[str, ...], settings: Settings
+) -> Dataset[Any]:
     heard = [
         spectrogram(*read_wav(path), steps=settings.steps, bands=settings.bands)
-        for path, _ in chosen
+        for path, _ in files
     ]
-    labels = torch.tensor([classes.index(label) for _, label in chosen])
-    items = TensorDataset(torch.stack(heard), labels)
-    return Material(*_parted(items), "sounds", classes, (settings.bands,), ("bands",))
+    return TensorDataset(
+        torch.stack(heard), torch.tensor([classes.index(label) for _, label in files])
+    )
 
 
 def _events(roots: list[Path], settings: Settings) -> Material:
@@ -111,9 +119,10 @@ def _events(roots: list[Path], settings: Settings) -> Material:
     if any(tuple(part.classes) != classes for part in parts):
         raise UseError(f"DATA {settings.data}: Train and Test must have the same classes")
     items: list[Dataset[Any]] = [Named(part) for part in parts]
-    train, valid = items if len(items) == 2 else _parted(_first(items[0], settings.limit, mix=True))
     if len(items) == 2:
-        train, valid = (_first(part, settings.limit, mix=True) for part in (train, valid))
+        train, valid = (_first(part, settings.limit, mix=True) for part in items)
+    else:
+        train, valid = (Subset(items[0], part) for part in _parted(len(parts[0]), settings.limit))
     return Material(train, valid, "events", classes, tuple(train[0][0].shape[1:]))
 
 
@@ -143,12 +152,16 @@ class Named(Dataset[Any]):
             raise UseError(str(error)) from None
 
 
-def _parted(items: Dataset[Any]) -> tuple[Dataset[Any], Dataset[Any]]:
-    count = len(items)  # type: ignore[arg-type]
+def _parted(count: int, most: int | None) -> tuple[list[int], list[int]]:
+    """Returns which items to train on and which to keep apart, at most so many of each.
+
+    Raises:
+        UseError: if there are too few for both.
+    """
     order, held = shuffled(count).tolist(), max(1, round(HELD * count))
     if held >= count:
         raise UseError(f"DATA must hold at least 2 items, got {count}")
-    return Subset(items, order[held:]), Subset(items, order[:held])
+    return order[held:][:most], order[:held][:most]
 
 
 def _first(items: Dataset[Any], most: int | None, *, mix: bool = False) -> Dataset[Any]:

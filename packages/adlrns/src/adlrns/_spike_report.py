@@ -101,8 +101,20 @@ def energy_estimates(estimates: Sequence[EnergyEstimate]) -> Table:
         }
         for each in estimates
     ]
-    notes = list(dict.fromkeys(said for e in estimates for said in e.assumptions))
+    notes = _assumptions(estimates)
     return Table("Energy of a sample (estimates)", columns, list(rows), notes)
+
+
+def _assumptions(estimates: Sequence[EnergyEstimate]) -> list[str]:
+    """Returns every assumption once, behind the rows that it is of unless it is of all."""
+    names, notes = [each.hardware for each in estimates], []
+    for said in dict.fromkeys(said for each in estimates for said in each.assumptions):
+        rows = [each.hardware for each in estimates if said in each.assumptions]
+        first = names.index(rows[0])
+        together = rows == names[first : first + len(rows)] and len(rows) > 2
+        told = f"{rows[0]} to {rows[-1]}" if together else ", ".join(rows)
+        notes.append(said if len(rows) == len(names) else f"{told}: {said}")
+    return notes
 
 
 def write_report(

@@ -91,7 +91,7 @@ def call(
     share = -(-size // threads // NARROWEST) * NARROWEST
 
     def part(low: int) -> None:
-        scratch = torch.empty(rows * width, dtype=dtype)
+        scratch = torch.empty(rows * width, dtype=dtype, device="cpu")
         high = min(low + share, size)
         run(steps, size, low, high, width, pointers, scratch.data_ptr(), constants)
 

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from numbers import Real
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 
@@ -26,6 +27,22 @@ def whole_number(name: str, value: Any, unit: str = "") -> int:
     if not value.is_integer():
         raise ValueError(rule)
     return int(value)
+
+
+def counted(name: str, value: Any, least: int | None = 1, unit: str = "") -> int:
+    """Return a whole number of something, at least so many, as an int.
+
+    Raises:
+        ValueError: It has a fraction, or is below that.
+        TypeError: It is no number, or a bool.
+    """
+    if isinstance(value, bool):
+        told = f"{name} must be a whole number{f' of {unit}' if unit else ''}"
+        raise TypeError(f"{told}, got {value!r}")
+    number = whole_number(name, value, unit)
+    if least is not None and number < least:
+        raise ValueError(f"{name} must be at least {least}, got {value}")
+    return number
 
 
 def number(**values: Any) -> None:
@@ -52,6 +69,13 @@ def positive(**values: Any) -> None:
             raise ValueError(f"{name} must be positive and finite, got {value}")
 
 
+def flag(**values: Any) -> None:
+    """Raise TypeError unless every value is True or False."""
+    for name, value in values.items():
+        if not isinstance(value, bool | np.bool_):
+            raise TypeError(f"{name} must be True or False, got {value!r}")
+
+
 def tensor(name: str, value: Any) -> Tensor:
     """Return a value that is a tensor.
 
@@ -62,6 +86,12 @@ def tensor(name: str, value: Any) -> Tensor:
         made = "; torch.as_tensor makes one" if hasattr(value, "__len__") else ""
         raise TypeError(f"{name} must be a torch.Tensor, got {type(value).__name__}{made}")
     return value
+
+
+def spreads(shape: Sequence[int], over: Sequence[int]) -> bool:
+    """Say whether tensors of a shape spread over another by broadcasting."""
+    pairs = zip(reversed(shape), reversed(over), strict=False)
+    return len(shape) <= len(over) and all(one in {1, size} for one, size in pairs)
 
 
 def module(name: str, value: Any) -> None:

@@ -65,7 +65,9 @@ def native_conv(index: SpikeIndex, shape: ConvShape, weight: Tensor) -> Tensor:
     path, spikes = _ordered(index, shape)
     width, lines = shape.outputs // shape.groups, shape.batch * shape.groups * path.sizes[0]
     table = _grouped(weight, shape).permute(0, 3, 4, 2, 1).contiguous()
-    out = torch.empty(shape.batch, shape.groups, *shape.out_sides, width, dtype=weight.dtype)
+    out = torch.empty(
+        shape.batch, shape.groups, *shape.out_sides, width, dtype=weight.dtype, device="cpu"
+    )
 
     def part(first: int, last: int) -> None:
         _native.walk("convolve", spikes, path.source, path.sizes, (first, last), (table, out))

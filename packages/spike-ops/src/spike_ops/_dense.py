@@ -72,7 +72,7 @@ def _buffer(size: int, dtype: torch.dtype) -> Tensor:
     if buffer is None or buffer.numel() < size:
         # a result of inference mode may not be written to outside of it
         with torch.inference_mode(False):
-            buffer = torch.empty(size, dtype=dtype)
+            buffer = torch.empty(size, dtype=dtype, device="cpu")
         setattr(_kept, str(dtype), buffer)
     part: Tensor = buffer[:size]
     return part
@@ -82,14 +82,17 @@ def _in_rows(weight: Tensor) -> bool:
     """Say whether numpy's BLAS can multiply a vector with a matrix where it lies."""
     plain = weight.dtype in NUMPYS and weight.is_cpu and type(weight) in _native.PLAIN
     wanted = torch.is_grad_enabled() and weight.requires_grad
-    return plain and not wanted and 1 in weight.stride() and not _native.wrapped(weight)
+    if not plain or wanted or weight.is_neg() or _native.wrapped(weight):
+        return False
+    return 1 in weight.stride()
 
 
 def _one_row(packed: Tensor, weight: Tensor) -> Tensor:
     """Return S @ W of one row: BLAS's product with a vector, which torch has no way to call."""
     bits = np.unpackbits(packed.numpy(), count=len(weight), bitorder="little")
     values = bits.astype(NUMPYS[weight.dtype])
-    return torch.from_numpy(np.dot(values, weight.detach().numpy())[None])
+    with np.errstate(all="ignore"):  # torch's products do not warn of what is not finite
+        return torch.from_numpy(np.dot(values, weight.detach().numpy())[None])
 
 
 def dense_mm(packed: Tensor, rows: int, weight: Tensor, *, onednn: bool = True) -> Tensor:

@@ -29,6 +29,7 @@ def save_spikes(spikes: SpikeTensor | Mapping[str, SpikeTensor], path: str | Pat
 
     Raises:
         TypeError: Something is not a `SpikeTensor`, or a name no text.
+        FileNotFoundError: There is no folder for the file.
 
     Example:
         >>> import tempfile

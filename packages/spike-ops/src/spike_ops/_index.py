@@ -134,7 +134,7 @@ def _row_bags(positions: Tensor, size: int, columns: int) -> Bags:
         return Bags(entries.int(), torch.searchsorted(positions, borders).int())
     found = positions.numpy()
     if size == columns:
-        return Bags(_int32(found), torch.tensor((0, found.size), dtype=torch.int32))
+        return Bags(_int32(found), torch.tensor((0, found.size), dtype=torch.int32, device="cpu"))
     starts = found.searchsorted(np.arange(0, last + 1, columns))
     places = found & (columns - 1) if power_of_two else found % columns
     return Bags(_int32(places), _int32(starts))

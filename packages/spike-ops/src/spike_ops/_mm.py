@@ -50,7 +50,7 @@ def mm(index: SpikeIndex, rows: int, weight: Tensor, method: Method = "auto") ->
     if not index.size:
         return weight.new_zeros(rows, weight.shape[1])
     if _event(index, rows, weight, method):
-        if not weight.is_cpu and on_gpu(index.packed) and weight.dtype in ADDED_ON_GPU:
+        if on_gpu(index.packed) and weight.dtype in ADDED_ON_GPU:
             return _added_on_gpu(index, rows, weight)
         return event_mm(index, weight.shape[0], weight)
     if _looked_up(index, rows, weight):

@@ -68,7 +68,7 @@ def takes(*tensors: Tensor) -> bool:
     for each in tensors:
         if type(each) not in PLAIN or not each.is_cpu or (wanted and each.requires_grad):
             return False
-        if wrapped(each):
+        if wrapped(each) or each.is_neg():  # whose sign is not in its memory
             return False
     return True
 
@@ -161,7 +161,7 @@ def in_parts(size: int, work: int, part: Callable[[int, int], None]) -> None:
 
 
 def _whole(count: int) -> Tensor:
-    return torch.empty(count, dtype=torch.int32)
+    return torch.empty(count, dtype=torch.int32, device="cpu")
 
 
 def call(name: str, *values: Any) -> None:

@@ -1,6 +1,5 @@
 """The product of two dense matrices in C, where a bit is set and nowhere else."""
 
-import torch
 from torch import Tensor
 
 from spike_ops import _native
@@ -74,7 +73,7 @@ def masked_product(packed: Tensor, left: Tensor, table: Tensor) -> Tensor:
     left [rows, width] and table [columns, width] are contiguous and of one type that kernels know.
     """
     (rows, width), columns = left.shape, table.shape[0]
-    out = torch.empty(rows, columns, dtype=left.dtype)
+    out = left.new_empty(rows, columns)
     room = BLOCK_BYTES // (max(width, 1) * left.element_size())
     sizes = (columns, width, max(room // WORD, 1) * WORD)
 

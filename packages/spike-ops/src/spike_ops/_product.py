@@ -30,6 +30,11 @@ def check_product(spikes: Tensor, weight: Tensor) -> None:
     if spikes.ndim != 2 or weight.ndim != 2 or spikes.shape[1] != weight.shape[0]:
         shapes = f"{tuple(spikes.shape)} and {tuple(weight.shape)}"
         raise ValueError(f"spikes [M, K] need a weight [K, N], got {shapes}")
+    check_types(spikes, weight)
+
+
+def check_types(spikes: Tensor, weight: Tensor) -> None:
+    """Raise unless spikes and a weight are of one type."""
     if weight.dtype != spikes.dtype:
         kinds = f"{spikes.dtype} and {weight.dtype}"
         raise TypeError(f"spikes and weight must have one dtype, got {kinds}")

@@ -88,7 +88,7 @@ def _reached(spikes: SpikeTensor, synapses: Synapses, width: int) -> tuple[Tenso
     """Return for each synapse that a spike reaches its number and its place in the result."""
     columns, starts = spikes.shape[1], synapses.starts.numpy()
     if not spikes.numel():
-        none = torch.zeros(0, dtype=torch.int64)
+        none = torch.zeros(0, dtype=torch.int64, device="cpu")
         return none, none
     entries, borders = (each.numpy() for each in spikes.index.by_row(columns))
     rows = np.repeat(np.arange(len(borders) - 1), np.diff(borders))

@@ -8,7 +8,13 @@ from pathlib import Path
 
 @contextmanager
 def whole(path: Path) -> Iterator[Path]:
-    """Give a file beside `path` to write; it takes that place if nothing fails."""
+    """Give a file beside `path` to write; it takes that place if nothing fails.
+
+    Raises:
+        FileNotFoundError: There is no folder for it.
+    """
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"path must be in a folder that is there, got {path}")
     part = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         yield part

@@ -5,7 +5,7 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-from torch import nn
+from torch import Tensor, nn
 
 from spike_ops.neuron import LIF, Diagonal, Neuron, Recurrent
 from spike_ops.nir._errors import NirError
@@ -13,6 +13,8 @@ from spike_ops.nir._layer_pieces import out_shape
 from spike_ops.nn._stepwise import Stepwise
 
 Shape = tuple[int, ...]
+# beside neurons; the last two do nothing here
+RUN = (nn.Linear, nn.Conv2d, nn.AvgPool2d, nn.Flatten, nn.Identity, nn.Dropout)
 
 
 @dataclass
@@ -26,7 +28,7 @@ class Block:
         pools: Windows (height, width) of sums and averages before the layer, and whether averages.
         heard: Shape of a sample that the layer hears.
         shape: Shape of a sample behind it.
-        area: Of the feature map that a flatten before a linear layer took apart; else 1 by 1.
+        area: Of the feature map that a flatten before a linear layer took apart; None without one.
         recurrent: The layer through which the neurons hear their own spikes, if they do.
     """
 
@@ -36,7 +38,7 @@ class Block:
     pools: list[tuple[nn.AvgPool2d, bool]]
     heard: Shape
     shape: Shape
-    area: Shape = (1, 1)
+    area: Shape | None = None
     recurrent: nn.Linear | Diagonal | None = None
 
     @property
@@ -45,15 +47,27 @@ class Block:
         return math.prod(self.shape)
 
     @property
+    def weight(self) -> Tensor:
+        """The weights that there are: zero where a mask has no connection."""
+        found: Tensor = getattr(self.layer, "connected", self.layer.weight)
+        return found.detach()
+
+    @property
+    def weights(self) -> int:
+        """How many weights there are: those of a mask, else all."""
+        mask = getattr(self.layer, "mask", None)
+        return int(self.layer.weight.numel() if mask is None else mask.sum())
+
+    @property
     def synapses(self) -> int:
         """Connections, those at borders counted as if there were none."""
         own = 0 if self.recurrent is None else self.recurrent.weight.numel()
-        return int(self.layer.weight.numel() * math.prod(self.shape[1:])) + own
+        return self.weights * math.prod(self.shape[1:]) + own
 
     @property
     def fan_in(self) -> int:
         """The most connections into one neuron: weights that are not zero."""
-        heard = (getattr(self.layer, "connected", self.layer.weight) != 0).flatten(1).sum(1)
+        heard = (self.weight != 0).flatten(1).sum(1)
         if self.recurrent is not None:
             own = self.recurrent.weight != 0
             heard = heard + (own.sum(1) if own.ndim == 2 else own)
@@ -68,7 +82,8 @@ def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
     """
     blocks: list[Block] = []
     pools: list[tuple[nn.AvgPool2d, bool]] = []
-    shape, area = tuple(input_shape), (1, 1)
+    shape: Shape = tuple(input_shape)
+    area: Shape | None = None
     for name, outer in _leaves(net):
         layer = outer.layer if isinstance(outer, Stepwise) else outer
         if isinstance(layer, LIF | Recurrent):
@@ -76,9 +91,11 @@ def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
                 raise ValueError(f"{name}: neurons must stand right behind weights")
             blocks[-1].neurons, blocks[-1].recurrent = _neurons(name, layer)
             continue
+        if not isinstance(layer, RUN):
+            raise ValueError(f"{name}: {_unknown(layer)}")
         after = _after(name, outer, shape)
         if isinstance(layer, nn.Flatten):
-            area = shape[1:] if len(shape) == 3 else (1, 1)
+            area = shape[1:] or None
         elif isinstance(layer, nn.AvgPool2d):
             _check_pool(name, layer)
             pools.append((layer, layer.divisor_override != 1))
@@ -87,15 +104,22 @@ def blocks_of(net: nn.Module, input_shape: Shape) -> list[Block]:
                 raise ValueError(f"{name}: weights must not follow weights without neurons between")
             if (mode := getattr(layer, "padding_mode", "zeros")) != "zeros":
                 raise ValueError(f"{name}: padding_mode must be 'zeros', got {mode!r}")
+            if isinstance(layer, nn.Linear) and len(shape) > 1:
+                rule = f"a linear layer must hear one axis, got samples {shape}: nn.Flatten(2)"
+                raise ValueError(f"{name}: {rule} before it makes one")
             blocks.append(Block(name, layer, None, pools, shape, after, area))
-            pools, area = [], (1, 1)
-        elif not isinstance(layer, nn.Identity | nn.Dropout):
-            can = "Linear, Conv2d, AvgPool2d, Flatten, LIF, IF and Recurrent of these"
-            raise ValueError(f"{name}: chips run {can}, got {type(layer).__name__}")
+            pools, area = [], None
         shape = after
     if not blocks or pools:
         raise ValueError("a network must have weights, and end in weights or neurons")
     return blocks
+
+
+def _unknown(layer: nn.Module) -> str:
+    can, kind = "Linear, Conv2d, AvgPool2d, Flatten, LIF, IF and Recurrent of these", type(layer)
+    if kind.__module__.startswith(("torch.nn.", "spike_ops.")):
+        return f"chips run {can}, got {kind.__name__}"
+    return f"a network must be an nn.Sequential of {can}, got {kind.__name__} with its own forward"
 
 
 def _neurons(name: str, layer: LIF | Recurrent) -> tuple[LIF, nn.Linear | Diagonal | None]:

@@ -50,8 +50,8 @@ def check(net: nn.Module, chip: str | Chip, input_shape: Shape | int) -> ChipRep
         net: `nn.Sequential` of Linear, Conv2d, AvgPool2d (also in `spike_ops.nn.Stepwise`),
             Flatten, LIF and IF, and `Recurrent` of these through a Linear or `Diagonal`.
         chip: `"loihi2"`, `"spinnaker2"`, `"speck"` or `"xylo"`, or a `Chip`.
-        input_shape: Shape of one sample without time and batch, which are left out where the first
-            layer tells: (T, B, 16) before `nn.Linear(16, 8)` is (16,).
+        input_shape: Shape of one sample. Batch, or time and batch, may stand before it where the
+            first layer tells: (T, B, 16) before `nn.Linear(16, 8)` is (16,).
 
     Raises:
         ValueError: There is no such chip, the network is no such sequence, or its first layer does

@@ -1,5 +1,6 @@
 """Networks in whole numbers, as digital chips compute them."""
 
+import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -7,8 +8,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from spike_ops._checked import tensor
 from spike_ops._spike_tensor import SpikeTensor
-from spike_ops.chips._blocks import Block
+from spike_ops.chips._blocks import Block, Shape
 from spike_ops.neuron import LIF
 from spike_ops.nn._stepwise import Stepwise
 
@@ -55,21 +57,38 @@ class IntegerNet(nn.Module):
 
     Raises:
         TypeError: Inputs are not whole.
+        ValueError: They are not [T, B, *sample].
+        OverflowError: A sum of the readout does not fit 32 bits; membranes saturate.
     """
 
-    def __init__(self, layers: list[IntegerLayer], state_bits: int) -> None:
+    def __init__(self, layers: list[IntegerLayer], state_bits: int, sample: Shape) -> None:
         super().__init__()
-        self.quantised, self.state_bits = layers, state_bits
+        self.quantised, self.state_bits, self.sample = layers, state_bits, sample
 
     def forward(self, spikes: Tensor) -> Tensor:
         """Return the spikes of spikes (or counts) [T, B, ...]."""
-        values = spikes.to_dense() if isinstance(spikes, SpikeTensor) else spikes
+        values = spikes.to_dense() if isinstance(spikes, SpikeTensor) else tensor("spikes", spikes)
+        if not self._takes(values):
+            told = ", ".join(map(str, self.sample))
+            raise ValueError(f"spikes must be [T, B, {told}], got {tuple(values.shape)}")
         whole = values.to(torch.int64)
-        if not torch.equal(whole.to(values.dtype), values):
-            raise TypeError("inputs must be whole numbers: spikes or counts")
+        if (odd := whole.to(values.dtype) != values).any():
+            got = values[odd].flatten()[0].item()
+            raise TypeError(f"inputs must be whole numbers: spikes or counts, got {got:g}")
         for layer in self.quantised:
             whole = self._over_time(layer, _currents(layer, whole))
+        if whole.numel() and whole.abs().max() >= 2**31:
+            most = int(whole.abs().max())
+            less = "fewer counts, or fewer bits of weights, make less"
+            raise OverflowError(f"sums of the readout must be below 2^31, got {most}: {less}")
         return whole.to(torch.int32)
+
+    def _takes(self, values: Tensor) -> bool:
+        """Return whether these are samples, flat or not where the first layer is linear."""
+        first, each = self.quantised[0].block, values.shape[2:]
+        is_flat = isinstance(first.layer, nn.Linear) and not first.pools
+        alike = each == self.sample or (is_flat and each.numel() == math.prod(self.sample))
+        return values.ndim > 2 and alike
 
     def _over_time(self, layer: IntegerLayer, currents: Tensor) -> Tensor:
         if layer.threshold is None:
@@ -101,12 +120,22 @@ class IntegerNet(nn.Module):
             block = layer.block
             for pool, _ in block.pools:
                 modules.append(Stepwise(_sums(pool)))
-            if len(block.heard) == 1 and block.area != (1, 1):
+            if block.area is not None:
                 modules.append(nn.Flatten(2))
             modules.append(_floats(layer))
             if layer.threshold is not None:
                 modules.append(_neurons(layer))
-        return nn.Sequential(*modules)
+        made = nn.Sequential(*modules)
+        made.register_forward_pre_hook(_in_double)
+        return made
+
+
+def _in_double(net: nn.Module, inputs: tuple[Any, ...]) -> None:
+    del net
+    for each in inputs:
+        if isinstance(each, Tensor) and each.dtype != torch.float64:
+            rule = "input must be float64, in which whole numbers are added exactly: input.double()"
+            raise TypeError(f"{rule}, got {each.dtype}")
 
 
 def _sums(pool: nn.AvgPool2d) -> nn.AvgPool2d:
@@ -131,7 +160,7 @@ def _currents(layer: IntegerLayer, spikes: Tensor) -> Tensor:
         own = block.layer
         x = F.conv2d(x, weight, bias, own.stride, own.padding, own.dilation, own.groups)
     else:
-        x = F.linear(x.reshape(len(x), -1), weight, bias)
+        x = F.linear(x.flatten(1), weight, bias)
     return x.long().unflatten(0, spikes.shape[:2])
 
 

@@ -64,7 +64,8 @@ def memories(block: Block) -> tuple[int, int]:
 def _kernel(block: Block) -> tuple[Shape, int]:
     if isinstance(block.layer, nn.Conv2d):
         return tuple(block.layer.kernel_size), block.layer.in_channels
-    return block.area, block.heard[0] // math.prod(block.area)
+    area = block.area or (1, 1)
+    return area, block.heard[0] // math.prod(area)
 
 
 def on_kernels(blocks: list[Block], chip: Chip) -> tuple[list[Placement], list[str]]:
@@ -85,7 +86,7 @@ def on_kernels(blocks: list[Block], chip: Chip) -> tuple[list[Placement], list[s
         problems.append("each layer fits a core, but there are not enough such cores for all")
     place = {layer: core for core, layer in taken.items()}
     return [
-        Placement(each.name, (place[k],), each.size, int(each.layer.weight.numel()))
+        Placement(each.name, (place[k],), each.size, each.weights)
         for k, each in enumerate(blocks)
         if k in place
     ], problems

@@ -1,5 +1,7 @@
 """Weights, thresholds and decays as whole numbers."""
 
+import math
+
 import torch
 from torch import nn
 
@@ -53,7 +55,8 @@ def quantize(
     state_bits = _bits(
         "state_bits", state_bits, (8, 32), 32 if limits is None else limits.state_bits, limits
     )
-    blocks = blocks_of(net, sample_shape(net, input_shape))
+    sample = sample_shape(net, input_shape)
+    blocks = blocks_of(net, sample)
     if limits is not None:
         _check_fit(blocks, limits)
     for block in blocks:
@@ -61,7 +64,7 @@ def quantize(
             rule = "neurons that hear each other are not computed in whole numbers here"
             raise ValueError(f"{block.name}: {rule}; check takes them")
     layers = [_quantised(block, bits, state_bits) for block in blocks]
-    return IntegerNet(layers, state_bits)
+    return IntegerNet(layers, state_bits, sample)
 
 
 def _bits(name: str, asked: int | None, ends: Shape, usual: int, chip: Chip | None) -> int:
@@ -82,31 +85,44 @@ def _check_fit(blocks: list[Block], chip: Chip) -> None:
 
 @torch.no_grad()
 def _quantised(block: Block, bits: int, state_bits: int) -> IntegerLayer:
-    weight = block.layer.weight.double()
-    if not weight.isfinite().all() or not weight.any():
-        raise ValueError(f"{block.name}: weights must be finite and not all zero")
-    unit = weight.abs().max().item() / (2 ** (bits - 1) - 1)
-    area = 1
-    for pool, is_mean in block.pools:
-        area *= window(pool) if is_mean else 1
-    bias = block.layer.bias
-    offset = torch.zeros(len(weight)) if bias is None else bias
+    weight, bias = block.weight.double(), block.layer.bias
     rule = None if block.neurons is None else block.neurons.rule
+    offset = torch.zeros(len(weight)) if bias is None else bias
     if rule is not None and rule.offset:
         offset = offset + rule.offset / rule.gain
-    gain = 1.0 if rule is None else rule.gain
-    scale = unit * gain / area
+    if not weight.isfinite().all() or not weight.any():
+        raise ValueError(f"{block.name}: weights must be finite and not all zero")
+    if not offset.isfinite().all():
+        raise ValueError(f"{block.name}: biases must be finite")
+    unit = weight.abs().max().item() / (2 ** (bits - 1) - 1)
+    area = math.prod(window(pool) for pool, is_mean in block.pools if is_mean)
     whole_bias = (offset.double() * area / unit).round()
     if not whole_bias.abs().max() < 2**31:
         raise ValueError(f"{block.name}: biases must be below 2^31 units of {unit / area:g}")
-    threshold = None if rule is None else round(rule.threshold / scale)
-    if rule is not None and (rule.reset_delay or not 0 < (threshold or 0) < 2 ** (state_bits - 1)):
+    scale = unit * (1.0 if rule is None else rule.gain) / area
+    return IntegerLayer(
+        block, (weight / unit).round().to(torch.int32), whole_bias.to(torch.int32), scale,
+        _threshold(block, scale, state_bits), 0 if rule is None else round(rule.v_reset / scale),
+        _decay(block), None if rule is None else shift_of(rule.beta),
+    )  # fmt: skip
+
+
+def _threshold(block: Block, scale: float, state_bits: int) -> int | None:
+    if block.neurons is None:
+        return None
+    rule = block.neurons.rule
+    threshold = round(rule.threshold / scale)
+    if rule.reset_delay or not 0 < threshold < 2 ** (state_bits - 1):
         told = "the reset delayed" if rule.reset_delay else f"a threshold of {threshold}"
         rest = f"membranes of {state_bits} bits and thresholds from 1"
         raise ValueError(f"{block.name}: neurons must have {rest}, got {told}")
-    return IntegerLayer(
-        block, (weight / unit).round().to(torch.int32), whole_bias.to(torch.int32), scale,
-        threshold, 0 if rule is None else round(rule.v_reset / scale),
-        2**DECAY_BITS if rule is None else round(rule.beta * 2**DECAY_BITS),
-        None if rule is None else shift_of(rule.beta),
-    )  # fmt: skip
+    return threshold
+
+
+def _decay(block: Block) -> int:
+    beta = 1.0 if block.neurons is None else block.neurons.rule.beta
+    decay = round(beta * 2**DECAY_BITS)
+    if beta < 1 and decay == 2**DECAY_BITS and shift_of(beta) is None:
+        rule = f"a leak must be one that {DECAY_BITS} bits tell from none"
+        raise ValueError(f"{block.name}: {rule}, got a decay of {beta}")
+    return decay

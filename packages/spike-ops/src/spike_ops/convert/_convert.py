@@ -8,10 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from spike_ops._checked import input_of, module, number
+from spike_ops._tracing import warn_of_training
 from spike_ops.convert._network import ConvertedNet, number_of_steps
 from spike_ops.convert._neurons import KINDS, Kind, Spiking, WinnerPool
 from spike_ops.convert._statistics import Method, thresholds, watch
-from spike_ops.convert._trace import activations, traced
+from spike_ops.convert._trace import NORMS, activations, traced
 
 Calibration = Literal["none", "current", "potential"]
 
@@ -29,17 +30,19 @@ def convert(
 ) -> ConvertedNet:
     """Return a trained network with spiking neurons in place of its activations.
 
-    The model stays as it is. Batch norms are folded into the layers before; each ReLU becomes
-    integrate-and-fire neurons whose threshold is the largest activation of the layer on the batches
-    (or the percentile), each `QCFS` neurons with its own λ; max pooling lets spikes through that
-    make the largest count of a window larger. The error of a rate falls as 1/T.
+    The model stays as it is, and is taken as in evaluation: norms that train warn. Batch norms are
+    folded into the layers before; each ReLU becomes integrate-and-fire neurons whose threshold is
+    the largest activation of the layer on the batches (or the percentile), each `QCFS` neurons with
+    its own λ; max pooling lets spikes through that make the largest count of a window larger. The
+    error of a rate falls as 1/T.
 
     Args:
         model: A network in ReLU or `QCFS` that torch.fx can trace.
         batches: Inputs [B, ...] to look at, one batch or several; of tuples, as loaders give them
             with labels, the first is looked at.
         method: `"percentile"` is robust against single large activations; `"max"` cuts off none.
-        percentile: Of all activations of a layer, how many per cent are below the threshold.
+        percentile: Of all activations of a layer, how many per cent are below the threshold: 50
+            to 100.
         channelwise: A threshold for each channel instead of one for the layer. Not for `QCFS`.
         neurons: `"if"`; `"signed"`, which may take spikes back; or `"phased"`, where a layer
             waits for the whole answer of the one before: T steps a layer, and counts that are exact
@@ -50,8 +53,10 @@ def convert(
         steps: T to calibrate for, and that the network takes by default.
 
     Raises:
-        ConversionError: A part of the network cannot be converted; it names the part.
-        ValueError: An argument is outside its range, or there are no batches.
+        ConversionError: A part of the network cannot be converted, and it names the part; or there
+            is no activation.
+        ValueError: An argument is outside its range, there are no batches, or the network does not
+            take them.
         TypeError: `model` is no module, a batch is no tensor of floats, or a setting no number.
 
     Source: B. Rueckauer et al., "Conversion of Continuous-Valued Deep Networks to Efficient
@@ -76,8 +81,8 @@ def convert(
             raise ValueError(f"{name} must be one of {', '.join(known)}, got {got!r}")
     module("model", model)
     number(percentile=percentile)
-    if not 0 < percentile <= 100:
-        raise ValueError(f"percentile must be above 0 and at most 100, got {percentile}")
+    if not 50 <= percentile <= 100:
+        raise ValueError(f"percentile must be 50 to 100 per cent, got {percentile}")
     steps, shown = number_of_steps(steps), _inputs(batches)
     ann = traced(model)
     net = copy.deepcopy(ann)
@@ -90,6 +95,7 @@ def convert(
     made = ConvertedNet(net, ann, steps)
     if calibration != "none":
         _calibrate(made, shown, in_potential=calibration == "potential")
+    warn_of_training(model, NORMS)
     return made
 
 

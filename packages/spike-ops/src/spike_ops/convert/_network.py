@@ -7,9 +7,11 @@ from torch import Tensor, fx, nn
 
 from spike_ops._checked import tensor, whole_number
 from spike_ops._spike_tensor import SpikeTensor
+from spike_ops.convert._errors import taken
 from spike_ops.convert._neurons import Spiking, WinnerPool
 from spike_ops.convert._operations import with_additions
 from spike_ops.convert._report import ConversionReport, Row, accuracy_of, error_of, one_each
+from spike_ops.convert._sequence import sequence_of
 from spike_ops.convert._statistics import watch
 from spike_ops.energy import OperationCounts, count_operations
 
@@ -51,16 +53,21 @@ class ConvertedNet(nn.Module):
                 compute what the original does. Without one the input is a constant current.
 
         Raises:
-            ValueError: `steps` is below 1 or not whole, or the encoder gives another shape.
-            TypeError: `inputs` are no tensor.
+            ValueError: `steps` is below 1 or not whole, the encoder gives another shape, or the
+                network does not take such inputs.
+            TypeError: `inputs` are no tensor, or the encoder is no function.
         """
         steps = self.steps if steps is None else number_of_steps(steps)
         inputs = tensor("inputs", inputs)
+        if encoder is not None and not callable(encoder):
+            rule = "encoder must be a function of inputs and T, as spike_ops.encoding.rate"
+            raise TypeError(f"{rule}, got {encoder!r}")
         for each in self.net.modules():
             if isinstance(each, Spiking | WinnerPool):
                 each.steps = steps
-        with torch.no_grad():
-            out: Tensor = self.net(_over_time(inputs, steps, encoder).flatten(0, 1))
+        currents = _over_time(inputs, steps, encoder).flatten(0, 1)
+        with torch.no_grad(), taken("inputs", inputs):
+            out: Tensor = self.net(currents)
         return out.unflatten(0, (steps, -1))
 
     def layers(self) -> dict[str, Spiking]:
@@ -94,6 +101,24 @@ class ConvertedNet(nn.Module):
             self.steps = before
         return with_additions(counts, self.net, "net.")
 
+    def to_sequential(self, steps: int | None = None) -> nn.Sequential:
+        """Return the network over time, [T, B, ...] in and out, as `to_nir` and chips take it.
+
+        Layers and neurons one after the other: thresholds are 1, folded into the weights, and
+        membranes begin at 0. Beginning at θ/2 becomes a current of θ/2T at every step, so that
+        after T steps of a constant current neurons have fired as often as here. The mean of the
+        output over T steps is the output; for an input that stays, give it at every step.
+
+        Args:
+            steps: T; `self.steps` without one.
+
+        Raises:
+            ConversionError: A part is no linear layer, convolution, average pool, flatten or plain
+                neuron (`"if"`), or does not stand in a row with the others; it names the part.
+            ValueError: `steps` is below 1 or not whole.
+        """
+        return sequence_of(self.net, self.steps if steps is None else number_of_steps(steps))
+
     def report(
         self,
         inputs: Tensor,
@@ -121,7 +146,7 @@ class ConvertedNet(nn.Module):
         numbers = [number_of_steps(each) for each in several]
         if not numbers:
             raise ValueError("steps must be one number at least, got none")
-        with torch.no_grad():
+        with torch.no_grad(), taken("inputs", inputs):
             expected = self.ann(inputs)
         activations = watch(self.ann, inputs)
         rows = tuple(

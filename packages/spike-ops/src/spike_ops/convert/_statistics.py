@@ -6,7 +6,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, fx
 
-from spike_ops.convert._errors import ConversionError
+from spike_ops.convert._errors import ConversionError, taken
 from spike_ops.convert._qcfs import QCFS
 from spike_ops.convert._trace import activations
 
@@ -32,7 +32,8 @@ class _Watching(fx.Interpreter):
 def watch(net: fx.GraphModule, inputs: Tensor) -> dict[str, Tensor]:
     """Return what every activation gives for inputs [B, ...]."""
     watching = _Watching(net, activations(net))
-    watching.run(inputs)
+    with taken("batches", inputs):
+        watching.run(inputs)
     return watching.seen
 
 

@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import fx, nn
 from torch.nn.utils.fusion import fuse_conv_bn_eval, fuse_linear_bn_eval
 
-from spike_ops import nn as spike_nn
+from spike_ops._tracing import Tracer
 from spike_ops.convert._errors import ConversionError
 from spike_ops.convert._qcfs import QCFS
 
@@ -25,25 +25,19 @@ LINEAR = (
 )  # fmt: skip
 FUNCTIONS = {operator.add, operator.iadd, torch.add, torch.flatten, operator.getitem, F.avg_pool2d}
 METHODS = {"flatten", "view", "reshape", "size", "add", "contiguous"}
-# one call of the package's layers is one linear product, as of torch's
-OWN = (spike_nn.Linear, spike_nn.Conv1d, spike_nn.Conv2d, spike_nn.Conv3d)
 RELUS = {F.relu, torch.relu, "relu", "relu_"}
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        return (
-            type(m) in OWN
-            or isinstance(m, QCFS)
-            or super().is_leaf_module(m, module_qualified_name)
-        )
+        return isinstance(m, QCFS) or super().is_leaf_module(m, module_qualified_name)
 
 
 def traced(model: nn.Module) -> fx.GraphModule:
     """Return a copy of a network in evaluation, traced, norms folded, every activation a module.
 
     Raises:
-        ConversionError: It cannot be traced, or has a part that cannot be converted.
+        ConversionError: It cannot be traced, has a part that cannot be converted, or none to.
     """
     model = copy.deepcopy(model).eval()
     root = model if list(model.children()) else nn.Sequential(model)
@@ -61,6 +55,9 @@ def traced(model: nn.Module) -> fx.GraphModule:
         if node.op == "call_module" and isinstance(net.get_submodule(node.target), NORMS):
             _fold(net, node)
     net.recompile()
+    if not activations(net):
+        can = "a network must have activations to convert, nn.ReLU or QCFS"
+        raise ConversionError(type(model).__name__, can)
     return net
 
 

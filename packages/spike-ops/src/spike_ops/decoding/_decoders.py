@@ -12,7 +12,8 @@ from spike_ops.encoding._base import check_whole, dense_spikes, first_times, sum
 def count(spikes: Tensor) -> Tensor:
     """Return how many spikes each neuron fired: [B, ...] of spikes [T, B, ...].
 
-    In float32 for spikes in half precision, which has no number for most counts beyond 256.
+    In float32 for spikes in half precision, which has no number for most counts beyond 256. What is
+    not 0 or 1, as of `ILIF`, is summed as it is.
 
     Raises:
         ValueError: There is no step.
@@ -27,6 +28,8 @@ def count(spikes: Tensor) -> Tensor:
 def rate(spikes: Tensor) -> Tensor:
     """Return in what share of the steps each neuron fired: [B, ...] of spikes [T, B, ...].
 
+    The mean over the steps; that of what is not 0 or 1 likewise.
+
     Raises:
         ValueError: There is no step.
 
@@ -40,8 +43,8 @@ def rate(spikes: Tensor) -> Tensor:
 def first_spike(spikes: Tensor) -> Tensor:
     """Return the step of each neuron's first spike: [B, ...] of spikes [T, B, ...].
 
-    A neuron that stays silent has T. `argmin` over the neurons names the first to fire. Times are
-    in float32 for spikes in half precision.
+    A spike is what is not zero. A neuron that stays silent has T. `argmin` over the neurons names
+    the first to fire. Times are in float32 for spikes in half precision.
 
     The gradient is that of moving the spike: -1 at the step of the first spike (more there means
     earlier), and at the last step of a silent neuron; 0 at all others.

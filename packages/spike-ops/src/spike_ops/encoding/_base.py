@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from spike_ops._checked import tensor
-from spike_ops._spike_tensor import SpikeTensor
+from spike_ops._spike_tensor import SpikeTensor, check_binary
 
 
 def check_steps(steps: int) -> None:
@@ -71,8 +71,28 @@ def at_times(times: Tensor, steps: int, dtype: torch.dtype, spike_out: bool) -> 
 def first_times(spikes: Tensor) -> Tensor:
     """Return the step of each first spike, T where there is none: [...] of int64."""
     dense = dense_spikes(spikes)
-    any_fired = dense.amax(0) > 0
-    return torch.where(any_fired, dense.argmax(0), dense.shape[0])
+    # of what is graded too, the first is no matter how large
+    found = (dense if dense.dtype == torch.bool else dense != 0).view(torch.uint8).max(0)
+    return torch.where(found.values > 0, found.indices, dense.shape[0])
+
+
+def binary(spikes: Tensor) -> Tensor:
+    """Return spikes [T, ...] dense, of which all are 0 or 1.
+
+    Raises:
+        ValueError: There is no axis of time, it has no step, or a value is another.
+    """
+    dense = dense_spikes(spikes)
+    if not isinstance(spikes, SpikeTensor):
+        check_binary(dense)
+    return dense
+
+
+def as_float(name: str, values: Tensor) -> Tensor:
+    """Return values in floating point: as they are, or whole numbers in the default type."""
+    if tensor(name, values).is_floating_point() or values.is_complex():
+        return values
+    return values.to(torch.get_default_dtype())
 
 
 def dense_spikes(spikes: Tensor) -> Tensor:

@@ -3,8 +3,8 @@
 import torch
 from torch import Tensor
 
-from spike_ops._checked import positive
-from spike_ops.encoding._base import as_spikes, check_finite, dense_spikes, wide
+from spike_ops._checked import positive, spreads, tensor
+from spike_ops.encoding._base import as_spikes, binary, check_finite, wide
 
 
 def delta(
@@ -23,7 +23,8 @@ def delta(
         spike_out: Return a `SpikeTensor`.
 
     Raises:
-        ValueError: The signal has no [T, B, ...], is not finite, or θ is not positive.
+        ValueError: The signal has no [T, B, ...], is not finite, `start` is no step of it, or θ is
+            not positive.
 
     Example:
         >>> x = torch.tensor([0.0, 1.0, 2.0, 0.0]).reshape(4, 1)
@@ -35,6 +36,9 @@ def delta(
     check_finite(x)
     if x.ndim < 2 or x.shape[0] == 0:
         raise ValueError(f"x must be [T, B, ...] with T at least 1, got {tuple(x.shape)}")
+    if start is not None and not spreads(tensor("start", start).shape, x.shape[1:]):
+        got = f"{tuple(start.shape)} for steps of {tuple(x.shape[1:])}"
+        raise ValueError(f"start must be the values before the first step [B, ...], got {got}")
     reference = (x[0] if start is None else start).double()
     fired = torch.empty(x.shape[0], x.shape[1], 2, *x.shape[2:], dtype=torch.bool, device=x.device)
     for step, value in enumerate(x.double()):
@@ -58,6 +62,6 @@ def decode_delta(spikes: Tensor, threshold: float, *, start: Tensor) -> Tensor:
     positive(threshold=threshold)
     if spikes.ndim < 3 or spikes.shape[2] != 2:
         raise ValueError(f"spikes must be [T, B, 2, ...], got {tuple(spikes.shape)}")
-    dense = wide(dense_spikes(spikes))
+    dense = wide(binary(spikes))
     moved = threshold * (dense[:, :, 1] - dense[:, :, 0]).cumsum(0)
     return (start + moved).to(torch.promote_types(start.dtype, spikes.dtype))

@@ -5,10 +5,10 @@ from torch import Tensor
 
 from spike_ops.encoding._base import (
     as_spikes,
+    binary,
     check_steps,
     check_unit,
     check_whole,
-    dense_spikes,
     steps_like,
 )
 
@@ -47,7 +47,7 @@ def decode_phase(spikes: Tensor, *, period: int = 8) -> Tensor:
         tensor([1.])
     """
     _check_period(spikes.shape[0], period, 2)
-    dense = dense_spikes(spikes).double()
+    dense = binary(spikes).double()
     place = (steps_like(len(dense), dense[0]) % period).double()
     number = dense.sum(0)
     mean = (dense * (1 - place / (period - 1))).sum(0) / number.clamp(min=1)
@@ -93,7 +93,7 @@ def decode_weighted_phase(spikes: Tensor, *, bits: int = 8) -> Tensor:
         tensor([0.7500])
     """
     _check_period(spikes.shape[0], bits, 1)
-    dense = dense_spikes(spikes).double()
+    dense = binary(spikes).double()
     weight = 2.0 ** -(steps_like(len(dense), dense[0]) % bits + 1).double()
     return ((dense * weight).sum(0) * bits / len(dense)).to(spikes.dtype)
 

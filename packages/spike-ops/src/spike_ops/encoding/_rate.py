@@ -1,18 +1,25 @@
 """Rates and currents: how often a neuron fires tells the value."""
 
+import warnings
+
 import torch
 from torch import Tensor
 
-from spike_ops._checked import number, positive, tensor
+from spike_ops._checked import number, positive
 from spike_ops.encoding._base import (
+    as_float,
     as_spikes,
+    binary,
+    check_finite,
     check_steps,
     check_unit,
     check_whole,
-    dense_spikes,
     summed,
     wide,
 )
+
+# events in a step, on average, that nobody asks for
+MANY = 10.0
 
 
 def rate(
@@ -71,7 +78,7 @@ def decode_rate(spikes: Tensor, *, gain: float = 1.0) -> Tensor:
         tensor([0.6250])
     """
     positive(gain=gain)
-    return dense_spikes(spikes).mean(0) / gain
+    return binary(spikes).mean(0) / gain
 
 
 def poisson(
@@ -84,7 +91,8 @@ def poisson(
 ) -> Tensor:
     """Return the steps in which Poisson processes have an event: [T, ...].
 
-    A step of length dt has one or more with probability 1 - exp(-rate dt).
+    A step of length dt has one or more with probability 1 - exp(-rate dt). Where rate dt is above
+    ten on average, as where dt was forgotten, it warns.
 
     Args:
         rates: Events per unit of time, at least 0; whole numbers are taken as they are.
@@ -97,17 +105,20 @@ def poisson(
         ValueError: A rate is negative or not finite, or a setting out of range.
 
     Example:
-        >>> poisson(torch.tensor([0.0, 1e9]), 2)
+        >>> poisson(torch.tensor([0.0, 1e3]), 2, dt=1e-2)
         tensor([[0., 1.],
                 [0., 1.]])
     """
     positive(dt=dt)
     check_steps(steps)
-    if not tensor("rates", rates).is_floating_point():
-        rates = rates.to(torch.get_default_dtype())  # minus a byte is a byte
+    rates = as_float("rates", rates)  # minus a byte is a byte
     if bool((wrong := ~((rates >= 0) & rates.isfinite())).any()):
         raise ValueError(f"rates must be finite and at least 0, got {rates[wrong][0].item():g}")
-    chance = -torch.expm1(-wide(rates) * dt)
+    expected = wide(rates) * dt
+    if float(expected.mean()) > MANY:
+        told = f"rates * dt is {float(expected.mean()):g} on average: nearly every step has a spike"
+        warnings.warn(f"{told}; rates in Hz and steps of a millisecond take dt=1e-3", stacklevel=2)
+    chance = -torch.expm1(-expected)
     return as_spikes(_drawn(chance, steps, generator), rates.dtype, spike_out)
 
 
@@ -119,7 +130,7 @@ def decode_poisson(spikes: Tensor, *, dt: float = 1.0) -> Tensor:
         tensor([6.9315])
     """
     positive(dt=dt)
-    return (-torch.log1p(-wide(dense_spikes(spikes)).mean(0)) / dt).to(spikes.dtype)
+    return (-torch.log1p(-wide(binary(spikes)).mean(0)) / dt).to(spikes.dtype)
 
 
 def direct(x: Tensor, steps: int) -> Tensor:
@@ -127,8 +138,12 @@ def direct(x: Tensor, steps: int) -> Tensor:
 
     The first layer of neurons turns it into spikes. Its mean over time is x.
 
+    Args:
+        x: Finite values; whole numbers, bytes among them, are taken in the default type.
+        steps: T.
+
     Raises:
-        ValueError: `steps` is not positive.
+        ValueError: `steps` is not positive, or a value not finite.
 
     Example:
         >>> direct(torch.tensor([0.5, 2.0]), 2)
@@ -136,7 +151,9 @@ def direct(x: Tensor, steps: int) -> Tensor:
                 [0.5000, 2.0000]])
     """
     check_steps(steps)
-    return tensor("x", x).expand(steps, *x.shape)
+    x = as_float("x", x)
+    check_finite(x)
+    return x.expand(steps, *x.shape)
 
 
 def burst(
@@ -196,7 +213,7 @@ def decode_burst(spikes: Tensor, *, most: int = 5) -> Tensor:
         tensor([0.5000])
     """
     positive(most=most)
-    return summed(dense_spikes(spikes)) / most
+    return summed(binary(spikes)) / most
 
 
 def _longest_burst(most: int, shortest: int, longest: int) -> int:

@@ -4,12 +4,15 @@ What is random takes a `numpy.random.Generator` and depends on nothing else.
 """
 
 import math
+import warnings
 from typing import Literal
 
 import numpy as np
 
 from spike_ops.events._events import Column, Events
-from spike_ops.events._span import microseconds
+from spike_ops.events._span import SHORT, microseconds
+
+SPARSE = 1_000  # events, below which a mean rate says little
 
 
 def crop(events: Events, *, left: int, top: int, width: int, height: int) -> Events:
@@ -108,7 +111,8 @@ def denoise(events: Events, window: int) -> Events:
     """Return the events that a neighbour preceded: background activity is left out.
 
     An event stays if one of the 8 pixels around its own had an event in the `window`
-    microseconds before it (of either polarity; at the same time counts, earlier in the order).
+    microseconds before it (of either polarity; at the same time counts, earlier in the order). A
+    window below 1000, in which the whole sensor has less than one event on average, warns.
 
     Source: T. Delbruck, "Frame-free dynamic digital vision", Proc. SSVS 2008.
 
@@ -122,6 +126,10 @@ def denoise(events: Events, window: int) -> Events:
     """
     if (window := microseconds("window", window)) < 0:
         raise ValueError(f"window must not be negative, got {window}")
+    length = int(events.t[-1]) - int(events.t[0]) if len(events) else 0
+    if len(events) >= SPARSE and window < SHORT and window * len(events) < length:
+        told = f"window is in microseconds: {window} have less than one event of {events}"
+        warnings.warn(told, stacklevel=2)
     kept = np.zeros(len(events), bool)
     columns = events.width + 2  # a border of one pixel spares the edges
     pixel = (events.y.astype(np.int64) + 1) * columns + events.x + 1

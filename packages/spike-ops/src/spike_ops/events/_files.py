@@ -96,7 +96,11 @@ def read_events(
         _named(format)
     if sensor is not None:
         sensor = _sides(sensor)
-    return parse(Path(path).read_bytes(), Path(path), format, sensor, order)
+    path = Path(path)
+    if path.is_dir():
+        told = "EventFolder reads a folder of classes"
+        raise IsADirectoryError(f"path must be a file, got the folder {path}: {told}")
+    return parse(path.read_bytes(), path, format, sensor, order)
 
 
 def parse(
@@ -121,7 +125,7 @@ def write_events(events: Events, path: str | Path, *, format: str | None = None)
         format: A name of `event_formats()`; without one, the first of the path's suffix.
 
     Raises:
-        ValueError: `format` is unknown, or cannot hold these events.
+        ValueError: `format` is unknown, cannot hold these events, or no format has such a suffix.
         TypeError: `events` are no `Events`.
 
     Example:
@@ -134,7 +138,10 @@ def write_events(events: Events, path: str | Path, *, format: str | None = None)
     check_events(events)
     path = Path(path)
     name = format or next((name for name, row in FORMATS.items() if row.suffix == path.suffix), "")
-    row = _named(name, path)
+    if not name:
+        suffixes = ", ".join(sorted({row.suffix for row in FORMATS.values()}))
+        raise ValueError(f"path must end in {suffixes}, or format be given, got {path}")
+    row = _named(name)
     data = row.encode(events)
     with whole(path) as part:
         part.write_bytes(data)
@@ -152,10 +159,9 @@ def _sides(sensor: Sensor) -> Sensor:
     return width, height
 
 
-def _named(name: str, path: Path | None = None) -> EventFormat:
+def _named(name: str) -> EventFormat:
     if name not in FORMATS:
-        told = repr(name) if name else f"{path}"
-        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {told}")
+        raise ValueError(f"format must be one of {', '.join(FORMATS)}, got {name!r}")
     return FORMATS[name]
 
 

@@ -62,7 +62,8 @@ class EventFolder(Dataset[tuple[Any, int]]):
         self.classes = [name for name, files in found.items() if files]
         if not self.classes:
             told = ", ".join(sorted(suffixes))
-            raise ValueError(f"{self.root} must have sub-folders with files of {told}")
+            rule = f"{self.root} must have sub-folders with files of {told}"
+            raise ValueError(f"{rule}{_deeper(folders, suffixes)}")
         self.files = [file for files in found.values() for file in files]
         self.labels = [self.classes.index(file.parent.name) for file in self.files]
 
@@ -74,6 +75,14 @@ class EventFolder(Dataset[tuple[Any, int]]):
         path = self.files[index]
         events = read_events(path, format=self.format, sensor=self.sensor, order=self.order)
         return self.transform(events) if self.transform else events, self.labels[index]
+
+
+def _deeper(folders: list[Path], suffixes: set[str]) -> str:
+    """Return which folders have what was looked for, as words."""
+    having = (each for each in folders if any(_files(f, suffixes) for f in each.iterdir()
+                                              if f.is_dir()))  # fmt: skip
+    found = " or ".join(map(str, having))
+    return f"; give {found}, which has" if found else ""
 
 
 def _files(folder: Path, suffixes: set[str]) -> list[Path]:

@@ -9,6 +9,7 @@ from torch import Tensor
 from spike_ops.events._events import Column, Events
 from spike_ops.events._span import (
     Span,
+    check_frames,
     check_size,
     microseconds,
     number_of_bins,
@@ -35,7 +36,7 @@ def to_frames(
 
     Times are whole microseconds. What looks like another unit warns: a window with fewer events
     than frames and than 1 in 500 of the recording; more than 1000 frames of a duration, and more
-    than events.
+    than events. More than 10,000 of a duration, and more than 10 an event, are refused.
 
     Args:
         events: The events.
@@ -48,7 +49,7 @@ def to_frames(
 
     Raises:
         ValueError: A number is out of range or not whole, or the frames would have more than 2^31
-            elements.
+            elements or be next to empty.
         TypeError: `events` are no `Events`, or something is no number.
 
     Example:
@@ -109,6 +110,7 @@ def _windows(events: Events, span: Span, duration: int, overlap: int) -> tuple[C
     step, length = duration - overlap, span.stop - span.start
     number = max(1, -(-(length - overlap) // step))
     check_size(number, 2, events.height, events.width)
+    check_frames(events, span, number, duration)
     starts = span.start + min(step, length) * np.arange(number, dtype=np.int64)
     stops = starts + np.minimum(min(duration, length), span.stop - starts)
     return np.searchsorted(events.t, starts), np.searchsorted(events.t, stops)

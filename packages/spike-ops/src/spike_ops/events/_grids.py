@@ -17,6 +17,7 @@ from spike_ops.events._span import (
     number_of_bins,
     span_of,
     time_edges,
+    warn_of_tau,
     warn_of_units,
 )
 
@@ -73,7 +74,8 @@ def to_time_surface(events: Events, tau: float, *, at: int | None = None) -> Ten
 
     Args:
         events: The events.
-        tau: Time constant in microseconds; below one warns.
+        tau: Time constant in microseconds. Below one it warns; and below 1000 where fewer than 1 in
+            500 events are in the last 5 tau.
         at: The time of the surface; that of the last event without one.
 
     Raises:
@@ -91,6 +93,7 @@ def to_time_surface(events: Events, tau: float, *, at: int | None = None) -> Ten
     _check_tau(tau)
     last_time = int(events.t[-1]) if len(events) else 0
     now = last_time if at is None else microseconds("at", at)
+    warn_of_tau(events, now, tau)
     last = np.full(2 * events.height * events.width, -np.inf)
     before = events[: np.searchsorted(events.t, now, side="right")]
     return _surface(_remember(last, before), now, tau, events)
@@ -120,6 +123,7 @@ def to_time_surfaces(
     bins, span = number_of_bins(bins), span_of(events, start, stop)
     check_size(bins, 2, events.height, events.width)
     warn_of_units(events, span, bins)
+    warn_of_tau(events, span.stop - 1, tau)
     edges = time_edges(events, span, bins)
     last = np.full(2 * events.height * events.width, -np.inf)
     surfaces = []

@@ -12,6 +12,10 @@ LARGEST = 2**31  # elements of one result
 # a window that was asked for holds less than this share of a recording by a slip of units alone
 FEWEST = 2e-3
 MANY_FRAMES = 1_000
+# more frames of a duration than this, with so many to an event, are a slip of units too
+MOST_FRAMES, FRAMES_AN_EVENT = 10_000, 10
+# surfaces of shorter time constants, or windows, are asked for by few
+SHORT = 1_000
 
 
 class Span(NamedTuple):
@@ -59,6 +63,28 @@ def warn_of_units(events: Events, span: Span, frames: int, *, by_duration: bool 
         warnings.warn(f"the window {got}", stacklevel=3)
     elif by_duration and frames > max(held, MANY_FRAMES):
         warnings.warn(f"there are {frames} frames, and {got}", stacklevel=3)
+
+
+def check_frames(events: Events, span: Span, frames: int, duration: int) -> None:
+    """Raise where frames of a duration are many, and far more than their events.
+
+    Raises:
+        ValueError: They are.
+    """
+    first, last = np.searchsorted(events.t, span)
+    held = int(last - first)
+    if frames > max(MOST_FRAMES, FRAMES_AN_EVENT * held):
+        told = f"{frames} frames of {held} events (bins={frames} makes them all the same)"
+        raise ValueError(f"duration must be microseconds of a frame, got {duration}: {told}")
+
+
+def warn_of_tau(events: Events, now: int, tau: float) -> None:
+    """Warn where next to nothing of a recording is left in a surface of a short time constant."""
+    since, until = np.searchsorted(events.t, [now - int(5 * min(tau, SHORT)), now + 1])
+    held = int(until - since)
+    if tau < SHORT and held < until * FEWEST:
+        told = f"{held} of {int(until)} events are within 5 of {tau:g} before {now}"
+        warnings.warn(f"{told}; tau is in microseconds", stacklevel=3)
 
 
 def time_edges(events: Events, span: Span, bins: int) -> Column:

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.functional._mm import linear
-from spike_ops.neuron import LIF
+from spike_ops.neuron import LIF, BaseNode
 from spike_ops.neuron._base import State
 from spike_ops.neuron._lif_fused import kept_for
 
@@ -93,7 +93,7 @@ def triton_linear_lif() -> Callable[..., tuple[Tensor, Tensor]]:
 
 
 def _check(inputs: Tensor, weight: Tensor, bias: Tensor | None, neurons: object) -> None:
-    if not isinstance(neurons, LIF):
+    if not isinstance(neurons, LIF) or isinstance(neurons, BaseNode):
         raise TypeError(f"neurons must be a LIF or an IF, got {type(neurons).__name__}")
     if weight.ndim != 2 or (bias is not None and bias.shape != weight.shape[:1]):
         got = f"{tuple(weight.shape)} and {None if bias is None else tuple(bias.shape)}"

@@ -11,8 +11,9 @@ from spike_ops._checked import tensor
 from spike_ops._cost import METHODS, Method, ProductPlan
 from spike_ops._masked import knows_window, windowed_product
 from spike_ops._mm import plan_mm
+from spike_ops._native import wrapped
 from spike_ops._overrides import overridable
-from spike_ops._product import spike_product
+from spike_ops._product import check_types, spike_product
 from spike_ops._spike_tensor import SpikeTensor
 
 
@@ -75,7 +76,8 @@ def _with(bias: Tensor | None, fresh: Tensor) -> Tensor:
     """Return a new product with a bias, which is added where the product lies."""
     if bias is None:
         return fresh
-    return fresh.add_(bias) if bias.dtype == fresh.dtype else fresh + bias
+    mapped = not torch.compiler.is_compiling() and wrapped(bias)
+    return fresh.add_(bias) if bias.dtype == fresh.dtype and not mapped else fresh + bias
 
 
 @overridable
@@ -124,6 +126,7 @@ def explain(spikes: Tensor, weight: Tensor, method: Method = "auto") -> ProductP
 
     Raises:
         ValueError: The shapes do not fit, the method is unknown, or spikes are not zeros and ones.
+        TypeError: Spikes and weight have not one type.
 
     Example:
         >>> plan = explain(torch.eye(512), torch.ones(512, 512))
@@ -135,9 +138,10 @@ def explain(spikes: Tensor, weight: Tensor, method: Method = "auto") -> ProductP
     if not spikes.ndim or weight.ndim != 2 or spikes.shape[-1] != weight.shape[0]:
         shapes = f"{tuple(spikes.shape)} and {tuple(weight.shape)}"
         raise ValueError(f"spikes [..., K] need a weight [K, N], got {shapes}")
-    (weight,) = in_autocast_type(weight, weight)
+    packed, weight = in_autocast_type(weight, spikes, weight)
+    check_types(packed, weight)
     rows = spikes.numel() // max(weight.shape[0], 1)
-    return plan_mm(spikes.index, rows, weight, method)
+    return plan_mm(packed.index, rows, weight, method)
 
 
 def as_spikes(spikes: Tensor, dtype: torch.dtype) -> SpikeTensor:

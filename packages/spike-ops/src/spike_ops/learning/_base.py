@@ -98,7 +98,8 @@ class SynapticRule(ABC):
             ValueError: `lr` is negative or not finite, or what the rule or `apply_` refuse.
         """
         check_rate(lr)
-        update = self(pre, post, connection.weight, state, geometry=geometry_of(connection))  # type: ignore[arg-type]
+        met = geometry_of(connection)
+        update = self(pre, post, connection.weight, state, geometry=met)  # type: ignore[arg-type]
         apply_(connection, lr * update.dw, bounds=bounds)
         return update.state
 

@@ -157,6 +157,9 @@ class DecolleLayer(nn.Module):
         return DecolleOutput(s, torch.stack(us), s @ self.readout.t(), held, (q, p, r))
 
     def _begin(self, spikes: Tensor, state: tuple[Tensor, ...] | None) -> tuple[Tensor, ...]:
+        if spikes.ndim != 3 or spikes.shape[-1] != self.weight.shape[1]:
+            needed = f"[T, B, {self.weight.shape[1]}]"
+            raise ValueError(f"spikes must be {needed}, got {tuple(spikes.shape)}")
         batch, new = spikes.shape[1], self.weight.new_zeros
         wide, narrow = new(batch, self.weight.shape[1]), new(batch, self.weight.shape[0])
         return fitting(state, (wide, wide, narrow))

@@ -6,7 +6,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.checkpoint import checkpoint
 
-from spike_ops._checked import tensor, whole_number
+from spike_ops._checked import counted, tensor
 from spike_ops.memory._carry import States, neurons_of, run_with
 from spike_ops.neuron import Neuron
 from spike_ops.nn import BatchNorm2d, TimeBatchNorm
@@ -44,9 +44,7 @@ class CheckpointedTime(nn.Module):
         super().__init__()
         if not isinstance(module, nn.Module):
             raise TypeError(f"module must be a torch.nn.Module, got {type(module).__name__}")
-        if whole_number("steps", steps) < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
-        self.module, self.steps = module, int(steps)
+        self.module, self.steps = module, counted("steps", steps)
 
     def forward(self, x: Tensor) -> Tensor:
         """Return the output [T, B, ...] of an input [T, B, ...]."""
@@ -132,9 +130,7 @@ def backward_in_parts(
         >>> net[0].weight.grad.shape
         torch.Size([16, 8])
     """
-    steps = whole_number("steps", steps)
-    if steps < 1:
-        raise ValueError(f"steps must be at least 1, got {steps}")
+    steps = counted("steps", steps)
     if len(tensor("x", x)) > steps:
         refuse_norms(module, OVER_TIME)
     spans = [slice(t, min(t + steps, len(x))) for t in range(0, len(x), steps)]

@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spike_ops._checked import number
+from spike_ops._checked import flag, number
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron import PSN, Neuron, SlidingPSN
 from spike_ops.neuron._base import State
@@ -22,7 +22,8 @@ class SLTT(Wrapper):
 
     Args:
         neuron: The neurons, of which the step is used.
-        options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`.
+        options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`; those of the neurons where
+            they are not given.
 
     Raises:
         TypeError: `neuron` is no neuron, or a surrogate is given: the neurons fire by their own.
@@ -76,6 +77,7 @@ class OTTT(nn.Module):
     def __init__(self, layer: nn.Module, *, decay: float, stateful: bool = False) -> None:
         super().__init__()
         number(decay=decay)
+        flag(stateful=stateful)
         check_layer(layer)
         if not 0 <= decay <= 1:
             raise ValueError(f"decay must be in 0..1, got {decay}")

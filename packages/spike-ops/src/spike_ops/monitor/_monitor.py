@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spike_ops._checked import whole_number
+from spike_ops._checked import counted
 from spike_ops.monitor._activity import Activity, nothing_yet
 from spike_ops.monitor._begun import LAYERS, beginning, is_again
 from spike_ops.monitor._trace import Recorder, Trace
 from spike_ops.neuron import Neuron
+
+NOTHING = "the network must run between enable() and disable(), or inside `with`, first"
 
 
 class Monitor:
@@ -66,10 +68,9 @@ class Monitor:
         for name, value, least in (
             ("traces", traces, 0), ("points", points, 2), ("sample", sample, 0),
         ):  # fmt: skip
-            if whole_number(name, value) < least:
-                raise ValueError(f"{name} must be at least {least}, got {value}")
-        self.device, self.traces = device, traces
-        self._settings = (traces, points, sample, seed)
+            counted(name, value, least)
+        self.device, self.traces = device, int(traces)
+        self._settings = (int(traces), int(points), int(sample), seed)
         self._hooks: list[torch.utils.hooks.RemovableHandle] = []
         self.reset()
 
@@ -120,7 +121,13 @@ class Monitor:
         return self._seen[module_name]
 
     def activities(self) -> dict[str, Activity]:
-        """Return what each layer that ran did, by its name in the network."""
+        """Return what each layer that ran did, by its name in the network.
+
+        Raises:
+            ValueError: Nothing was watched: the monitor is not enabled, and has seen nothing.
+        """
+        if not self._seen and not self._hooks:
+            raise ValueError(NOTHING)
         return {name: self._seen[name] for name in self.neurons if name in self._seen}
 
     def trace(self, module_name: str) -> Trace:
@@ -134,6 +141,9 @@ class Monitor:
             kind = type(neuron).__name__
             raise ValueError(f"layer {module_name!r} must have a membrane, {kind} has none")
         trace = self._recorders[module_name].trace()
+        if trace is None and self.traces:
+            sample = self._settings[2]
+            raise ValueError(f"sample must be in the batch: no call had one numbered {sample}")
         if trace is None:
             raise ValueError("traces must be at least 1 to record membranes, got 0")
         return trace
@@ -150,7 +160,7 @@ class Monitor:
         """
         chosen = self._chosen(all, module_name)
         fired = sum(int(each.counts.sum()) for each in chosen)
-        return fired / sum(each.observed * each.counts.numel() for each in chosen)
+        return fired / max(sum(each.observed * each.counts.numel() for each in chosen), 1)
 
     def get_nonfire_ratio(self, all: bool = True, module_name: str | None = None) -> float:
         """Return the share of neurons that never fired, of all or of one layer.
@@ -164,13 +174,13 @@ class Monitor:
         """
         chosen = self._chosen(all, module_name)
         silent = sum(int(each.silent.sum()) for each in chosen)
-        return silent / sum(each.counts.numel() for each in chosen)
+        return silent / max(sum(each.counts.numel() for each in chosen), 1)
 
     def _chosen(self, all: bool, module_name: str | None) -> list[Activity]:
         if not all:
             return [self.activity(module_name or "")]
         if not self._seen:
-            raise ValueError("the network must run between enable() and disable() first")
+            raise ValueError(NOTHING)
         return list(self._seen.values())
 
     @torch.compiler.disable
@@ -184,7 +194,7 @@ class Monitor:
     @torch.compiler.disable
     def _after(self, name: str, module: nn.Module, args: Any, spikes: Tensor) -> None:
         del module, args
-        if is_again():
+        if is_again() or not spikes.shape[:2].numel():  # a batch of none tells of nobody
             return
         seen = self._seen.get(name) or nothing_yet(spikes, self.device)
         self._seen[name] = seen.plus(spikes)

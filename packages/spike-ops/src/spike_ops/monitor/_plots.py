@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor
 
 from spike_ops._checked import positive, tensor, whole_number
-from spike_ops._spike_tensor import SpikeTensor
+from spike_ops._spike_tensor import SpikeTensor, check_binary
 from spike_ops.monitor._trace import Trace
 
 if TYPE_CHECKING:
@@ -22,7 +22,7 @@ def plot_raster(spikes: Tensor, *, sample: int = 0, dt: float = 1.0) -> "Figure"
         dt: Length of a step, the unit of the axis of time.
 
     Raises:
-        ValueError: The spikes are no [T, B, N], have no step, are not finite, or there is no such
+        ValueError: The spikes are no [T, B, N], have no step, are not 0 or 1, or there is no such
             sample; or `dt` is not positive.
         ImportError: matplotlib is not installed.
 
@@ -43,6 +43,7 @@ def plot_raster(spikes: Tensor, *, sample: int = 0, dt: float = 1.0) -> "Figure"
     shown = dense[:, sample].flatten(1)
     if not bool(shown.isfinite().all()):
         raise ValueError("spikes must be finite")
+    check_binary(shown)
     times, neurons = shown.nonzero().cpu().unbind(1)
     figure, axes = _figure(1)
     axes[0].scatter(times.numpy() * dt, neurons.numpy(), marker="|", linewidths=0.8)

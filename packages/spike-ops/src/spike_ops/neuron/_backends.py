@@ -59,7 +59,7 @@ def kernels_of(neuron: "Neuron", dtype: torch.dtype) -> Kernels:
     settled, held = neuron._settled(), neuron._kernels.get(dtype)
     if held is not None and held[0] == settled:
         return held[1]
-    example = torch.zeros(1, 1, dtype=dtype)
+    example = torch.zeros(1, 1, dtype=dtype, device="cpu")
     counts = len(neuron.initial(example)), len(neuron.constants())
     made = kernels(neuron.transition, *counts, dtype)
     neuron._kernels[dtype] = (settled, made)

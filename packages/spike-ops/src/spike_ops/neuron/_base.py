@@ -7,7 +7,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from spike_ops._checked import whole_number
+from spike_ops._checked import counted, flag
 from spike_ops.neuron._backends import BACKENDS, Backend, Choice, chosen, hindrance, kernels_of
 from spike_ops.neuron._fused import fused
 from spike_ops.neuron._inputs import check_finite, checked_currents, first_state
@@ -35,7 +35,8 @@ class Neuron(nn.Module):
 
     Without more, a call begins from the initial state and keeps nothing. With `stateful=True`
     the next call goes on where this one ended (its gradients do not reach back); the state begins
-    anew when the shape of a step changes, and at `reset()`. State is never in `state_dict`.
+    anew when the size of the batch changes, and at `reset()`; a step of another shape is refused
+    before that. State is never in `state_dict`.
 
     Args:
         surrogate: Gradient in place of the step's.
@@ -74,8 +75,9 @@ class Neuron(nn.Module):
         super().__init__()
         if backend not in BACKENDS:
             raise ValueError(f"backend must be one of {', '.join(BACKENDS)}, got {backend!r}")
-        if steps is not None and whole_number("steps", steps) < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        if steps is not None:
+            steps = counted("steps", steps)
+        flag(stateful=stateful, spike_out=spike_out)
         self.surrogate = ATan() if surrogate is None else surrogate
         check_spike_out(self.surrogate, spike_out)
         self.steps, self.stateful, self.spike_out = steps, stateful, spike_out
@@ -88,6 +90,10 @@ class Neuron(nn.Module):
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "surrogate":
             check_surrogate(value)
+        if name == "reset" and not callable(value):  # which would hide the method
+            kind = type(self).__name__
+            told = f"LIF(reset={value!r}) is made so, and {kind}.reset() forgets the state"
+            raise ValueError(f"reset is settled when a neuron is made: {told}")
         super().__setattr__(name, value)
         if name[0] != "_" and name not in AROUND:
             self.__dict__["_changed"] = next(_times)
@@ -201,7 +207,7 @@ class Neuron(nn.Module):
 
     def _begin(self, currents: Tensor, state: State | None) -> State:
         kept = self._state if self.stateful else None
-        return first_state(state, kept, self.initial(currents[0]))
+        return first_state(state, kept, self.initial(currents[0]), currents.shape[1:])
 
     def reset(self) -> None:
         """Forget the state kept by `stateful=True`."""

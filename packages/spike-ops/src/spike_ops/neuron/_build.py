@@ -3,6 +3,7 @@
 from torch import Tensor, nn
 
 from spike_ops._c_build import CompilerError
+from spike_ops._checked import module as module_of, tensor
 from spike_ops.neuron._backends import Choice
 from spike_ops.neuron._base import Neuron
 from spike_ops.neuron._c_trace import NotInC
@@ -22,6 +23,7 @@ def build(module: nn.Module, currents: Tensor) -> dict[str, Choice]:
 
     Raises:
         RuntimeError: There is no C compiler, or it fails.
+        TypeError: `module` is no module, or `currents` no tensor.
 
     Example:
         >>> import torch
@@ -30,6 +32,8 @@ def build(module: nn.Module, currents: Tensor) -> dict[str, Choice]:
         >>> build(LIF(tau=3.0), currents)[""].backend
         'compiled'
     """
+    module_of("module", module)
+    tensor("currents", currents)
     chosen = {}
     for name, neuron in module.named_modules():
         if isinstance(neuron, Neuron):

@@ -39,7 +39,7 @@ class _Fused(torch.autograd.Function):
         after = [torch.empty_like(x[0].contiguous()) for _ in range(kernels.states)]
         data |= {f"v{k}_last": each for k, each in enumerate(after)}
         kind = torch.bool if spike_out else x.dtype
-        data["s"] = torch.empty(x.shape, dtype=kind)
+        data["s"] = x.new_empty(x.shape, dtype=kind)
         run = kernels.fired if spike_out else kernels.dense
         run(steps, shape.numel(), data)
         spikes = data["s"]
@@ -64,10 +64,10 @@ class _Fused(torch.autograd.Function):
         for k, each in enumerate(gradients[1:]):
             data |= {
                 f"g{k}_first": each,
-                f"g{k}_last": torch.empty(each.shape, dtype=x.dtype),
+                f"g{k}_last": x.new_empty(each.shape),
             }
         data |= {f"d{k}_sum": x.new_empty(x.shape[1:]) for k in range(kernels.constants)}
-        data["gx"] = torch.empty(x.shape, dtype=x.dtype)
+        data["gx"] = x.new_empty(x.shape)
         kernels.backward(x.shape[0], size, data)
         by_state = [data[f"g{k}_last"].to(rest[k].dtype) for k in range(kernels.states)]
         by_constant = [

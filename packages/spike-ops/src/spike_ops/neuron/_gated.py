@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spike_ops._checked import finite, number
 from spike_ops.neuron._base import State
-from spike_ops.neuron._membrane import Membrane, filled
+from spike_ops.neuron._membrane import Membrane, check_spread, filled
 
 GATES = ("alpha", "beta", "gamma", "decay", "conductance")
 
@@ -81,6 +81,10 @@ class GLIF(Membrane):
     def initial(self, current: Tensor) -> State:
         """Return v = 0 and s = 0."""
         return filled(current, 0.0), filled(current, 0.0)
+
+    def _begin(self, currents: Tensor, state: State | None) -> State:
+        check_spread(self.leak.shape, currents)
+        return super()._begin(currents, state)
 
     def constants(self) -> tuple[Tensor, ...]:
         """Return what is learned: α, β, γ, ρ and g before the sigmoid, λ and r."""

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from spike_ops._checked import finite, number, whole_number
+from spike_ops._checked import counted, finite, number
 from spike_ops.neuron._base import Neuron, State
 from spike_ops.neuron._membrane import Membrane, at_least_one, filled, positive
 
@@ -99,10 +99,8 @@ class ILIF(Neuron):
         number(beta=beta)
         if not 0 <= beta <= 1:
             raise ValueError(f"beta must be in 0..1, got {beta}")
-        if whole_number("most", most) < 1:
-            raise ValueError(f"most must be at least 1, got {most}")
         positive(threshold=threshold)
-        self.beta, self.most, self.threshold = beta, most, threshold
+        self.beta, self.most, self.threshold = beta, counted("most", most), threshold
 
     def initial(self, current: Tensor) -> State:
         """Return v = 0."""
@@ -179,6 +177,9 @@ class CLIF(Membrane):
     """
 
     def __init__(self, tau: float = 2.0, **options: Any) -> None:
+        if fixed := options.keys() & {"reset", "v_reset"}:
+            told = f"CLIF subtracts θ + σ(m), so it takes no {', '.join(sorted(fixed))}"
+            raise TypeError(told)
         super().__init__(reset="soft", **options)
         at_least_one(tau=tau)
         finite(tau=tau)

@@ -1,5 +1,7 @@
 """What goes into neurons: currents that fit, the state they begin from, values that are finite."""
 
+from collections.abc import Sequence
+
 from torch import Tensor
 
 from spike_ops._bits import in_numpy
@@ -29,11 +31,14 @@ def checked_currents(currents: Tensor, steps: int | None) -> Tensor:
     return currents
 
 
-def first_state(given: State | None, kept: State | None, fresh: State) -> State:
+def first_state(
+    given: State | None, kept: State | None, fresh: State, step: Sequence[int]
+) -> State:
     """Return the state to begin from: a given one, else a kept one that fits, else a fresh one.
 
     Raises:
-        ValueError: The given state does not fit.
+        ValueError: The given state does not fit, or the kept one is of other neurons than a `step`
+            [B, ...] has.
     """
     state = given if given is not None else kept
     if state is None:
@@ -42,11 +47,20 @@ def first_state(given: State | None, kept: State | None, fresh: State) -> State:
     fits = len(state) == len(fresh) and all(held.shape == new.shape for held, new in pairs)
     if fits and all(held.dtype == new.dtype and held.device == new.device for held, new in pairs):
         return state
+    if given is None and len(fresh) and fresh[0].ndim and not fits:
+        _check_neurons(state[0], fresh[0], step)
     if given is None:  # another batch size: begin anew; another type: go on in it
         return tuple(held.to(new) for held, new in pairs) if fits else fresh
     shapes = f"{[tuple(each.shape) for each in given]}"
     needs = f"{[tuple(each.shape) for each in fresh]} of {fresh[0].dtype}"
     raise ValueError(f"state must have shapes {needs}, got {shapes}")
+
+
+def _check_neurons(held: Tensor, new: Tensor, step: Sequence[int]) -> None:
+    """Raise unless a state [B, ...] that is kept differs by its batch alone."""
+    if new.shape == step and held.shape[1:] != new.shape[1:]:
+        got = f"a step of {tuple(step)} after one of {tuple(held.shape)}"
+        raise ValueError(f"stateful neurons must stay as many, got {got}; reset() begins anew")
 
 
 def check_finite(after: State, currents: Tensor) -> None:

@@ -53,10 +53,11 @@ class Kernels:
 
 def in_memory(tensor: Tensor, dtype: torch.dtype) -> Tensor:
     """Return the values of a tensor as kernels read them: plain, in order, of a type."""
-    if type(tensor) is Tensor and tensor.dtype is dtype and tensor.is_contiguous():
+    plain = type(tensor) is Tensor and tensor.dtype is dtype and tensor.is_contiguous()
+    if plain and not tensor.is_neg():
         return tensor
     dense = tensor.to_dense() if isinstance(tensor, SpikeTensor) else tensor.detach()
-    return dense.to(dtype).contiguous()
+    return dense.to(dtype).contiguous().resolve_neg()
 
 
 def named(letter: str, count: int) -> list[str]:
@@ -100,7 +101,7 @@ def kernels(transition: Transition, states: int, constants: int, dtype: torch.dt
 
 def example(dtype: torch.dtype) -> Tensor:
     """Return what a step is traced with."""
-    return torch.full((2,), 0.5, dtype=dtype)
+    return torch.full((2,), 0.5, dtype=dtype, device="cpu")
 
 
 def _backward_pass(

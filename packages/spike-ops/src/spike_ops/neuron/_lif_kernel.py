@@ -8,7 +8,7 @@ from torch import Tensor
 
 from spike_ops.neuron._c_source import Loop, Pass
 from spike_ops.neuron._c_trace import body
-from spike_ops.neuron._kernel import Kernel, built, example
+from spike_ops.neuron._kernel import Kernel, built, example, in_memory
 from spike_ops.neuron._lif_loops import Kept, Run, by_membrane, keep, slope_of, stored
 from spike_ops.neuron._lif_rule import LifRule
 
@@ -70,7 +70,7 @@ def _backward(rule: LifRule, kept: Kept, dtype: torch.dtype, numbers: list[float
 
     kinds = {"gs": dtype, "k": stored(kept, dtype), "gv": dtype}
     kinds |= {} if kept == "membrane" else {"f": torch.bool}
-    examples = {name: torch.ones(2, dtype=kind) for name, kind in kinds.items()}
+    examples = {name: torch.ones(2, dtype=kind, device="cpu") for name, kind in kinds.items()}
     once = body(back, examples, numbers)
     gx, gv = once.results
     reads = {name: kind for name, kind in kinds.items() if name != "gv"}
@@ -80,10 +80,14 @@ def _backward(rule: LifRule, kept: Kept, dtype: torch.dtype, numbers: list[float
 def kernel_forward(rule: LifRule, x: Tensor, v: Tensor, *, kept: Kept, dense: bool) -> Run:
     """Return the run of currents x [T, n] from v [n], as `eager_forward` does."""
     kernel = getattr(lif_kernels(rule, kept, x.dtype), "dense" if dense else "fired")
-    data = {"x": x.contiguous(), "v_first": v.contiguous(), "v_last": torch.empty_like(v)}
-    data["k"] = torch.empty(x.shape, dtype=stored(kept, x.dtype))
-    data |= {"s": torch.empty(x.shape, dtype=x.dtype)} if dense else {}
-    data |= {"f": torch.empty(x.shape, dtype=torch.bool)} if "f" in kernel.names else {}
+    data = {
+        "x": in_memory(x, x.dtype),
+        "v_first": in_memory(v, v.dtype),
+        "v_last": torch.empty_like(v),
+    }
+    data["k"] = x.new_empty(x.shape, dtype=stored(kept, x.dtype))
+    data |= {"s": x.new_empty(x.shape)} if dense else {}
+    data |= {"f": x.new_empty(x.shape, dtype=torch.bool)} if "f" in kernel.names else {}
     kernel(x.shape[0], x.shape[1], data)
     return Run(data.get("s"), data.get("f"), data["k"], data["v_last"])
 
@@ -92,8 +96,8 @@ def kernel_backward(
     rule: LifRule, gs: Tensor, gv: Tensor, fired: Tensor | None, saved: Tensor, kept: Kept
 ) -> tuple[Tensor, Tensor]:
     """Return gx [T, n] and gv [n] before the first step, as `eager_backward` does."""
-    data = {"gs": gs.contiguous(), "k": saved, "gv_first": gv.contiguous()}
-    data |= {"gv_last": torch.empty_like(gv), "gx": torch.empty(gs.shape, dtype=gs.dtype)}
+    data = {"gs": in_memory(gs, gs.dtype), "k": saved, "gv_first": in_memory(gv, gv.dtype)}
+    data |= {"gv_last": torch.empty_like(gv), "gx": gs.new_empty(gs.shape)}
     data |= {} if fired is None else {"f": fired}
     lif_kernels(rule, kept, gs.dtype).backward(gs.shape[0], gs.shape[1], data)
     return data["gx"], data["gv_last"]

@@ -1,12 +1,13 @@
 """What neurons with one membrane share: a threshold and a reset."""
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from spike_ops._checked import finite, number
+from spike_ops._checked import finite, number, spreads
 from spike_ops.neuron._base import Neuron, Reset, State
 from spike_ops.neuron._told import differing
 
@@ -70,6 +71,13 @@ class Membrane(Neuron):
 def filled(current: Tensor, value: float) -> Tensor:
     """Return a state of one value in the shape of a step."""
     return torch.full_like(current, value, requires_grad=False)
+
+
+def check_spread(shape: Sequence[int], currents: Tensor) -> None:
+    """Raise unless learned constants of a shape broadcast to a step of currents [T, B, ...]."""
+    if shape and not spreads(shape, currents.shape[1:]):
+        got = f"steps of {tuple(currents.shape[1:])}"
+        raise ValueError(f"currents must fit the neurons' shape {tuple(shape)}, got {got}")
 
 
 def positive(**values: float) -> None:

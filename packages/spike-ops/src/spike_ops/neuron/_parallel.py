@@ -5,7 +5,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spike_ops._checked import number, tensor, whole_number
+from spike_ops._checked import counted, flag, number, tensor, whole_number
 from spike_ops._produced import note
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron._inputs import check_finite
@@ -39,8 +39,8 @@ class PSN(nn.Module):
         self, steps: int, *, surrogate: Surrogate | None = None, spike_out: bool = False
     ) -> None:
         super().__init__()
-        if whole_number("steps", steps) < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        steps = counted("steps", steps)
+        flag(spike_out=spike_out)
         self.surrogate, self.spike_out = _firing(surrogate, spike_out), spike_out
         self.weight = nn.Parameter(torch.empty(steps, steps))
         self.threshold = nn.Parameter(torch.ones(steps))
@@ -92,7 +92,7 @@ class MaskedPSN(PSN):
 
     def __init__(self, steps: int, *, order: int, masking: float = 1.0, **options: Any) -> None:
         super().__init__(steps, **options)
-        if not 1 <= whole_number("order", order) <= steps:
+        if not 1 <= (order := whole_number("order", order)) <= steps:
             raise ValueError(f"order must be in 1..{steps}, the steps, got {order}")
         number(masking=masking)
         if not 0 <= masking <= 1:
@@ -132,8 +132,8 @@ class SlidingPSN(nn.Module):
         self, order: int, *, surrogate: Surrogate | None = None, spike_out: bool = False
     ) -> None:
         super().__init__()
-        if whole_number("order", order) < 1:
-            raise ValueError(f"order must be at least 1, got {order}")
+        order = counted("order", order)
+        flag(spike_out=spike_out)
         self.surrogate, self.spike_out = _firing(surrogate, spike_out), spike_out
         self.weight = nn.Parameter(2.0 ** torch.arange(1 - order, 1))
         self.threshold = nn.Parameter(torch.tensor(1.0))

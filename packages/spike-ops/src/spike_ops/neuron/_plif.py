@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 from spike_ops._checked import number
 from spike_ops.neuron._base import State
-from spike_ops.neuron._membrane import Membrane, at_least_one, positive
+from spike_ops.neuron._membrane import Membrane, at_least_one, check_spread, positive
 
 
 class PLIF(Membrane):
@@ -54,6 +54,10 @@ class PLIF(Membrane):
             raise ValueError(f"tau must be greater than 1 and finite, got {tau}")
         self.w = nn.Parameter(torch.full(shape, -math.log(tau - 1)))
         self.decay_input = decay_input
+
+    def _begin(self, currents: Tensor, state: State | None) -> State:
+        check_spread(self.w.shape, currents)
+        return super()._begin(currents, state)
 
     @property
     def tau(self) -> Tensor:

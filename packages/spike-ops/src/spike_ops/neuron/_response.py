@@ -93,7 +93,7 @@ class TsodyksMarkram(Neuron):
         u⁺ = u + U (1 - u) s;   r = u⁺ x s  (the output)
         x <- x - r + (1 - x) / τ_d;   u <- u⁺ + (U - u⁺) / τ_f
 
-    Depressing for τ_d > τ_f, facilitating for τ_f > τ_d.
+    Depressing for τ_d > τ_f, facilitating for τ_f > τ_d. An s between 0 and 1 is a weaker spike.
 
     Source: M. Tsodyks, K. Pawelzik and H. Markram, "Neural Networks with Dynamic Synapses", Neural
     Computation 1998, equations 1 to 3.

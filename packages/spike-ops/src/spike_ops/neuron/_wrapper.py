@@ -14,13 +14,16 @@ class Wrapper(Neuron):
     Args:
         neuron: The neurons. They fire by their own surrogate, and by their own `step` if they
             have one.
-        options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`.
+        options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`; those of the neurons where
+            they are not given.
 
     Raises:
         TypeError: `neuron` is no neuron, or an option is the neuron's own.
     """
 
     neuron: Neuron
+    # those of the neurons that it can take over: it has no others
+    _backends = frozenset({"reference", "compiled"})
 
     def __init__(self, neuron: Neuron, **options: Any) -> None:
         kind = type(self).__name__
@@ -30,7 +33,9 @@ class Wrapper(Neuron):
         if "surrogate" in options:
             told = f"{kind} takes no surrogate: {type(neuron).__name__} fires by its own"
             raise TypeError(told)
-        super().__init__(surrogate=neuron.surrogate, **{"spike_out": neuron.spike_out, **options})
+        given = {name: getattr(neuron, name) for name in ("steps", "stateful", "spike_out")}
+        given["backend"] = neuron.backend if neuron.backend in self._backends else "auto"
+        super().__init__(surrogate=neuron.surrogate, **{**given, **options})
         self.neuron = neuron
         self.elementwise, self.binary = neuron.elementwise, neuron.binary
 

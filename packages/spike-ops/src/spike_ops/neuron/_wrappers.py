@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from spike_ops._checked import whole_number
+from spike_ops._checked import counted
 from spike_ops.neuron._base import Neuron, State
 from spike_ops.neuron._membrane import filled
 from spike_ops.neuron._wrapper import Wrapper
@@ -21,7 +21,8 @@ class Recurrent(Wrapper):
         neuron: The neurons, of which the step is used.
         connection: From spikes [B, ...] to currents of the same shape: `torch.nn.Linear(n, n)` is
             all to all, `torch.nn.Conv2d` with padding is local, `Diagonal(n)` is to itself.
-        options: `steps`, `stateful`, `spike_out` of `Neuron`.
+        options: `steps`, `stateful`, `spike_out` of `Neuron`; those of the neurons where they are
+            not given.
 
     Raises:
         ValueError: The connection changes the shape of a step.
@@ -34,6 +35,8 @@ class Recurrent(Wrapper):
         >>> neurons(torch.tensor([1.0, 0.0, 0.0]).reshape(3, 1, 1)).flatten().tolist()
         [1.0, 1.0, 1.0]
     """
+
+    _backends = frozenset({"reference"})  # no kernel knows a connection
 
     def __init__(
         self, neuron: Neuron, connection: Callable[[Tensor], Tensor], **options: Any
@@ -94,7 +97,8 @@ class Refractory(Wrapper):
     Args:
         neuron: The neurons, of which the step is used.
         period: Steps of rest after a spike.
-        options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`.
+        options: `steps`, `stateful`, `spike_out`, `backend` of `Neuron`; those of the neurons where
+            they are not given.
 
     Raises:
         ValueError: `period` is negative or not whole.
@@ -110,7 +114,7 @@ class Refractory(Wrapper):
 
     def __init__(self, neuron: Neuron, period: int, **options: Any) -> None:
         super().__init__(neuron, **options)
-        self.period = whole_number("period", period, "steps")
+        self.period = counted("period", period, None, "steps")
         if self.period < 0:
             raise ValueError(f"period must not be negative, got {period}")
 
@@ -164,8 +168,19 @@ class Delay(Neuron):
         if delays.ndim > 1 or (delays.numel() and int(delays.min()) < 0):
             raise ValueError(f"delays must be [n] and not negative, got {delays.tolist()}")
         self.register_buffer("delays", delays)
-        self.longest = int(delays.max())
+        self._longest = (delays, _version(delays), int(delays.max()))
         self.elementwise, self.binary = False, False  # it passes on whatever comes in
+
+    @property
+    def longest(self) -> int:
+        """The longest of the delays, max(d)."""
+        held, version, longest = self._longest
+        if torch.compiler.is_compiling():  # which would have to wait for the delays
+            return longest
+        if held is not self.delays or version != _version(self.delays):
+            longest = int(self.delays.max())
+            self._longest = (self.delays, _version(self.delays), longest)
+        return longest
 
     def initial(self, current: Tensor) -> State:
         """Return the last max(d) steps, zeros: [max(d), B, n]."""
@@ -190,3 +205,8 @@ class Delay(Neuron):
         del constants
         out, after = self._over_time(current[None], state)
         return out[0], after
+
+
+def _version(held: Tensor) -> int:
+    """Return how often a tensor was written to; those of inference mode do not know."""
+    return -1 if held.is_inference() else held._version

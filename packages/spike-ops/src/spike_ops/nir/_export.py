@@ -5,10 +5,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from spike_ops._checked import module, positive
+from spike_ops._checked import positive
+from spike_ops._tracing import warn_of_training
 from spike_ops.nir._folding import without_resistance
+from spike_ops.nir._layer_pieces import NORMS
 from spike_ops.nir._network import NirNetwork
-from spike_ops.nir._sample import PASSED, sample_shape
+from spike_ops.nir._sample import PASSED, check_own, sample_shape
 from spike_ops.nir._trace import Exporter, of_network
 from spike_ops.nir._writing import Shape, SoftReset, Ties, Writing
 
@@ -34,15 +36,16 @@ def to_nir(
     * a soft reset becomes a graph of a membrane, a threshold and a feedback, which any reader can
       run and `from_nir` finds again.
 
-    A batch norm (in `Stepwise`, or one over time) is exported by its running statistics, whether
-    the network trains or not. Neurons with a refractory period and a hard reset, and those with an
+    A batch norm (in `Stepwise`, or one over time) is exported by its running statistics; one that
+    trains warns, as it computes something else. A network of `convert` is exported by its
+    `to_sequential()`. Neurons with a refractory period and a hard reset, and those with an
     adaptive threshold and no reset, become circles of nodes, which come back as such: to rest they
     are driven by a current of 2^14 thresholds, which theirs must stay above by its negative.
 
     Args:
         net: The network, [T, B, ...] in and out; torch's layers for batches stand in `Stepwise`.
-        input_shape: Shape of one sample without time and batch, which are left out where the first
-            layer tells; None takes the first layer's features, if that is linear.
+        input_shape: Shape of one sample. Batch, or time and batch, may stand before it where the
+            first layer tells; None takes the first layer's features, if that is linear.
         dt: Length of a step, in seconds.
         soft_reset: `"subgraph"` as above; `"metadata"`: as a node of NIR with a reset to 0, whose
             metadata say what it is, for readers that know NIR's own neurons only: `from_nir` finds
@@ -69,7 +72,7 @@ def to_nir(
         >>> graph.nodes["1"].tau.tolist(), graph.nodes["1"].r.tolist()
         ([0.002, 0.002], [1.0, 1.0])
     """
-    module("net", net)
+    check_own(net)
     positive(dt=dt)
     for name, got, known in (
         ("soft_reset", soft_reset, ("subgraph", "metadata", "hard", "error")),
@@ -83,6 +86,7 @@ def to_nir(
         graph = of_network(net, writing)
     else:
         graph = Exporter(net, _shape(net, input_shape), writing).graph()
+    warn_of_training(net, NORMS)
     return without_resistance(graph) if fold_r else graph
 
 

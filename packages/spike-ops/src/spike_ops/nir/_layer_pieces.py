@@ -87,7 +87,8 @@ def flatten(name: str, start: int, end: int, shape: Shape, *, leading: int) -> P
     axes = len(shape)
     start, end = (each - leading if each >= 0 else each + axes for each in (start, end))
     if not 0 <= start <= end < axes:
-        rule = f"a flatten must leave time and batch alone and end in {axes + leading} axes"
+        as_one = f"time and batch alone, as nn.Flatten({leading}),"
+        rule = f"a flatten must leave {as_one} and end in {axes + leading} axes"
         raise NirError(name, f"{rule}, got axes {start + leading} to {end + leading}")
     return one(name, library().Flatten({"input": np.array(shape)}, start, end))
 

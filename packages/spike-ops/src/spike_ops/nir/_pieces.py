@@ -40,6 +40,7 @@ REASONS = {
     "BatchNorm": "in Stepwise it is one, or fold it into the layer before",
     "FeatureNorm": "its mean is that of each sample",
     "LayerNorm": "its mean is that of each sample",
+    "Spiking": "ConvertedNet.to_sequential() has neurons that have one",
     "MaxPool": "pool by sums or averages",
 }
 

@@ -29,10 +29,10 @@ def sample_shape(net: nn.Module, given: Any) -> Shape:
         TypeError: The network is no module, or a size no number.
         ValueError: They are no sizes from 1, or the first layer does not take such samples.
     """
-    module("net", net)
+    check_own(net)
     sizes = given if isinstance(given, list | tuple) else (given,)
     shape = tuple(whole_number("input_shape", size) for size in sizes)
-    rule = "input_shape must be sizes from 1 of one sample, without time and batch"
+    rule = "input_shape must be sizes from 1 of one sample, (T, B) before it or not"
     if not shape or min(shape) < 1:
         raise ValueError(f"{rule}, got {given}")
     layer = next(_sequence(net), None)
@@ -51,6 +51,18 @@ def sample_shape(net: nn.Module, given: Any) -> Shape:
             f"{rule}: the first layer, {kind}, must take samples ({told}), got {given}"
         )
     return sample
+
+
+def check_own(net: Any) -> None:
+    """Raise TypeError unless this is a network over time.
+
+    Raises:
+        TypeError: It is no module, or a `ConvertedNet`, whose inputs have no axis of time.
+    """
+    module("net", net)
+    if hasattr(net, "to_sequential"):
+        kind = type(net).__name__
+        raise TypeError(f"net must be a network over time, got {kind}: take its to_sequential()")
 
 
 def _sequence(net: nn.Module) -> Iterator[nn.Module]:

@@ -7,6 +7,7 @@ import numpy as np
 import torch
 from torch import fx, nn
 
+from spike_ops._tracing import Tracer
 from spike_ops.neuron import Neuron
 from spike_ops.nir._errors import NirError
 from spike_ops.nir._layer_pieces import flatten, out_shape
@@ -40,9 +41,9 @@ def of_network(net: NirNetwork, writing: Writing) -> Any:
     return graph_of(whole.nodes, edges)
 
 
-class _Tracer(fx.Tracer):
+class _Tracer(Tracer):
     def is_leaf_module(self, m: nn.Module, module_qualified_name: str) -> bool:
-        if isinstance(m, Neuron | NirNetwork | Stepwise | Fire | Scale | nn.Linear):
+        if isinstance(m, NirNetwork | Stepwise | Fire | Scale | nn.Linear):
             return True
         return super().is_leaf_module(m, module_qualified_name) or not list(m.children())
 

@@ -5,12 +5,14 @@ from typing import Any
 from torch import Tensor, nn
 
 from spike_ops import functional
+from spike_ops._checked import flag
 
 
 class _SpikeIn:
     """A convolution of torch's that refuses anything but spikes, if so asked."""
 
     def __init__(self, *args: Any, spike_in: bool = False, **kwargs: Any) -> None:
+        flag(spike_in=spike_in)
         super().__init__(*args, **kwargs)
         self.spike_in = spike_in
         if spike_in and self.padding_mode != "zeros":  # type: ignore[attr-defined]

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from spike_ops import functional
-from spike_ops._checked import tensor
+from spike_ops._checked import counted, flag, tensor
 from spike_ops._spike_tensor import check_binary
 
 
@@ -26,12 +26,13 @@ class Linear(nn.Linear):
         dtype: Of the parameters.
         spike_in: The inputs are spikes: a `SpikeTensor`, or zeros and ones (anything else is an
             error). Without it, zeros and ones are multiplied, and only a `SpikeTensor` is added.
-        mask: [out, in] of zeros and ones: only these connections exist, the others stay zero and
-            learn nothing. None is all of them.
+        mask: [out, in] of zeros and ones: only these connections exist. The others count as zero
+            and get no gradient, and are zero in `connected` and in `state_dict`; an optimizer with
+            momentum or decay may move what `weight` holds of them. None is all of them.
 
     Raises:
-        ValueError: `mask` has another shape or other values.
-        TypeError: `mask` is no tensor.
+        ValueError: A size is negative, or `mask` has another shape or other values.
+        TypeError: `mask` is no tensor, a size no number, or `spike_in` not True or False.
 
     Example:
         >>> layer = Linear(4, 2, spike_in=True, mask=torch.tensor([[1, 1, 0, 0], [0, 0, 1, 1]]))
@@ -51,6 +52,9 @@ class Linear(nn.Linear):
         spike_in: bool = False,
         mask: Tensor | None = None,
     ) -> None:
+        sizes = {"in_features": in_features, "out_features": out_features}
+        in_features, out_features = (counted(name, size, 0) for name, size in sizes.items())
+        flag(spike_in=spike_in)
         super().__init__(in_features, out_features, bias, device=device, dtype=dtype)
         self.spike_in = spike_in
         self.register_buffer("mask", None if mask is None else self._as_mask(mask))
@@ -107,6 +111,8 @@ class Linear(nn.Linear):
 
     def _save_to_state_dict(self, destination: Any, prefix: str, keep_vars: bool) -> None:
         super()._save_to_state_dict(destination, prefix, keep_vars)
+        if not keep_vars and self.mask is not None and prefix + "weight" in destination:
+            destination[prefix + "weight"] = self.connected.detach()
         for name in ("weight", "mask"):
             if not keep_vars and prefix + name in destination:
                 destination[prefix + name] = destination[prefix + name].contiguous()

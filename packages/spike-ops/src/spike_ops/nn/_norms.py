@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from spike_ops._checked import finite, positive, tensor, whole_number
+from spike_ops._checked import counted, finite, positive, tensor
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.neuron import Membrane
 from spike_ops.neuron._base import State
@@ -38,8 +38,7 @@ class TimeBatchNorm(nn.Module):
 
     def __init__(self, features: int, *, eps: float = 1e-5, momentum: float = 0.1) -> None:
         super().__init__()
-        if whole_number("features", features) < 1:
-            raise ValueError(f"features must be at least 1, got {features}")
+        features = counted("features", features)
         finite(eps=eps, momentum=momentum)
         self.features, self.eps, self.momentum = features, eps, momentum
         self.weight = nn.Parameter(torch.ones(features))
@@ -128,8 +127,7 @@ class TemporalEffectiveBatchNorm(TimeBatchNorm):
 
     def __init__(self, features: int, *, steps: int, **options: Any) -> None:
         super().__init__(features, **options)
-        if whole_number("steps", steps) < 1:
-            raise ValueError(f"steps must be at least 1, got {steps}")
+        steps = counted("steps", steps)
         self.by_step = nn.Parameter(torch.ones(steps))
 
     def forward(self, x: Tensor) -> Tensor:
@@ -163,8 +161,7 @@ class FeatureNorm(nn.Module):
 
     def __init__(self, features: int, *, eps: float = 1e-5) -> None:
         super().__init__()
-        if whole_number("features", features) < 1:
-            raise ValueError(f"features must be at least 1, got {features}")
+        features = counted("features", features)
         finite(eps=eps)
         self.features, self.eps = features, eps
         self.weight = nn.Parameter(torch.ones(features))

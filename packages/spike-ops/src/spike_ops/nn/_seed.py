@@ -15,7 +15,7 @@ class BatchNorm2d(nn.BatchNorm2d):
         eps: Added to the variance.
 
     Raises:
-        ValueError: The input does not have four or five axes.
+        ValueError: The input does not have four or five axes, or other channels.
 
     Example:
         >>> import torch
@@ -31,6 +31,9 @@ class BatchNorm2d(nn.BatchNorm2d):
         if input.ndim not in {4, 5}:
             got = tuple(input.shape)
             raise ValueError(f"input must be [T, B, C, H, W] or [B, C, H, W], got {got}")
+        if input.shape[-3] != self.num_features:
+            channels = f"{input.shape[-3]} of {tuple(input.shape)}"
+            raise ValueError(f"input must have {self.num_features} channels, got {channels}")
         normal: Tensor = super().forward(input.flatten(0, -4))
         return normal.view(input.shape)
 

@@ -78,14 +78,17 @@ class SparseSynapse(Linear):
     def rewire(self, mask: Tensor) -> None:
         """Replace which synapses exist; those that are new begin at zero.
 
+        An optimizer with momentum goes on from what it remembers of them.
+
         Args:
             mask: [out, in] of zeros and ones.
 
         Raises:
             ValueError: It has another shape or other values.
         """
-        self.mask = self._as_mask(mask)
-        self._keep_to_mask()
+        new = self._as_mask(mask)
+        self.weight.mul_(new if self.mask is None else new & self.mask)
+        self.mask = new
 
     def forward(self, input: Tensor) -> Tensor:
         """Return the currents [..., out] of spikes [..., in]."""

@@ -44,7 +44,7 @@ class Surrogate(ABC):
     @cached_property
     def peak(self) -> float:
         """The largest derivative, that at u = 0."""
-        return float(self.derivative(torch.zeros((), dtype=torch.float64)))
+        return float(self.derivative(torch.zeros((), dtype=torch.float64, device="cpu")))
 
     @property
     def signed(self) -> bool:
