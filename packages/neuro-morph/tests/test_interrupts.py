@@ -119,9 +119,9 @@ def test_an_interrupt_while_an_edit_that_failed_is_put_back_leaves_nothing_of_it
     before, calls = everything(morpher), list[str]()
     change, write = neuro_morph._work.change_between, neuro_morph._undo.set_contents
 
-    def failed(*args: Any) -> Any:
+    def failed(*args: Any, **how: Any) -> Any:
         calls.append("it is to be undone")
-        return replace(change(*args), relative=1.0)
+        return replace(change(*args, **how), relative=1.0)
 
     def interrupted(*args: Any) -> None:
         calls.extend(["undone"] if calls else [])
