@@ -80,7 +80,7 @@ def test_pictures_that_are_alike_and_small_keep_their_size_and_it_is_said(
     assert task.train[0][0].shape == (3, side, side)
     assert task.model["image_size"] == side
     assert task.model["in_features"] == 3 * side**2
-    assert task.notes[0].endswith(f" pictures of 2 classes, {said} pixels")
+    assert task.notes[0].endswith(f" pictures of 2 classes, in 3 channels, {said} pixels")
 
 
 def test_a_picture_of_its_own_size_is_read_pixel_by_pixel(tmp_path: Path) -> None:

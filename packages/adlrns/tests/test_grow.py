@@ -260,7 +260,7 @@ def test_training_that_diverges_fails_and_leaves_the_last_epoch(adlrns, mine: Pa
     command = ("nets:diverges", "--data", "digits", "--epochs", "3", "--events", "1")
     message = adlrns.error("grow", *command, "--no-tournament", "--out", "g", code=1)
     assert message.startswith("training diverged: the loss of step ")
-    assert message.endswith("is nan")
+    assert message.endswith("is nan; a smaller --lr than 0.002 may help")
     assert (mine / "g/grown.safetensors").is_file()
 
 
@@ -291,12 +291,12 @@ def test_wrong_use_is_one_line_and_writes_nothing(
     "model, message, code",
     [
         ("nothing", "MODEL must be one of adlrns_mlp", 2),
-        ("adlrns_transformer", "model.type must be a net for images", 2),
+        ("adlrns_transformer", "MODEL must be a net for images", 2),
         ("hf:folder", "MODEL hf:folder gives no scores: give a module:factory", 2),
         ("nets:missing", "MODEL nets:missing: nets has no 'missing'", 2),
         ("nets:narrow", "must give [8, 10], got (8, 4)", 2),
         ("nets:rigid", "MODEL nets:rigid has nothing that can grow: ", 2),
-        ("nets:broken", "MODEL nets:broken on the data: RuntimeError: ", 1),
+        ("nets:broken", "MODEL nets:broken on the data, inputs of [8, 1, 8, 8]: RuntimeError: ", 1),
     ],
 )
 def test_a_model_that_cannot_be_grown_is_named(

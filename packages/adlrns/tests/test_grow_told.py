@@ -131,3 +131,32 @@ def test_a_folder_that_holds_more_than_a_beginning_is_left_alone(
 def test_a_device_that_is_not_here_is_told_shortly(adlrns, device: str, why: str) -> None:
     message = adlrns.error(*QUICK, "1", "--device", device)
     assert message == f"--device must be one that is here, got {device!r}: {why}"
+
+
+@pytest.mark.parametrize("options", [("--events", "99"), ("--events", "99", "--no-tournament"), ()])
+def test_a_rate_that_is_too_high_is_named_wherever_its_losses_are_met(
+    adlrns, place: Path, options: tuple[str, ...]
+) -> None:
+    message = adlrns.error(*SMALL, "--epochs", "2", "--lr", "1e19", *options, code=1)
+    assert message.startswith("training diverged: ")
+    assert message.endswith("; a smaller --lr than 1e+19 may help")
+
+
+@pytest.mark.parametrize(
+    "model, net, message",
+    [
+        ("adlrns_mlp", "hiden=8", "--net of adlrns_mlp must be KEY=VALUE, each once of hidden"),
+        ("adlrns_net", "hidden=8", "--net is for adlrns_mlp"),
+        ("adlrns_mlp", "hidden=0", "--net hidden must be"),
+    ],
+)
+def test_a_network_that_cannot_be_is_told_before_data_are_read(
+    adlrns, model: str, net: str, message: str
+) -> None:
+    command = ("grow", model, "--net", net, "--data", "nowhere", "--out", "g")
+    assert message in adlrns.error(*command)
+
+
+def test_sizes_that_do_not_fit_each_other_are_told_by_their_option(adlrns) -> None:
+    command = ("grow", "adlrns_vit", "--net", "width=5", "--data", "digits", "--out", "g")
+    assert adlrns.error(*command).startswith("--net: ")

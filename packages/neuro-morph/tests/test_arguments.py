@@ -23,6 +23,7 @@ from neuro_morph import (
     Duplicate,
     GrowthGraph,
     GrowthPlan,
+    GrowthPolicy,
     GrowthRefusedError,
     Morpher,
     NeST,
@@ -77,12 +78,21 @@ def tournament(batches: Any = tuple(LOADER), **settings: Any) -> Tournament:
     return Tournament(batches=batches, **settings)
 
 
+def policy() -> GrowthPolicy:
+    return GrowthPolicy(run(), loss_fn, tuple(LOADER), tuple(LOADER))
+
+
+def plan() -> GrowthPlan:
+    return GrowthPlan(run(), at=[0.0], total_steps=2)
+
+
 FILE: Any = Path("nowhere")
 WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "a tolerance below 0": (lambda: run(tolerance=-1), "tolerance must be at least 0, got -1"),
     "a tolerance of NaN": (lambda: run(tolerance=float("nan")), "tolerance must be at least 0"),
     "a tolerance in words": (lambda: run(tolerance="a"), "tolerance must be a number, got 'a'"),
     "an unknown capture": (lambda: run(capture="foo"), "capture must be one of .*, got 'foo'"),
+    "a seed in words": (lambda: run(seed="a"), "seed must be an integer, got 'a'"),
     "outputs that are a name": (lambda: run(outputs="y"), "outputs must be a list of names, got"),
     "unused that is a name": (lambda: run(unused="0"), "unused must be a list of names, got str"),
     "a number among others": (lambda: run(others=[3]), "others must be .*, got int in it"),
@@ -189,6 +199,27 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
         lambda: ArchitectureSpec().replay(_any(3)),
         "model must be a torch.nn.Module, got int",
     ),
+    "trials that train nothing": (
+        lambda: tournament(morpher=run(None)),
+        "morpher must have an optimizer where no step_fn is given, got one with none",
+    ),
+    "a policy that trains nothing": (
+        lambda: GrowthPolicy(run(None), loss_fn, tuple(LOADER), tuple(LOADER)),
+        "morpher must have an optimizer where no step_fn is given, got one with none",
+    ),
+    "a policy's loss": (
+        lambda: GrowthPolicy(run(), _any(None), tuple(LOADER), tuple(LOADER)),
+        "loss_fn must be a function, got NoneType",
+    ),
+    "a step that is none": (lambda: tournament(step_fn=3), "step_fn must be a function, got int"),
+    "losses for a loss": (
+        lambda: policy().step(torch.ones(2)),
+        r"loss must be one number, got a tensor of shape \(2,\)",
+    ),
+    "a loss in words": (lambda: policy().step(_any("a")), "loss must be a number, got 'a'"),
+    "no loss": (lambda: policy().step(_any(None)), "loss must be a number, got None"),
+    "a plan's loss in words": (lambda: plan().step("a"), "loss must be a number, got 'a'"),
+    "a plan's losses": (lambda: plan().step(torch.ones(2)), "loss must be one number, got a tens"),
     "a plan's init": (lambda: GrowthPlan(run(), init=_any("split")), "init must be a UnitInit"),
 }
 

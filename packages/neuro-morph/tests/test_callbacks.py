@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from neuro_morph import MorphLightningCallback, MorphTrainerCallback, PolicySettings, Quorum
+from neuro_morph._callbacks import PolicyCallback
 from neuro_morph._triggers import Period
 
 X = torch.randn(512, 4, generator=torch.Generator().manual_seed(0))
@@ -190,3 +191,26 @@ def test_several_processes_and_unknown_parts_are_refused() -> None:
         callback.begin(network(), (), 1)
     with pytest.raises(ValueError, match="one process, got 2"):
         callback.begin(network(), (), 2)
+
+
+@pytest.mark.parametrize(
+    "callback, needed",
+    [
+        (PolicyCallback, "torch"),
+        (MorphLightningCallback, "lightning"),
+        (MorphTrainerCallback, "transformers"),
+    ],
+)
+@pytest.mark.parametrize(
+    "given, match",
+    [
+        ({"foo": 1}, r"takes settings of Morpher among averages, .*unused; got 'foo'"),
+        ({"example_inputs": None}, "needs example_inputs, what the network is called with"),
+    ],
+)
+def test_a_callback_names_what_it_cannot_take_when_it_is_made(
+    callback: Any, needed: str, given: dict[str, Any], match: str
+) -> None:
+    pytest.importorskip(needed)
+    with pytest.raises(TypeError, match=f"^{callback.__name__} {match}"):
+        callback(**settings(**given))

@@ -405,7 +405,7 @@ def test_the_gain_is_what_least_squares_can_express_and_the_target_cannot() -> N
         given = model[:2](x)
         fit = given @ torch.linalg.pinv(given) @ left
     assert found["1", "6"].gain == pytest.approx(float(fit.square().sum() / 256), rel=1e-9)
-    assert found["5", "6"].gain <= 1e-20  # the target reads it already
+    assert ("5", "6") not in found  # the target reads it already
     ranked = {(s.source, s.target): s for s in score_edges(model, x, loss, rank=1)}
     top = float(torch.linalg.svdvals(fit)[0] ** 2 / 256)
     assert ranked["1", "6"].gain == pytest.approx(top, rel=1e-9)
@@ -439,3 +439,62 @@ def test_two_connections_from_one_module_are_two() -> None:
         nn.init.ones_(edge.adapter.weight)
         assert not torch.allclose(model(x), before)
     assert len(edges) == 2
+
+
+def dropped() -> nn.Module:
+    tail = [nn.Dropout(0.5), nn.Linear(6, 5), nn.Tanh(), nn.Linear(5, 2)]
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(), *tail)
+
+
+def written() -> nn.Module:
+    return nn.Sequential(nn.Linear(4, 6), nn.ReLU(inplace=True), nn.Linear(6, 2))
+
+
+def flattened() -> nn.Module:
+    maps = [nn.Conv2d(3, 4, 3, padding=1), nn.Tanh(), nn.Conv2d(4, 5, 3, padding=1), nn.Tanh()]
+    depthwise = nn.Conv2d(5, 5, 3, padding=1, groups=5)
+    return nn.Sequential(*maps, depthwise, nn.Tanh(), nn.Flatten(), nn.Linear(5 * 64, 2))
+
+
+READS: list[tuple[Callable[[], nn.Module], Callable[[], Tensor], str, str, bool]] = [
+    (dropped, rows, "2", "3", True),
+    (dropped, rows, "1", "3", True),
+    (dropped, rows, "0", "3", False),
+    (dropped, rows, "1", "5", False),
+    (written, rows, "1", "2", True),
+    (written, rows, "0", "2", False),  # what it gives is overwritten before it is read
+    (flattened, images, "1", "2", True),
+    (flattened, images, "3", "4", False),  # depthwise: it cannot mix channels, a connection can
+    (flattened, images, "5", "7", True),
+    (flattened, images, "3", "7", False),
+]
+
+
+@pytest.mark.parametrize("make, inputs, source, target, reads", READS)
+def test_a_linear_map_beside_a_linear_map_is_noted_and_no_candidate(
+    make: Callable[[], nn.Module],
+    inputs: Callable[[], Tensor],
+    source: str,
+    target: str,
+    reads: bool,
+) -> None:
+    model = made(make)
+    found = [(e.source, e.target) for e in score_edges(model, inputs(), lambda y: y.exp().mean())]
+    assert ((source, target) in found) is not reads
+    note = connect(model, inputs(), source, target).note
+    assert note == (
+        f"{target!r} reads what {source!r} gives already, and is linear itself" if reads else None
+    )
+
+
+def test_a_connection_that_is_there_is_no_candidate_and_noted_when_it_is_made_again() -> None:
+    model = made(chain)
+    assert connect(model, rows(), "0", "4").note is None
+    found = [(e.source, e.target) for e in score_edges(model, rows(), lambda y: y.exp().mean())]
+    assert ("0", "4") not in found
+    assert ("1", "4") in found
+    again = connect(model, rows(), "0", "4", adapter="low_rank", rank=9)
+    assert again.note == (
+        "a connection from '0' to '4' is there already; "
+        "rank is 2, as many features as there are on a side"
+    )

@@ -200,11 +200,43 @@ def test_a_post_norm_block_cannot_be_copied_and_says_why() -> None:
     assert deepen(model, tokens(), "1").relative_change == 0.0
 
 
-def test_an_identity_with_batch_normalisation_gives_what_it_gets() -> None:
+SEEN: Any = (
+    lambda: nn.Sequential(nn.Linear(4, 6), nn.BatchNorm1d(6), nn.ReLU(), nn.Linear(6, 3)),
+    lambda: torch.randn(7, 4, dtype=torch.float64, generator=torch.Generator().manual_seed(1)),
+    "2",
+)
+NORMED = [
+    *[(net, block, None) for net, block in ROWS],
+    *[(net, "auto", norm) for net in ("sequential", "seen") for norm in (None, True, False)],
+    *[("seen", block, False) for block in ("identity", "residual")],
+    *[("resnet", block, True) for block in ("copy", "residual")],
+]
+
+
+@pytest.mark.parametrize("net, block, norm", NORMED)
+def test_a_deeper_net_goes_on_training_as_it_did_whatever_it_was_shown(
+    net: str, block: str, norm: bool | None
+) -> None:
+    make, inputs, after = SEEN if net == "seen" else NETS[net][:3]
+    model, x = rough(make()).train(), inputs()
+    twin = copy.deepcopy(model)
+    assert deepen(model, x[:2], after, block, norm=norm).note is None
+    generator = torch.Generator().manual_seed(5)
+    for _ in range(10):
+        batch = 2 * torch.randn(x.shape, generator=generator, dtype=torch.float64) + 1
+        want, found = twin(batch), model(batch)
+        assert float((want - found).detach().abs().max()) <= 1e-12
+    assert torch.allclose(twin.eval()(x), model.eval()(x), rtol=0, atol=1e-12)
+
+
+def test_an_identity_with_batch_normalisation_gives_what_it_gets_in_evaluation_mode() -> None:
     model = rough(Plain())
     x = images()
     wanted = visits_of(model, ExampleInputs.of(x), ["body.2"])["body.2"].values
-    deepen(model, x, "body.2", "identity")
+    event = deepen(model, x, "body.2", "identity", norm=True)
+    assert event.note is not None
+    assert "in training mode the output changes" in event.note
+    assert "192 values of each feature" in event.note
     block = model.get_submodule("body.2_1")
     norm: Any = block.get_submodule("1")
     assert wanted is not None

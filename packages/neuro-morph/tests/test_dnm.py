@@ -661,6 +661,8 @@ def test_metrics_without_a_result_are_refused() -> None:
     dnm = DNMFramework(YourCNNModel(4), {})
     with pytest.raises(ValueError, match="val_metrics must have 'accuracy' or 'loss', got"):
         dnm.should_trigger_morphogenesis(1, {}, {"f1": 0.5})
+    with pytest.raises(TypeError, match="epoch must be an integer, got 'a'"):
+        dnm.should_trigger_morphogenesis("a", {}, {"accuracy": 0.5})  # type: ignore[arg-type]
 
 
 # what it hears

@@ -75,6 +75,32 @@ def test_training_goes_on_as_if_nothing_had_grown(kind: str, init: Any) -> None:
     assert float((outputs[0] - outputs[1]).abs().max()) <= 1e-10
 
 
+@pytest.mark.parametrize("first, second", [("exact", "exact"), ("exact", "plain")])
+@pytest.mark.parametrize("init", [Split(), Duplicate()], ids=["split", "duplicate"])
+def test_what_another_run_of_the_model_grew_goes_on_as_well(
+    first: str, second: str, init: Any
+) -> None:
+    outputs = []
+    for runs in (0, 1, 2):
+        model = net()
+        optimizer = OPTIMIZERS["adamw"](model.parameters())
+        train(model.train(), optimizer, 5)
+        for run in range(runs):
+            dynamics = (first, second)[run]
+            morpher = Morpher(
+                model.train(), optimizer, example_inputs=X, dynamics=dynamics, capture="dispatch"
+            )
+            name, by = (("0", 4), ("3", 6))[run]
+            morpher.apply(Widen(name, by=by, init=init))
+        outputs.append(train(model.train(), optimizer, 20))
+        if runs == 2:
+            morpher.release()
+            train(model.train(), optimizer, 1)
+    assert float((outputs[0] - outputs[1]).abs().max()) <= 1e-10
+    if second == "exact":
+        assert float((outputs[0] - outputs[2]).abs().max()) <= 1e-10
+
+
 @pytest.mark.parametrize("kind", sorted(OPTIMIZERS))
 def test_units_that_are_normalised_together_train_on_as_they_did_at_even_shares(kind: str) -> None:
     outputs = []

@@ -4,7 +4,15 @@ import pytest
 import torch
 from torch import nn
 
-from neuro_morph import Duplicate, GrowthPlan, GrowthPolicy, Morpher, PolicySettings, Split
+from neuro_morph import (
+    Duplicate,
+    GrowthPlan,
+    GrowthPolicy,
+    GrowthRefusedError,
+    Morpher,
+    PolicySettings,
+    Split,
+)
 from neuro_morph._candidates import widening_of
 from neuro_morph._triggers import Period, Quorum
 
@@ -240,3 +248,21 @@ def test_gradients_that_were_cleared_do_not_wait(to_none: bool) -> None:
     optimizer.step()
     optimizer.zero_grad(set_to_none=to_none)
     assert plan.step() is not None
+
+
+def test_sizes_of_a_group_that_cannot_grow_are_refused_with_its_reason() -> None:
+    with pytest.raises(GrowthRefusedError, match="'8' cannot grow: it is the model's output"):
+        planned({"8": 20})
+
+
+def test_a_loss_that_is_not_finite_puts_growth_off_to_the_next_that_is() -> None:
+    plan, images = planned(2.0, at=[0.0], total_steps=10)
+    optimizer = plan.morpher.optimizers[0]
+    grown = []
+    for loss in (float("nan"), torch.tensor(float("inf")), torch.tensor(1.0), None):
+        optimizer.zero_grad()
+        plan.morpher.model(images).square().mean().backward()
+        optimizer.step()
+        grown.append(plan.step(loss) is not None)
+    assert grown == [False, False, True, False]
+    assert plan.taken == 4

@@ -1,4 +1,5 @@
 import copy
+import os
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -9,11 +10,14 @@ import torch
 from torch import Tensor, nn
 
 import neuro_morph._averages
+import neuro_morph._edit_together
 import neuro_morph._morpher
+import neuro_morph._undo
 import neuro_morph._work
 from neuro_morph import (
     Connect,
     Duplicate,
+    EventLog,
     GrowthRefusedError,
     Morpher,
     MorphogenesisEvent,
@@ -72,15 +76,17 @@ PLACES: dict[str, tuple[Any, str]] = {
     "optimizers": (neuro_morph._work, "migrate"),
     "the event": (neuro_morph._work, "MorphogenesisEvent"),
     "counting": (neuro_morph._work, "count_of"),
+    "the log": (EventLog, "add"),
+    "the disk": (os, "fsync"),
 }
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, ValueError, MemoryError])
 @pytest.mark.parametrize("place", sorted(PLACES))
 def test_whatever_is_raised_wherever_nothing_of_the_edit_stays(
-    place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch
+    place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    morpher = run()
+    morpher = run(log=tmp_path / "log.jsonl")
     before, groups = everything(morpher), [(g.id, g.size) for g in morpher.graph]
     owner, name = PLACES[place]
     kept, calls = getattr(owner, name), []
@@ -101,6 +107,62 @@ def test_whatever_is_raised_wherever_nothing_of_the_edit_stays(
     morpher.apply(Widen("0", by=2))
     assert morpher.model[0].out_features == 10
     assert morpher.averages[0].module[0].out_features == 10
+    written = [e for e in EventLog(tmp_path / "log.jsonl").read() if e["decision"] == "committed"]
+    assert [e["id"] for e in written] == [e.id for e in morpher.events if e.decision == "committed"]
+
+
+@pytest.mark.parametrize("at", [1, 2, 3])
+def test_an_interrupt_while_an_edit_that_failed_is_put_back_leaves_nothing_of_it(
+    at: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    morpher = run(tolerance=0.0)
+    before, calls = everything(morpher), list[str]()
+    change, write = neuro_morph._work.change_between, neuro_morph._undo.set_contents
+
+    def failed(*args: Any, **how: Any) -> Any:
+        calls.append("it is to be undone")
+        return replace(change(*args, **how), relative=1.0)
+
+    def interrupted(*args: Any) -> None:
+        calls.extend(["undone"] if calls else [])
+        if len(calls) == 1 + at:
+            raise KeyboardInterrupt
+        write(*args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(neuro_morph._work, "change_between", failed)
+        patch.setattr(neuro_morph._undo, "set_contents", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            morpher.apply(Widen("0", by=2))
+    assert same(everything(morpher), before)
+
+
+TOGETHER: dict[str, tuple[Any, str]] = {
+    "the event of the whole": (neuro_morph._edit_together, "_whole"),
+    "the log": (EventLog, "add"),
+    "the disk": (os, "fsync"),
+}
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+@pytest.mark.parametrize("place", sorted(TOGETHER))
+def test_of_edits_made_together_none_stays_whatever_is_raised_when_they_are_done(
+    place: str, error: type[BaseException], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    morpher = run(log=tmp_path / "log.jsonl")
+    before, both = everything(morpher), Together((Widen("0", by=2), Widen("0", by=1)))
+
+    def fail(*_: Any, **__: Any) -> None:
+        raise error("stop")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(*TOGETHER[place], fail)
+        with pytest.raises(error):
+            morpher.apply(both)
+    assert same(everything(morpher), before)
+    assert not morpher.events
+    morpher.apply(both)
+    assert [e["id"] for e in EventLog(tmp_path / "log.jsonl").read()] == [0, 1]
 
 
 LAST: dict[str, Any] = {

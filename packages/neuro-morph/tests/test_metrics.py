@@ -204,7 +204,7 @@ def test_scores_are_weighted_sums_of_what_the_metrics_give() -> None:
     for group in scores:
         want = 2 * tiny[group] / max(tiny.values()) + 0.5 * north[group] / max(north.values())
         assert scores[group] == pytest.approx(want)
-    with pytest.raises(ValueError, match="metric must be one of"):
+    with pytest.raises(ValueError, match="weights must be of metrics among"):
         scores_of(held, {"nothing": 1.0})
     with pytest.raises(ValueError, match="must be finite"):
         scores_of(held, {"north": math.nan})

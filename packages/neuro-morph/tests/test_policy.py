@@ -1,4 +1,5 @@
 import re
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -204,6 +205,9 @@ def test_settings_out_of_range_are_refused() -> None:
     with pytest.raises(ValueError, match="trial_steps must be at least 1"):
         PolicySettings(trial_steps=0)
     hooks = len(morpher.optimizers[0]._optimizer_step_post_hooks)
+    for over in (Budget(parameters=10), Budget(flops=10)):
+        with pytest.raises(ValueError, match=r"budget must have at least the \d+ .*, got 10"):
+            GrowthPolicy(morpher, loss_fn, batches, batches, budget=over)
     with pytest.raises(ValueError, match="validation must hold at least one batch"):
         GrowthPolicy(morpher, loss_fn, batches, [])
     assert len(morpher.optimizers[0]._optimizer_step_post_hooks) == hooks
@@ -261,8 +265,9 @@ BAD_SETTINGS: list[tuple[dict[str, Any], str]] = [
     ({"per": "nonsense"}, "per must be 'parameters', 'flops' or None, got 'nonsense'"),
     ({"total_steps": 0}, "total_steps must be at least 1, got 0"),
     ({"kinds": ()}, "kinds must be among widen, deepen, connect"),
+    ({"kinds": "widen"}, "kinds must be a list of names, got 'widen'"),
     ({"kinds": ("shrink",)}, "kinds must be among widen, deepen, connect"),
-    ({"weights": {"luck": 1.0}}, "metric must be one of"),
+    ({"weights": {"luck": 1.0}}, "weights must be of metrics among"),
     ({"weights": {"tiny_gain": float("nan")}}, "the weight of 'tiny_gain' must be finite"),
     ({"quorum": [Plateau()]}, "quorum must be a Quorum, got list"),
 ]
@@ -357,3 +362,28 @@ def test_layers_and_connections_are_tried_where_they_are_asked_for() -> None:
     policy = GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
     policy.grow("now")
     assert [t.edit.op for t in policy.results[0].trials] == ["widen", "deepen", "connect"]
+
+
+@pytest.mark.parametrize("plan", [True, False])
+@pytest.mark.parametrize("after", [True, False])
+def test_a_loop_that_asks_before_the_optimizer_steps_is_told_once(plan: bool, after: bool) -> None:
+    morpher, batches, validation = narrow()
+    settings = replace(QUICK, quorum=_never(), check_every=1)
+    made: Any = (
+        GrowthPlan(morpher, at=[0.5], total_steps=40)
+        if plan
+        else GrowthPolicy(morpher, loss_fn, batches, validation, settings=settings)
+    )
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RuntimeWarning)
+        for k in range(30):
+            morpher.optimizers[0].zero_grad()
+            loss = loss_fn(morpher.model, batches[k % 8]).mean()
+            loss.backward()
+            for call in ([], [made])[not after]:
+                call.step(loss)
+            morpher.optimizers[0].step()
+            for call in ([], [made])[after]:
+                call.step(loss)
+    expected = "call step() of the policy after that of the optimizer"
+    assert [expected in str(each.message) for each in told] == [True] * (not after)

@@ -56,6 +56,7 @@ def images() -> Tensor:
 
 EDITS: dict[str, list[Callable[[Morpher], Any]]] = {
     "identity": [lambda m: m.apply(Deepen("body", "identity"))],
+    "normed": [lambda m: m.apply(Deepen("body", "identity", norm=True))],
     "residual": [lambda m: m.apply(Deepen("body.0", "residual", hidden=5))],
     "copy": [lambda m: m.apply(Deepen("layers.0", "copy"))],
     "hook": [lambda m: m.apply(Deepen("layers.0.up", "residual"))],

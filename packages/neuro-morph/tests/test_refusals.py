@@ -1,6 +1,7 @@
 """What cannot be grown is refused by name, and nothing has changed then."""
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -8,6 +9,7 @@ import torch
 from torch import nn
 from torch.nn.utils import parametrizations
 
+import neuro_morph._memory as _memory
 from neuro_morph import (
     AddHeads,
     Connect,
@@ -220,3 +222,68 @@ def test_a_rank_that_is_cut_to_the_features_there_are_is_noted(
     event = morpher.apply(Connect("0", "2", adapter="low_rank", rank=rank))
     assert event.parameters_added == has * (8 + 2)
     assert event.note is None if note is None else str(event.note).startswith(note)
+
+
+GROUPS: dict[str, tuple[dict[str, str], int | None]] = {
+    "half taken": ({"memory.max": "1000", "memory.current": "400"}, 600),
+    "files are given up": (
+        {
+            "memory.max": "1000",
+            "memory.current": "900",
+            "memory.stat": "anon 600\ninactive_file 250\nactive_file 50\nshmem 7\n",
+        },
+        400,
+    ),
+    "all taken": ({"memory.max": "1000", "memory.current": "1010"}, 0),
+    "a limit alone": ({"memory.max": "1000"}, 1000),
+    "no limit": ({"memory.max": "max", "memory.current": "400"}, None),
+    "version 1": (
+        {
+            "memory.limit_in_bytes": "1000",
+            "memory.usage_in_bytes": "900",
+            "memory.stat": "inactive_file 1\ntotal_inactive_file 300\n",
+        },
+        400,
+    ),
+    "nothing": ({}, None),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(GROUPS))
+def test_of_the_limit_of_a_container_what_is_left_counts(
+    kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    files, left = GROUPS[kind]
+    for name, text in {"memory.swap.max": "0", **files}.items():
+        (tmp_path / name).write_text(text)
+    groups = [(str(tmp_path), *names) for _, *names in _memory._GROUPS]
+    monkeypatch.setattr(_memory, "_GROUPS", groups)
+    monkeypatch.setattr(_memory, "_free", lambda: 2**50)
+    assert _memory.available() == (2**50 if left is None else left)
+
+
+HOOKS: dict[str, tuple[Callable[[torch.Tensor], Any], str | None]] = {
+    "masks": (lambda g: g * torch.ones(8, 4), r"fails for the new shape \(10, 4\) \(RuntimeError"),
+    "cuts": (lambda g: g[:8], r"makes \(8, 4\) of the new shape \(10, 4\)"),
+    "clips": (lambda g: g.clamp(-1, 1), None),
+    "watches": (lambda g: None, None),
+    "draws": (lambda g: g + torch.randn(len(g), 1), None),
+}
+
+
+@pytest.mark.parametrize("kind", sorted(HOOKS))
+def test_hooks_of_gradients_go_on_or_are_named(kind: str) -> None:
+    model = mlp()
+    hook, message = HOOKS[kind]
+    model[0].weight.register_hook(hook)
+    morpher = Morpher(model, torch.optim.Adam(model.parameters()), example_inputs=X)
+    numbers = torch.get_rng_state()
+    if message is None:
+        morpher.apply(Widen("0", by=2))
+    else:
+        with pytest.raises(GrowthRefusedError, match=f"'0.weight' cannot grow: a hook .*{message}"):
+            morpher.apply(Widen("0", by=2))
+    assert model[0].out_features == (8 if message else 10)
+    assert torch.equal(torch.get_rng_state(), numbers)
+    model(X).sum().backward()
+    morpher.optimizers[0].step()

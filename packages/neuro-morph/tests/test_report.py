@@ -1,6 +1,7 @@
 """What a growth graph says of itself, and what refusals say can be done instead."""
 
 import re
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -80,3 +81,32 @@ def test_a_graph_shows_how_much_of_it_can_grow() -> None:
     assert re.fullmatch(
         r"<GrowthGraph: 1 of 3 groups can grow, .*% of the .*; see report\(\)>", shown
     )
+
+
+@pytest.mark.parametrize(
+    "name, match",
+    [
+        ("up", "must be one that can grow, and the model has none: no rule .*; got 'up'"),
+        ("other", "must be one that can grow, and the model has none: no rule .*; got 'other'"),
+    ],
+)
+@pytest.mark.parametrize("wanted", [lambda r, n: r.apply(Widen(n, by=1)), lambda r, n: r.graph[n]])
+def test_where_nothing_can_grow_the_reason_stands_in_the_place_of_the_groups(
+    name: str, match: str, wanted: Callable[[Morpher, str], Any]
+) -> None:
+    weight_norm = nn.utils.parametrizations.weight_norm
+    model = nn.Sequential()
+    model.add_module("up", weight_norm(nn.Linear(4, 8)))
+    model.add_module("down", weight_norm(nn.Linear(8, 2)))
+    with pytest.raises(KeyError, match=match):
+        wanted(Morpher(model, example_inputs=torch.ones(2, 4), capture="dispatch"), name)
+
+
+def test_a_module_that_cannot_grow_says_why_among_groups_that_can() -> None:
+    model = nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Linear(8, 8), nn.ReLU(), nn.Linear(8, 2))
+    nn.utils.parametrizations.weight_norm(model[4])
+    graph = GrowthGraph.capture(model, torch.ones(2, 4), capture="dispatch")
+    with pytest.raises(KeyError, match="must be one of '0'; got '4': no rule is known for .*'4"):
+        graph["4"]
+    with pytest.raises(KeyError, match="must be one of '0'; got '9'\"$"):
+        graph["9"]

@@ -268,3 +268,17 @@ def test_bad_models_steps_and_shapes_are_named() -> None:
     weight.data = torch.zeros(6, 96)
     with pytest.raises(RuntimeError, match=r"'4' is \(6, 96\) now, its mask \(5, 96\)"):
         sparse.step()
+
+
+def test_layers_have_one_growth_at_a_time_and_another_after_it() -> None:
+    model = net()
+    optimizer = torch.optim.SGD(model.parameters(), 0.1)
+    sparse = SparseGrowth(model, 0.5, optimizer=optimizer, steps=9)
+    before = {name: mask.clone() for name, mask in sparse.masks().items()}
+    with pytest.raises(ValueError, match=r"one SparseGrowth at a time.*finish\(\) that one first"):
+        SparseGrowth(model, 0.3, optimizer=optimizer, steps=9)
+    assert all(torch.equal(before[name], mask) for name, mask in sparse.masks().items())
+    sparse.finish()
+    again = SparseGrowth(model, 0.3, optimizer=optimizer, steps=9)
+    assert again.density() == pytest.approx(0.3, abs=0.01)
+    assert SparseGrowth(net(), 0.3, optimizer=optimizer, steps=9).density() > 0

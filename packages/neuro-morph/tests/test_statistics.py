@@ -161,10 +161,24 @@ def test_bad_batches_and_losses_are_refused() -> None:
     graph = GrowthGraph.capture(model, x, capture="dispatch")
     with pytest.raises(ValueError, match="at least one batch"):
         collect_statistics(model, graph, [], loss_fn)
-    with pytest.raises(ValueError, match="one finite number"):
+    with pytest.raises(ValueError, match="finite numbers, got a mean loss of nan"):
         collect_statistics(model, graph, [(x * float("nan"), y)], loss_fn)
     with pytest.raises(ValueError, match="at least one example"):
         collect_statistics(model, graph, [(x[:0], y[:0])], loss_fn)
+
+
+def test_losses_of_the_examples_measure_what_their_mean_does() -> None:
+    model = linear_net()
+    x, y = data(model, 5)
+    graph = GrowthGraph.capture(model, x, capture="dispatch")
+    each = lambda m, b: (m(b[0]) - b[1]).square().flatten(1).mean(1)  # noqa: E731
+    mean, single = (
+        collect_statistics(model, graph, [(x[:5], y[:5]), (x[5:], y[5:])], fn)
+        for fn in (lambda m, b: each(m, b).mean(), each)
+    )
+    assert mean.loss == single.loss
+    for name in mean.groups:
+        assert torch.equal(mean[name].gradient_mean, single[name].gradient_mean)
 
 
 @pytest.mark.parametrize(

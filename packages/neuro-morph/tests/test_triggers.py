@@ -175,3 +175,14 @@ def test_too_few_steps_and_losses_that_are_not_finite_say_nothing() -> None:
         assert not vote.veto
     broken = [2.0 - 0.01 * k for k in range(200)] + [float("nan")] * 200
     assert not Plateau().vote(Traces(loss=broken)).grow
+
+
+@pytest.mark.parametrize(
+    "last, blocked",
+    [(1.0, None), (float("nan"), "the loss is nan"), (float("-inf"), "the loss is -inf")],
+)
+def test_nothing_grows_after_a_step_whose_loss_is_not_finite(
+    last: float, blocked: str | None
+) -> None:
+    found = Quorum([Period(1)]).decide(Traces(loss=[1.0, float("nan"), last]))
+    assert (found.grow, found.blocked) == (blocked is None, blocked)

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from neuro_morph import (
     GrowthGraph,
     Morpher,
     Split,
+    Tournament,
     Widen,
     collect_statistics,
     deepenings,
@@ -142,3 +144,56 @@ def test_what_is_measured_of_a_wrapped_model_is_that_of_what_is_inside(
     grown.apply(Widen("0", by=2))
     assert grown.spec.replay(wrapped) is wrapped
     assert model[0].out_features == 8
+
+
+def grown_again(wrap: Callable[[Any], Any], rewrapped: bool, steps: int) -> int:
+    """Returns how often a run is told to rewrap that grows three times, twice at each."""
+    model = wrap(net())
+    optimizer = torch.optim.Adam(model.parameters())
+    run = Morpher(model, optimizer, example_inputs=X, capture="dispatch")
+    with warnings.catch_warnings(record=True) as told:
+        warnings.simplefilter("always", RuntimeWarning)
+        for _ in range(3):
+            for _ in range(steps):
+                model(X).square().mean().backward()
+                optimizer.step()
+                optimizer.zero_grad()
+            run.apply(Widen("0", by=1))
+            run.apply(Widen("0", by=1))
+            model = run.rewrap() if rewrapped else model
+    return sum("model = morpher.rewrap()" in str(each.message) for each in told)
+
+
+def compiled(model: nn.Module) -> Any:
+    return torch.compile(model, backend="eager")
+
+
+@pytest.mark.parametrize(
+    "wrap, rewrapped, steps, times",
+    [
+        (compiled, False, 1, 1),
+        (lambda m: nn.DataParallel(compiled(m)), False, 1, 1),
+        (compiled, True, 1, 0),
+        (compiled, False, 0, 0),
+        (nn.DataParallel, False, 1, 0),
+        (lambda m: m, False, 1, 0),
+    ],
+)
+def test_whoever_trains_a_grown_wrapper_on_is_told_once(
+    wrap: Callable[[Any], Any], rewrapped: bool, steps: int, times: int
+) -> None:
+    assert grown_again(wrap, rewrapped, steps) == times
+
+
+def test_trials_of_a_wrapped_model_need_no_new_wrapper() -> None:
+    model = compiled(net())
+    optimizer = torch.optim.Adam(model.parameters())
+    run = Morpher(model, optimizer, example_inputs=X, capture="dispatch")
+    batches = [(X, X[:, :2])] * 2
+
+    def loss_fn(model: nn.Module, batch: Any) -> torch.Tensor:
+        return (model(batch[0]) - batch[1]).square()
+
+    for _ in range(2):
+        Tournament(run, loss_fn, batches, batches, steps=2).run([Widen("0", by=k) for k in (1, 2)])
+        model = run.rewrap()

@@ -32,7 +32,8 @@ def open_folders(path: Path, options: dict[str, Any]) -> Task:
     size = asked or (PICTURES if own is None else min(own))
     train, valid = parts if len(parts) == 2 else _parted(path, parts[0])
     said = "brought to" if own is None else "read at their own" if own[0] == own[1] else "cut to"
-    notes = [f"{len(pictures)} pictures of {len(train)} classes, {said} {size}x{size} pixels"]
+    read = f"in 3 channels, {said} {size}x{size} pixels"
+    notes = [f"{len(pictures)} pictures of {len(train)} classes, {read}"]
     if len(parts) == 1:
         held = sum(map(len, valid.values()))
         notes.append(

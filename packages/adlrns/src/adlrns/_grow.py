@@ -17,7 +17,7 @@ from adlrns._experiment_train import divide
 from adlrns._folder import try_folder
 from adlrns._grow_checkpoint import only_begun, read
 from adlrns._grow_lines import Lines
-from adlrns._grow_net import check_answers, losses_of, open_net
+from adlrns._grow_net import check_answers, check_net, losses_of, open_net
 from adlrns._grow_report import table_of, write_report
 from adlrns._grow_settings import CHECKPOINT, Settings
 from adlrns._grow_stop import Interrupts
@@ -43,6 +43,7 @@ def run(settings: Settings) -> None:
         if not only_begun(out):
             check_out(out)
     device = device_of(settings.device)
+    check_net(settings.model, settings.net)
     task = _open(settings)
     torch.manual_seed(settings.seed)
     net = open_net(settings.model, settings.net, task).to(device)

@@ -34,22 +34,38 @@ def open_net(spec: str, options: tuple[str, ...], task: Task) -> nn.Module:
         UseError: if there is no such network, or it is not for such data.
         RunError: if the user's factory raises an error.
     """
+    config = check_net(spec, options)
+    if config is None:
+        return open_model(spec).model
+    try:
+        return make_net(config, task, dense=True)
+    except UseError as error:
+        kind, said = "model.type ", str(error)
+        text = said.replace(kind, "MODEL ", 1) if said.startswith(kind) else said
+        raise UseError(text.replace("model: ", "--net: ", 1)) from None
+
+
+def check_net(spec: str, options: tuple[str, ...]) -> Config | None:
+    """Returns what a reference net is to be, None for a network of the user's.
+
+    Raises:
+        UseError: for what can be told of it without data.
+    """
     if spec in NETS:
         model = {"type": spec, **_parsed(spec, options)}
         try:
-            config = Config(model=Model.model_validate(model, strict=True))
+            return Config(model=Model.model_validate(model, strict=True))
         except ValidationError as error:
             first = error.errors()[0]
             rule = first["msg"].replace("Input should", "must")
             raise UseError(f"--net {first['loc'][0]} {rule}, got {first['input']!r}") from None
-        return make_net(config, task, dense=True)
     if options:
         raise UseError(f"--net is for {', '.join(NETS)}, got it beside {spec}")
     if ":" not in spec:
         raise UseError(f"MODEL must be one of {', '.join(NETS)} or module:factory, got {spec!r}")
     if spec.startswith(f"{HF}:"):
         raise UseError(f"MODEL {spec} gives no scores: give a module:factory that adds its head")
-    return open_model(spec).model
+    return None
 
 
 def _parsed(spec: str, options: tuple[str, ...]) -> dict[str, Any]:
@@ -87,7 +103,7 @@ def _cross_entropy(output: Tensor, target: Tensor) -> Tensor:
 def check_answers(spec: str, net: nn.Module, task: Task, batch: tuple[Tensor, Tensor]) -> None:
     """Raises UseError for a network that gives no answers to such data, RunError if it fails."""
     where = f"MODEL {spec} on the data"
-    with from_user(where), torch.no_grad():
+    with from_user(f"{where}, inputs of {list(batch[0].shape)}"), torch.no_grad():
         output = net.eval()(batch[0])
     shape = tuple(output.shape) if isinstance(output, Tensor) else type(output).__name__
     wanted = _wanted(task, batch[1])

@@ -104,12 +104,29 @@ class Training:
                 self.whole = True
                 step = before + len(losses)
                 if not math.isfinite(losses[-1]):
-                    raise RunError(f"training diverged: the loss of step {step} is {losses[-1]}")
-                grow(losses[-1])
+                    raise self._diverged(f"the loss of step {step} is {losses[-1]}")
+                try:
+                    grow(losses[-1])
+                except ValueError as error:
+                    if self._sound(batch):
+                        raise
+                    why = f"losses are not finite after step {step}"
+                    raise self._diverged(why) from error
                 advance(step, total)
             before, done = before + len(losses), lambda: None
             self._end_epoch(before)
             after_epoch()
+
+    def _diverged(self, why: str) -> RunError:
+        rate = f"a smaller --lr than {self.course.settings.lr:g} may help"
+        return RunError(f"training diverged: {why}; {rate}")
+
+    def _sound(self, batch: Any) -> bool:
+        """Whether the network as it is gives finite losses, on a batch and in validation."""
+        with torch.no_grad():
+            here = self.course.losses(self.net, batch)
+        found = float(here.mean()), mean_loss(self.net, self.course.parts.task, self.course)
+        return all(map(math.isfinite, found))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns where it is, apart from the network, its optimizer and schedule."""

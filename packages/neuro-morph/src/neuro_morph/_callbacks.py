@@ -1,6 +1,7 @@
 """What the callbacks for other people's training loops have in common."""
 
 import importlib
+import inspect
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -13,6 +14,8 @@ from neuro_morph._morpher import Morpher
 from neuro_morph._policy import GrowthPolicy
 from neuro_morph._policy_settings import PolicySettings
 from neuro_morph._tapping import LossFn
+
+_SETTINGS = set(inspect.signature(Morpher).parameters) - {"model", "optimizer", "example_inputs"}
 
 
 class PolicyCallback:
@@ -28,12 +31,20 @@ class PolicyCallback:
         batches: Sequence[Any],
         validation: Sequence[Any],
         *,
-        example_inputs: Any,
+        example_inputs: Any = None,
         part: str = "",
         budget: Budget | None = None,
         settings: PolicySettings | None = None,
         **morpher: Any,
     ) -> None:
+        name = type(self).__name__
+        if example_inputs is None:
+            raise TypeError(f"{name} needs example_inputs, what the network is called with")
+        if unknown := sorted(set(morpher) - _SETTINGS):
+            raise TypeError(
+                f"{name} takes settings of Morpher among {', '.join(sorted(_SETTINGS))}; "
+                f"got {unknown[0]!r}"
+            )
         self.policy: GrowthPolicy | None = None
         self._data = loss_fn, batches, validation
         self._limits = {"budget": budget, "settings": settings}

@@ -14,6 +14,7 @@ from neuro_morph._edit import Edit
 from neuro_morph._edit_connect import Connect
 from neuro_morph._edit_deepen import Deepen
 from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._grafts import CONTAINER
 from neuro_morph._group_statistics import Statistics
 from neuro_morph._initial import UnitInit
 from neuro_morph._inputs import ExampleInputs
@@ -60,8 +61,7 @@ def candidates(
     Raises:
         ValueError: for an unknown kind, or no kind.
     """
-    if not kinds or not set(kinds) <= set(KINDS):
-        raise ValueError(f"kinds must be among {', '.join(KINDS)}; got {list(kinds)!r}")
+    check_kinds(kinds)
     found: dict[str, Sequence[Edit]] = {}
     if "widen" in kinds:
         graph = morpher.graph
@@ -79,6 +79,14 @@ def candidates(
         if len(chosen) < most and (small := fitting(morpher, edit, budget)) is not None:
             chosen.append(small)
     return chosen
+
+
+def check_kinds(kinds: Sequence[str]) -> None:
+    """Raises ValueError for an unknown kind, no kind, or one name in the place of several."""
+    if isinstance(kinds, str):
+        raise ValueError(f"kinds must be a list of names, got {kinds!r}")
+    if not kinds or not set(kinds) <= set(KINDS):
+        raise ValueError(f"kinds must be among {', '.join(KINDS)}; got {list(kinds)!r}")
 
 
 def deepenings(
@@ -136,7 +144,7 @@ def connections(
     there are none where no connection can be scored.
     """
     ends = [r.layer.path for n in scores_of(statistics, weights) for r in statistics[n].readers]
-    ends = list(dict.fromkeys(ends))[:_ENDS]
+    ends = [path for path in dict.fromkeys(ends) if CONTAINER not in path.split(".")][:_ENDS]
     try:
         inputs = _inputs_of(morpher.model, loss_fn, batch)
         found = score_edges(

@@ -16,7 +16,7 @@ from neuro_morph._optimizer_file import joined_state, settings_of, tensors_of_st
 from neuro_morph._packing import packed, unpacked
 from neuro_morph._rebuilding import why_not_rebuilt
 from neuro_morph._run_arguments import check_file
-from neuro_morph._slots import SlotTable
+from neuro_morph._slots import tables_of
 from neuro_morph._snapshot import Snapshot
 from neuro_morph._spec import ArchitectureSpec, know_spec, known_spec
 from neuro_morph._wrappers import unwrap
@@ -105,7 +105,7 @@ def read_into(
         raise ValueError(f"{path} is no checkpoint of a grown network: {error}") from None
     if optimizers and len(optimizers) != len(settings):
         raise ValueError(f"optimizers must be {len(settings)}, got {len(optimizers)}")
-    tables = _tables(model, optimizers)
+    tables = tables_of(model, optimizers)
     if beside["slots"] and optimizers and not tables:
         raise ValueError(
             f"the optimizers in {path} see parameters otherwise than they are: make a Morpher with "
@@ -152,16 +152,8 @@ def _decoded(
     return ArchitectureSpec.from_json(held["spec"]), json.loads(held["optimizers"]), beside
 
 
-def _tables(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[SlotTable]:
-    """Returns what steps in around the steps of optimizers of a model, the latest last."""
-    hooks = [hook for o in optimizers for hook in o._optimizer_step_pre_hooks.values()]
-    owners = [getattr(hook, "__self__", None) for hook in hooks]
-    found = {id(t): t for t in owners if isinstance(t, SlotTable) and t.model is model}
-    return list(found.values())
-
-
 def _slots_of(model: nn.Module, optimizers: Iterable[Optimizer]) -> dict[str, Any]:
-    states = [table.state_dict() for table in _tables(model, optimizers)]
+    states = [table.state_dict() for table in tables_of(model, optimizers)]
     held = [state for state in states if state]
     if len(held) > 1:
         raise ValueError("two runs grow the model with dynamics of their own: call release() first")

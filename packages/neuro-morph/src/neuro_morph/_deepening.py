@@ -91,7 +91,18 @@ class Deepening:
         lead = f"{path}.block" if where.place == "hook" else path
         shape = asdict(made.shape) if made.shape is not None else None
         recipe = {"kind": made.kind, "shape": shape, "where": asdict(where)}
-        return Performed(added={f"{lead}.{n}": self.after for n in added}, recipe=recipe)
+        joining = {f"{lead}.{n}": self.after for n in added}
+        return Performed(added=joining, recipe=recipe, note=self._note(made))
+
+    def _note(self, made: Made) -> str | None:
+        """Returns what an identity does otherwise in training mode, None if nothing."""
+        if made.kind != "identity" or made.shape is None or made.shape.norm is None:
+            return None
+        count = self._x.numel() // made.shape.features
+        return (
+            "in training mode the output changes: the new batch normalisation begins with what it "
+            f"gets on the example inputs, {count} values of each feature, and then goes by batches"
+        )
 
     def _visited(self) -> Visit:
         visit = visits_of(self.site.model, self.site.inputs, [self.after]).get(self.after)
@@ -125,7 +136,8 @@ class Deepening:
         batch = shape.dims > 0 or self._x.dim() == 2
         fits = NORMS[shape.dims] if batch else nn.LayerNorm
         present = any(isinstance(module, fits) for module in self.site.model.modules())
-        if not (present if self.edit.norm is None else self.edit.norm):
+        wanted = self.edit.norm
+        if not (present and kind != "identity" if wanted is None else wanted):
             return None
         return "batch" if batch else ("layer" if kind == "residual" else None)
 

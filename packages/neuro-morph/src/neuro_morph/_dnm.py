@@ -8,6 +8,7 @@ from typing import Any, SupportsFloat
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
+from neuro_morph._arguments import check_number
 from neuro_morph._dnm_analyzer import LayerPerformanceAnalyzer
 from neuro_morph._dnm_caches import Given, LayerCaches
 from neuro_morph._dnm_config import DNMConfig
@@ -195,7 +196,9 @@ class DNMFramework:
 
         Raises:
             ValueError: if ``val_metrics`` has neither.
+            TypeError: if ``epoch`` is no integer.
         """
+        check_number(whole=True, epoch=epoch)
         self._monitor.add_epoch(train_metrics, val_metrics)
         blocked = self._pace.why_not(epoch, self.events, resumes=self._rollback.resumes)
         if blocked is not None:

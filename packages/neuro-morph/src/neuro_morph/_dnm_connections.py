@@ -68,20 +68,15 @@ def _legal(morpher: Morpher, caches: LayerCaches) -> Iterator[tuple[str, str]]:
     targets = [path for path in caches.gradients if _trained(model.get_submodule(path))]
     flow = Flow(model, morpher.inputs, list(dict.fromkeys([*sources, *targets])))
     places = CachedPlaces(model, morpher.graph, morpher.inputs, caches)
-    grown = {(event.detail["source"], event.target) for event in _connected(morpher)}
     for target in targets:
         for source in sources:
             try:
                 flow.ends(source, target)
             except GrowthRefusedError:
                 continue
-            new = source != target and (source, target) not in grown
+            new = source != target and flow.nothing_new(source, target) is None
             if new and places.read_by(target) != source:
                 yield source, target
-
-
-def _connected(morpher: Morpher) -> list[MorphogenesisEvent]:
-    return [e for e in morpher.events if e.op == "connect" and e.decision == "committed"]
 
 
 def _trained(module: nn.Module) -> bool:

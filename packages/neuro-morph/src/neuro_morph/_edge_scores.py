@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from neuro_morph._edge import fitted
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._features import feature_axis
+from neuro_morph._grafts import is_layer
 from neuro_morph._graph import GrowthGraph, evaluating
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._legal_edges import Flow
@@ -56,6 +57,9 @@ def score_edges(
 ) -> list[EdgeScore]:
     """Returns the legal connections of a model, that with the largest gain per parameter first.
 
+    Those are left out that add nothing to what is there: a second one between the same modules, or
+    one into a linear layer that reads what the source gives.
+
     With ``G = -dL/dy_b`` per sample, ``G_perp`` what is left of it after the best linear fit by the
     target's present inputs, ``S = E[x_a x_a^T]`` and ``N = E[x_a G_perp^T]``, the gain of a
     connection of rank ``k`` is the sum of the ``k`` largest squared singular values of
@@ -65,7 +69,8 @@ def score_edges(
         model: the model; it is left as it was. Of a compiled or parallel one what is inside is run.
         example_inputs: what it is called with.
         loss: makes a loss, a mean over samples, of what the model returns.
-        sources: modules to start from; None for all that hold no others.
+        sources: modules to start from; None for all that hold no others, but for what has
+            grown there.
         targets: modules to lead to; None for all of them with parameters.
         rank: of the connections; None for whole matrices.
         graph: the model's growth graph if it is at hand.
@@ -89,7 +94,7 @@ def score_edges(
     if rank is not None and rank < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
     model, inputs = unwrap(model), ExampleInputs.of(example_inputs)
-    inner = [(n, m) for n, m in model.named_modules() if n and not any(m.children())]
+    inner = [(n, m) for n, m in model.named_modules() if n and is_layer(n, m)]
     made = [n for n, m in inner if any(True for _ in m.parameters(recurse=False))]
     starts, ends = list(sources or [n for n, _ in inner]), list(targets or made)
     for name, paths in (("sources", starts), ("targets", ends)):
@@ -113,7 +118,7 @@ def _legal(
                 flow.ends(source, target)
             except GrowthRefusedError:
                 continue
-            if source != target:
+            if source != target and flow.nothing_new(source, target) is None:
                 yield source, target
 
 

@@ -63,6 +63,10 @@ class Performed:
     inexact: str | None = None
     note: str | None = None
 
+    def rounds(self) -> bool:
+        """Whether tensors are only as near to what they should be as their dtypes allow."""
+        return not self.tensors or any(edit.rounds() for edit in self.tensors)
+
     def built(self) -> dict[str, Any]:
         """Returns what a spec holds of new modules: how they are built, what they hold."""
         return {"built": self.recipe, "added": self.added} if self.recipe else {}

@@ -30,7 +30,8 @@ class Connect:
     it learns from the first step. With ``gate="zero"`` the adapter is random or the identity and a
     number in front of it is zero: the gate learns from the first step, the adapter from the second.
     The new layer is registered under ``grown`` and joined in by hooks of its own, which are copied
-    and saved with the model.
+    and saved with the model. The event has a ``note`` where the network can compute nothing new by
+    it: a linear target that reads what the source gives, a second connection of the two.
 
     Args:
         source: the path of the module whose output is taken.
@@ -85,11 +86,15 @@ class Connect:
         """Yields the one way to carry it out."""
         module_at(site.model, self.source, "source")
         module_at(site.model, self.target, "target")
-        shape = self._shape(site)
-        yield partial(self._perform, site, shape)
-
-    def _shape(self, site: Site) -> EdgeShape:
         flow = Flow(site.model, site.inputs, [self.source, self.target])
+        shape = self._shape(site, flow)
+        notes = [flow.nothing_new(self.source, self.target)]
+        if shape.rank is not None and shape.rank < self.rank:
+            notes.append(f"rank is {shape.rank}, as many features as there are on a side")
+        note = "; ".join(each for each in notes if each) or None
+        yield partial(self._perform, site, shape, note)
+
+    def _shape(self, site: Site, flow: Flow) -> EdgeShape:
         x, y = flow.ends(self.source, self.target)
         axes = [feature_axis(site.model, site.graph, p, t.shape) for p, t in self._with(x, y)]
         features = x.shape[axes[0]], y.shape[axes[1]]
@@ -114,7 +119,7 @@ class Connect:
     def _with(self, x: Tensor, y: Tensor) -> list[tuple[str, Tensor]]:
         return [(self.source, x), (self.target, y)]
 
-    def _perform(self, site: Site, shape: EdgeShape, log: UndoLog) -> Performed:
+    def _perform(self, site: Site, shape: EdgeShape, note: str | None, log: UndoLog) -> Performed:
         with torch.random.fork_rng(devices=()):
             edge = GrownEdge(shape, site.generator)
         target = site.model.get_submodule(self.target)
@@ -125,7 +130,5 @@ class Connect:
         check_joined(site.model, edge, site.inputs, added.values())
         check_trains(site.model, site.inputs)
         recipe = {"name": name, "shape": asdict(shape)}
-        done = Performed(added={f"{path}.{key}": self.target for key in added}, recipe=recipe)
-        if shape.rank is not None and shape.rank < self.rank:
-            done.note = f"rank is {shape.rank}, as many features as there are on a side"
-        return done
+        grown = {f"{path}.{key}": self.target for key in added}
+        return Performed(added=grown, recipe=recipe, note=note)

@@ -17,6 +17,8 @@ from neuro_morph._inserting import insertions
 from neuro_morph._visits import module_at
 
 BLOCKS = ("auto", "copy", "identity", "residual")
+# with a normalisation, an identity is none in training mode
+AUTO = {False: ("copy", "identity", "residual"), True: ("copy", "residual")}
 
 
 @dataclass(frozen=True)
@@ -24,12 +26,16 @@ class Deepen:
     """Puts another layer behind a module, so that the network computes what it did.
 
     ``"identity"``: a layer that is the identity and a ReLU. It changes nothing where the module's
-    output cannot be negative, ``relu(I relu(x)) = relu(x)``; with batch normalisation its scale is
-    ``sqrt(var + eps)`` and its shift the mean of what it gets on the example inputs, so that in
-    evaluation mode it gives what it gets. ``"residual"``: ``x + f(x)`` with the last projection of
-    ``f`` zero, behind anything. ``"copy"``: a copy of the module, if that adds branches to its
-    input (a residual or a pre-norm transformer block), with the last projection of each branch
-    zero. ``"auto"`` takes the first of copy, identity, residual that can be.
+    output cannot be negative, ``relu(I relu(x)) = relu(x)``. ``"residual"``: ``x + f(x)`` with the
+    last projection of ``f`` zero, behind anything. ``"copy"``: a copy of the module, if that adds
+    branches to its input (a residual or a pre-norm transformer block), with the last projection of
+    each branch zero. ``"auto"`` takes the first of copy, identity, residual that can be; with
+    ``norm=True`` no identity.
+
+    All of them are exact in evaluation and in training mode but for ``"identity"`` with
+    ``norm=True``: the scale of its batch normalisation is ``sqrt(var + eps)`` and its shift the
+    mean of what it gets on the example inputs, so that it gives what it gets in evaluation mode; in
+    training mode it goes by each batch instead, and the event's ``note`` says so.
 
     In ``nn.Sequential`` and ``nn.ModuleList`` the layer is put in behind the module; elsewhere it
     is registered under ``grown`` and follows the module by a hook. New parameters join the
@@ -40,8 +46,8 @@ class Deepen:
         block: ``"auto"``, ``"copy"``, ``"identity"``, ``"residual"``, or a module that begins as
             the identity.
         hidden: features inside a residual block; None for as many as come in.
-        norm: whether the layer has a normalisation; None if the model has one of the kind that
-            fits.
+        norm: whether the layer has a normalisation; None for one in a residual block if the model
+            has one of the kind that fits, and none in an identity.
         kernel: the width of kernels, odd.
         activation: of a residual block: ``"relu"``, ``"gelu"``, ``"silu"``, ``"tanh"``.
 
@@ -100,7 +106,7 @@ class Deepen:
         """Yields ways to carry it out: kinds of layers, and for each the places it can go."""
         module_at(site.model, self.after, "after")
         work = Deepening(site, self, last_of(site.model, self.after))
-        kinds = ("copy", "identity", "residual") if self.block == "auto" else (self.block,)
+        kinds = AUTO[self.norm is True] if self.block == "auto" else (self.block,)
         refusals: list[str] = []
         for kind in kinds:
             try:

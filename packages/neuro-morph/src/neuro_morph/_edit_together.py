@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 from neuro_morph._arguments import several
 from neuro_morph._edit import Edit, Site, Variant
 from neuro_morph._event import MorphogenesisEvent
+from neuro_morph._undo import whatever_comes
 
 if TYPE_CHECKING:
     from neuro_morph._morpher import Morpher
@@ -77,16 +78,18 @@ def carry_out_together(
     log, morpher._log = morpher._log, None
     try:
         done = [morpher.apply(each, reason=reason) for each in edit.edits]
+        whole = replace(_whole(edit, done), gain=gain)
+        morpher._log = log
+        morpher._write(*morpher.events[first:])
     except BaseException:
-        snapshot.put_back()
+        morpher._log = log
+        whatever_comes(snapshot.put_back)
         refused = [e for e in morpher.events[first:] if e.decision == "refused"]
         morpher.events[first:] = [replace(e, id=first + k) for k, e in enumerate(refused)]
+        if refused:
+            morpher._write(*morpher.events[first:])
         raise
-    finally:
-        morpher._log = log
-        for event in morpher.events[first:] if log is not None else ():
-            morpher._write(event)
-    return replace(_whole(edit, done), gain=gain)
+    return whole
 
 
 def _whole(edit: Together, done: list[MorphogenesisEvent]) -> MorphogenesisEvent:

@@ -90,6 +90,16 @@ class TensorEdit:
                 _put(new, axis, fresh, filling(before, axis, shape), appended=whole is not None)
         return new
 
+    def rounds(self) -> bool:
+        """Whether the grown tensor is only as near to what it should be as its dtype allows.
+
+        What is kept, or multiplied by powers of two, is exact in each; so is what is new at random.
+        """
+        shares = [axis.values.frexp().mantissa for axis in self.axes]
+        exact = all(bool(((share == 0.5) | (share == 0.0)).all()) for share in shares)
+        means = self.weighed_by is not None or any(axis.fill == "mean" for axis in self.axes)
+        return means or not exact
+
     def fresh(self, new: Tensor) -> Tensor:
         """Returns which entries of the grown tensor are new."""
         found = torch.zeros(new.shape, dtype=torch.bool)

@@ -30,7 +30,8 @@ class MorphogenesisEvent:
         gain: what the edit was found to gain, if that was measured.
         parent: the event that this one undid.
         note: what is worth knowing of an edit though it was made: that its new units are frozen,
-            or that a connection has a smaller rank than was asked for.
+            that a connection has a smaller rank than was asked for, or that a new layer is exact
+            in evaluation mode only.
     """
 
     id: int

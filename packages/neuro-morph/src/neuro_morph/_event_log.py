@@ -20,13 +20,19 @@ class EventLog:
         self.path = Path(path)
         self.path.parent.mkdir(parents=True, exist_ok=True)
 
-    def add(self, event: MorphogenesisEvent) -> None:
-        """Adds an event."""
+    def add(self, *events: MorphogenesisEvent) -> None:
+        """Adds events, all of them; none if anything is raised, an interrupt, say."""
         self._mend()
+        lines = b"".join(event.to_json().encode() + b"\n" for event in events)
         with self.path.open("ab") as file:
-            file.write(event.to_json().encode() + b"\n")
-            file.flush()
-            os.fsync(file.fileno())
+            length = file.tell()
+            try:
+                file.write(lines)
+                file.flush()
+                os.fsync(file.fileno())
+            except BaseException:
+                file.truncate(length)
+                raise
 
     def _mend(self) -> None:
         """Drops a last line that a crash cut off, so that the next one begins its own."""

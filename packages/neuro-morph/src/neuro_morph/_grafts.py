@@ -47,6 +47,12 @@ def last_of(model: nn.Module, path: str) -> str:
     return path
 
 
+def is_layer(path: str, module: nn.Module) -> bool:
+    """Whether a module holds no others and has not grown itself, a connection's matrix say."""
+    grown = any(key == CONTAINER for key in path.split("."))
+    return not grown and all(isinstance(child, Grown) for child in module.children())
+
+
 def new_name(model: nn.Module, holder: str, kind: str) -> str:
     """Returns a name for a part, ``block_0``, ``edge_1``, that is not taken anywhere in a model.
 

@@ -1,7 +1,7 @@
 """The growth graph of a model: which of its parts can grow, with which others, and why not."""
 
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from math import prod
 from typing import Any, Self
 
@@ -11,7 +11,8 @@ from torch import nn
 from neuro_morph._attributes import couplings_of, fix_literals, tie_numbers
 from neuro_morph._axes import Axis, resolve
 from neuro_morph._errors import GrowthRefusedError
-from neuro_morph._groups import GrowthGroup, groups_of
+from neuro_morph._finer import FINER
+from neuro_morph._groups import GrowthGroup, groups_of, unknown_group
 from neuro_morph._idle import idle_in, reason_of
 from neuro_morph._inputs import ExampleInputs, FailsOnInputsError
 from neuro_morph._masked_norm import maskable
@@ -24,7 +25,7 @@ from neuro_morph._record_export import record_by_export
 from neuro_morph._report import table_of
 from neuro_morph._rules import RULES
 from neuro_morph._run_arguments import check_arguments
-from neuro_morph._untouched import untouched
+from neuro_morph._untouched import in_modes, untouched, without_autocast
 from neuro_morph._valuing import AsksError, CannotGrowError, Needs, Valuing
 from neuro_morph._wrappers import unwrap
 
@@ -47,7 +48,7 @@ class GrowthGraph:
         self._maskable = maskable(model)
         self._groups = groups_of(self._placing)
         self._ways: dict[tuple[str, str], Needs | str] = {}
-        idle = idle_in(program, unused)
+        idle = idle_in(program, model, unused)
         for group in self._groups:
             group.reason = group.reason or reason_of(group, idle)
             if group.growable and not any(self.ways(group)):
@@ -76,9 +77,9 @@ class GrowthGraph:
                 fails.
             outputs: the entries of what the model returns that have to keep their shape and
                 values, as ``("logits",)``; None for all of them.
-            unused: parameters, or modules with all of theirs, that the model never uses. Others
-                that are not used on the example inputs (experts, heads that only train) keep what
-                has an axis of their size from growing.
+            unused: parameters, buffers, or modules with all of theirs, that the model never uses.
+                Others that are not used on the example inputs (experts, heads that only train)
+                keep what has an axis of their size from growing.
 
         Raises:
             TypeError: if ``model`` is no module or ``example_inputs`` are no arguments.
@@ -113,8 +114,7 @@ class GrowthGraph:
         for group in self._groups:
             if group.id == group_id:
                 return group
-        known = ", ".join(repr(g.id) for g in self._groups if g.growable)
-        raise KeyError(f"group must be one of {known}; got {group_id!r}")
+        raise KeyError(unknown_group(self._groups, group_id))
 
     def coverage(self) -> float:
         """Returns the part of the model's parameters that have an axis in a group that can grow."""
@@ -223,7 +223,9 @@ def chosen_outputs(found: dict[str, Any], wanted: Sequence[str] | None) -> list[
         mine = {key: value for key, value in found.items() if key.startswith(starts)}
         if not mine:
             known = [
-                k for k in found if k and not k.endswith((OTHER, TRAINING)) and k not in chosen
+                k
+                for k in found
+                if k and not k.endswith((OTHER, TRAINING, FINER)) and k not in chosen
             ]
             named = f"among {', '.join(known)}" if known else "None for what has no names"
             raise ValueError(f"outputs must be {named}, got {name!r}")
@@ -242,7 +244,7 @@ def record(model: nn.Module, inputs: ExampleInputs, capture: str = "auto") -> Pr
 
 
 def _record(model: nn.Module, inputs: ExampleInputs, capture: str) -> Program:
-    with untouched(model), evaluating(model), torch.no_grad():
+    with untouched(model), evaluating(model), torch.no_grad(), without_autocast():
         if capture != "export":
             try:
                 return record_by_dispatch(model, inputs)
@@ -265,13 +267,6 @@ def _exported(model: nn.Module, inputs: ExampleInputs, first: Exception | None =
         raise FailsOnInputsError("recorded", first or error) from error
 
 
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
+def evaluating(model: nn.Module) -> AbstractContextManager[None]:
     """Puts every module in evaluation mode, and each back into its own."""
-    modes = [(module, module.training) for module in model.modules()]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module, training in modes:
-            module.training = training
+    return in_modes(model, lambda _: False)

@@ -1,6 +1,7 @@
 """Growth groups: units that have to grow together, and where they live."""
 
-from collections.abc import Iterable, Iterator
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from neuro_morph._axes import Atom, Axis, Const, atoms_of, growth_of, resolve
@@ -159,3 +160,14 @@ def _named(groups: list[GrowthGroup]) -> list[GrowthGroup]:
         taken.add(name)
         group.id = name
     return groups
+
+
+def unknown_group(groups: Sequence[GrowthGroup], wanted: str) -> str:
+    """Returns what is to be said of a group that is not there: which are, or why none is."""
+    parts = [g.reason for g in groups if g.id.startswith((f"{wanted}.", f"{wanted}["))]
+    told = Counter(why for why in parts or [g.reason for g in groups] if why).most_common(1)
+    why = f": {told[0][0]}" if told else ""
+    known = ", ".join(repr(g.id) for g in groups if g.growable)
+    if not known:
+        return f"group must be one that can grow, and the model has none{why}; got {wanted!r}"
+    return f"group must be one of {known}; got {wanted!r}{why if parts else ''}"

@@ -1,6 +1,7 @@
 """Growth by a plan: when and how far are given, and nothing is tried."""
 
 from collections.abc import Mapping, Sequence
+from math import isfinite
 from numbers import Real
 from typing import Any
 
@@ -11,7 +12,7 @@ from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._graph import GrowthGraph
 from neuro_morph._initial import UnitInit
 from neuro_morph._morpher import Morpher
-from neuro_morph._policy_checks import take_up
+from neuro_morph._policy_checks import check_loss, number_of, take_up
 from neuro_morph._step_watch import StepWatch, clear_gradients
 
 
@@ -38,6 +39,7 @@ class GrowthPlan:
         ValueError: if a size is not above what is there or below the first one that is exact,
             ``at`` is empty, not in order or not in [0, 1), ``total_steps`` is below 1, or the run
             has a policy that is not closed.
+        GrowthRefusedError: if ``sizes`` names a group that cannot grow.
 
     Example:
         >>> import torch
@@ -87,19 +89,25 @@ class GrowthPlan:
         where something grows; with gradients that wait for a step nothing grows yet.
 
         Args:
-            loss: not looked at; here so that a plan can stand where a policy does.
+            loss: the step's loss, if it is told: after a step whose loss is not finite nothing
+                grows yet.
             progress: the part of the run that is done, from 0 to 1; None to count steps.
 
         Raises:
             ValueError: if the progress is not from 0 to 1, or neither given nor to be known from
                 ``total_steps``.
+            TypeError: if the loss is no number.
         """
+        if loss is not None:
+            check_loss(loss)
         done = self._progress(progress)
         self.taken += 1
         self.morpher.steps += 1
         ready = self._watch.ready(self.morpher.model)
         due = sum(done >= part for part in self.at)
         if not ready or due <= self.stage:
+            return None
+        if loss is not None and not isfinite(number_of(loss)):
             return None
         self.stage = due
         return self._grow(f"planned at {self.at[due - 1]:.0%} of the run")
@@ -145,6 +153,8 @@ def _wanted(
     if isinstance(sizes, Mapping):
         for name, size in sizes.items():
             check_least(0, sizes=size)
+            if not graph[name].growable:
+                raise GrowthRefusedError(f"{name!r} cannot grow: {graph[name].reason}")
             if size <= graph[name].size:
                 raise ValueError(
                     f"sizes of {name!r} must be above the {graph[name].size} units that are "

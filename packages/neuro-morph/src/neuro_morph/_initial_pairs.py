@@ -24,8 +24,9 @@ class AntisymmetricPair:
     What twins hand on adds up to zero, so the network computes what it did, and yet every row and
     every column has a gradient from the first step on: twins are drawn apart, since the gradients
     of their rows are opposite. New entries have the root mean square of the old ones. Of an odd
-    number of units the last begins with columns of zeros. Dropout between rows and columns lets
-    twins cancel on average only, while it is on.
+    number of units the last begins with columns of zeros. Dropout between rows and columns drops
+    one twin without the other: while it is on they cancel on average only, and the outputs spread
+    more than before.
 
     Args:
         scale: what columns are multiplied by.

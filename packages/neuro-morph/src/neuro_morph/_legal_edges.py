@@ -7,11 +7,12 @@ import torch
 from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
+from neuro_morph._edge import GrownEdge
 from neuro_morph._errors import GrowthRefusedError
 from neuro_morph._graph import evaluating
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._untouched import untouched
-from neuro_morph._visits import Visit, main_tensor, visits_of
+from neuro_morph._visits import Visit, main_tensor, place_of, visits_of
 
 
 class Flow:
@@ -51,6 +52,21 @@ class Flow:
                 "same samples"
             )
         return x, y
+
+    def nothing_new(self, source: str, target: str) -> str | None:
+        """Returns why a connection is not worth making, None if it may be.
+
+        One that is there already is not, nor one beside a linear map that reads what the source
+        gives: the sum of two linear maps is one.
+        """
+        grown = (m.shape for m in self.model.modules() if isinstance(m, GrownEdge))
+        if any((shape.source, shape.target) == (source, target) for shape in grown):
+            return f"a connection from {source!r} to {target!r} is there already"
+        first, second = self.visits[source], self.visits[target]
+        linear = _is_linear(self.model.get_submodule(target), first.output, second.output)
+        if linear and not first.changed and place_of(first.output) == second.given:
+            return f"{target!r} reads what {source!r} gives already, and is linear itself"
+        return None
 
     def overwritten(self, path: str) -> bool:
         """Whether something writes into what a module gives."""
@@ -101,6 +117,14 @@ class Flow:
             for hook in hooks:
                 hook.remove()
         return found
+
+
+def _is_linear(module: nn.Module, x: Tensor | None, y: Tensor | None) -> bool:
+    """Whether a module is as general as any linear map of its input that keeps positions apart."""
+    if isinstance(module, nn.Linear):
+        return True
+    plain = isinstance(module, nn.Conv1d | nn.Conv2d | nn.Conv3d) and module.groups == 1
+    return plain and x is not None and y is not None and x.shape[2:] == y.shape[2:]
 
 
 def _shape_into(found: dict[str, list[int]], path: str) -> Any:

@@ -15,13 +15,17 @@ from neuro_morph._widening import tensors_of
 
 _GIB = 2**30
 _ENTRY = 48  # bytes for where an entry of an axis comes from and what it is multiplied by
-_LIMITS = ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory/memory.limit_in_bytes")
+_GROUPS = (  # of processes: where, the limit, what is taken, how names of its parts begin
+    ("/sys/fs/cgroup", "memory.max", "memory.current", ""),
+    ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes", "total_"),
+)
+_GIVEN_UP = ("active_file", "inactive_file", "slab_reclaimable")  # taken only while nobody asks
 
 
 def available() -> int | None:
     """Returns the bytes that can be had, swap included; None where nothing tells."""
-    limits = [_number(Path(path)) for path in _LIMITS]
-    found = [limit for limit in (_free(), *limits) if limit is not None]
+    left = [_left(Path(folder), *names) for folder, *names in _GROUPS]
+    found = [free for free in (_free(), *left) if free is not None]
     return min(found, default=None)
 
 
@@ -61,12 +65,40 @@ def _bytes_each(tensor: Tensor, optimizers: Sequence[Optimizer]) -> int:
     return sum(each.element_size() for each in (tensor, *like))
 
 
-def _free() -> int | None:
+def _left(folder: Path, limit: str, taken: str, lead: str) -> int | None:
+    """Returns what a group of processes can have beyond what it holds, None without a limit."""
+    most = _number(folder / limit)
+    if most is None:
+        return None
+    parts = _entries(folder / "memory.stat", None)
+    given_up = sum(int(parts.get(f"{lead}{name}", 0)) for name in _GIVEN_UP)
+    held = max(0, (_number(folder / taken) or 0) - given_up)
+    return max(0, most - held) + _swap(folder)
+
+
+def _swap(folder: Path) -> int:
+    """Returns the bytes of swap that a group of processes can have."""
+    free = 1024 * int(_entries(Path("/proc/meminfo"), ":").get("SwapFree", "0").split()[0])
+    most = _number(folder / "memory.swap.max")
+    if most is None:
+        return free
+    return max(0, min(free, most - (_number(folder / "memory.swap.current") or 0)))
+
+
+def _entries(path: Path, between: str | None) -> dict[str, str]:
     try:
-        lines = Path("/proc/meminfo").read_text().splitlines()
-        held = dict(line.split(":", 1) for line in lines)
+        lines = path.read_text().splitlines()
+    except OSError:
+        return {}
+    pairs = (line.split(between, 1) for line in lines)
+    return {pair[0]: pair[1] for pair in pairs if len(pair) == 2}
+
+
+def _free() -> int | None:
+    held = _entries(Path("/proc/meminfo"), ":")
+    try:
         return 1024 * sum(int(held[name].split()[0]) for name in ("MemAvailable", "SwapFree"))
-    except (OSError, KeyError, ValueError):
+    except (KeyError, ValueError):
         pass
     try:
         return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")

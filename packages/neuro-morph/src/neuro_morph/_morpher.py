@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from neuro_morph._arguments import check_kind, check_least
+from neuro_morph._arguments import check_kind, check_least, check_number
 from neuro_morph._checking import outputs_of, tolerance_of
 from neuro_morph._edit import Edit, Site
 from neuro_morph._edit_together import Together, carry_out_together
@@ -32,7 +32,7 @@ from neuro_morph._run_snapshot import RunSnapshot
 from neuro_morph._slots import SlotTable
 from neuro_morph._spec import ArchitectureSpec, know_spec, known_spec
 from neuro_morph._work import Work
-from neuro_morph._wrappers import rewrap, unwrap
+from neuro_morph._wrappers import RewrapReminder, rewrap, unwrap
 
 
 class Policy(Protocol):
@@ -64,8 +64,9 @@ class Morpher:
         tolerance: the largest relative change of an output that is accepted; None for 1e-12 in
             float64, 1e-5 in float32, 2e-2 below.
         dynamics: ``"exact"`` lets every optimizer see copies as what they are copies of, so that
-            training goes on as if nothing had grown until :meth:`release`; ``"plain"`` lets it see
-            what is there.
+            training goes on as if nothing had grown until :meth:`release`, but for what the loop
+            does with gradients itself (clipping); ``"plain"`` lets it see what is there. Runs of
+            one model on the same optimizers share what these see.
         log: a file that every event is added to, one line of JSON each; None for none. An event
             that cannot be written stands nonetheless, with a RuntimeWarning.
         seed: of new numbers.
@@ -110,8 +111,10 @@ class Morpher:
         self._unused, self._capture = tuple(names_of("unused", unused)), capture
         self.tolerance = tolerance_of(self.model) if tolerance is None else tolerance
         check_least(0, tolerance=self.tolerance)
+        check_number(whole=True, seed=seed)
         self.generator = torch.Generator().manual_seed(seed)
         self.events: list[MorphogenesisEvent] = []
+        self._reminder = RewrapReminder(model, self.optimizers, self.events)
         if spec is not None:
             check_kind(ArchitectureSpec, spec=spec)
         self.spec = spec or known_spec(self.model) or ArchitectureSpec()
@@ -121,7 +124,7 @@ class Morpher:
         self.steps = 0
         self.policy: Policy | None = None
         self.dynamics = dynamics
-        self.slots = SlotTable(self.optimizers, self.model)
+        self.slots = SlotTable.of(self.optimizers, self.model)
         self._graph: GrowthGraph | None = None
 
     @property
@@ -159,26 +162,26 @@ class Morpher:
             ValueError: if the model has no entry of ``outputs``.
         """
         check_kind(Edit, edit=edit)
+        self._reminder.remind()
         if isinstance(edit, Together):
             return carry_out_together(self, edit, reason, gain)
         work, random = Work(self, edit, reason, gain), self.generator.get_state()
         try:
-            event = work.carry_out()
+            return work.carry_out()
         except BaseException as error:
             self.generator.set_state(random)
             if isinstance(error, GrowthRefusedError):
                 self.note(work.event("refused", str(error)))
             raise
-        self._write(event)
-        return event
 
     def rewrap(self) -> nn.Module:
         """Returns the model to train on after an edit, in the wrappers it came in.
 
         DistributedDataParallel is made anew; every process must call this. Code compiled by
-        ``torch.compile`` is dropped.
+        ``torch.compile`` is dropped. Whoever trains on without it is warned at the next edit.
         """
         self.wrapped = rewrap(self.wrapped)
+        self._reminder.rewrapped()
         return self.wrapped
 
     def step(self, loss: Any) -> MorphogenesisEvent | None:
@@ -198,19 +201,20 @@ class Morpher:
         self.events.append(event)
         self._write(event)
 
-    def _write(self, event: MorphogenesisEvent) -> None:
-        """Adds an event to the log; growth that stands does not fail for that of a disk."""
+    def _write(self, *events: MorphogenesisEvent) -> None:
+        """Adds events to the log; growth that stands does not fail for that of a disk."""
         if self._log is None:
             return
         try:
-            self._log.add(event)
+            self._log.add(*events)
         except OSError as error:
-            warnings.warn(
-                f"event {event.id} ({event.op} of {event.target!r}: {event.decision}) is not in "
-                f"{self._log.path}: {error}",
-                RuntimeWarning,
-                stacklevel=2,
-            )
+            for event in events:
+                warnings.warn(
+                    f"event {event.id} ({event.op} of {event.target!r}: {event.decision}) is not "
+                    f"in {self._log.path}: {error}",
+                    RuntimeWarning,
+                    stacklevel=2,
+                )
 
     def snapshot(self) -> RunSnapshot:
         """Returns the whole run's state; ``restore`` on it undoes edits and training alike."""

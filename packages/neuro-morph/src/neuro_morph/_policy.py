@@ -6,6 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
+from neuro_morph._arguments import check_kind
 from neuro_morph._back_off import BackOff
 from neuro_morph._budget import Budget
 from neuro_morph._candidates_layers import candidates
@@ -16,7 +17,14 @@ from neuro_morph._event import MorphogenesisEvent, standing
 from neuro_morph._group_statistics import PARTS, Statistics
 from neuro_morph._metrics._activation_diversity import activation_diversity, dead_units
 from neuro_morph._morpher import Morpher
-from neuro_morph._policy_checks import check_batches, take_up
+from neuro_morph._policy_checks import (
+    check_batches,
+    check_budget,
+    check_loss,
+    check_trainable,
+    number_of,
+    take_up,
+)
 from neuro_morph._policy_settings import PolicySettings
 from neuro_morph._policy_state import load_state, state_of, whole_or_not_at_all
 from neuro_morph._run_work import RunWork
@@ -58,7 +66,8 @@ class GrowthPolicy:
 
     Raises:
         ValueError: if there are no batches or no held-out batches, or the run has a policy that
-            is not closed.
+            is not closed, takes more than ``budget`` as it is, or has no optimizer where there is
+            no ``step_fn``.
         TypeError: if ``batches`` or ``validation`` are no sequences, or another argument is not
             what it must be.
 
@@ -96,8 +105,12 @@ class GrowthPolicy:
     ) -> None:
         self.budget = Budget() if budget is None else budget
         self.settings = PolicySettings() if settings is None else settings
-        _check(morpher, self.budget, self.settings)
+        check_kind(Morpher, morpher=morpher)
+        check_kind(Budget, budget=self.budget)
+        check_kind(PolicySettings, settings=self.settings)
+        check_trainable(morpher, loss_fn, step_fn)
         check_batches(batches=batches, validation=validation)
+        check_budget(self.budget, morpher)
         self.morpher, self.loss_fn = morpher, loss_fn
         self.batches, self.validation = batches, validation
         self.traces = Traces()
@@ -121,15 +134,17 @@ class GrowthPolicy:
         something is raised, an interrupt included, the step is not counted and may be told again.
 
         Args:
-            loss: the step's loss.
+            loss: the step's loss; after one that is not finite nothing is tried.
             progress: the part of the run that is done, from 0 to 1, where its length is not a
                 number of steps; None for the settings' ``total_steps``.
 
         Raises:
             ValueError: if ``progress`` is not from 0 to 1.
+            TypeError: if the loss is no number.
         """
         if progress is not None and not 0.0 <= progress <= 1.0:
             raise ValueError(f"progress must be from 0 to 1, got {progress!r}")
+        check_loss(loss)
         with whole_or_not_at_all(self):
             return self._step(loss, progress)
 
@@ -180,7 +195,7 @@ class GrowthPolicy:
     def _step(self, loss: Tensor | float, progress: float | None) -> MorphogenesisEvent | None:
         self.taken += 1
         self.morpher.steps += 1
-        self.traces.loss.append(float(loss.detach() if isinstance(loss, Tensor) else loss))
+        self.traces.loss.append(number_of(loss))
         self.work.step()
         norms, self._watch.norms = self._watch.norms or [], []
         self.traces.gradient_norm += norms[-1:]
@@ -260,13 +275,10 @@ class GrowthPolicy:
         )
 
     def _statistics(self, parts: Collection[str] = PARTS) -> Statistics:
-        def mean(model: Any, batch: Any) -> Tensor:
-            return self.loss_fn(model, batch).mean()
-
         count = min(self.settings.score_batches, len(self.batches))
         batches = [self.batches[k] for k in range(count)]
         return collect_statistics(
-            self.morpher.model, self.morpher.graph, batches, mean, parts=parts
+            self.morpher.model, self.morpher.graph, batches, self.loss_fn, parts=parts
         )
 
     def _measure(self) -> None:
@@ -280,13 +292,3 @@ class GrowthPolicy:
         losses = held_out(self.morpher.model, self.validation, self.loss_fn)
         self.traces.validation.append(float(losses.mean()))
         self.traces.training.append(held.loss)
-
-
-def _check(morpher: Any, budget: Any, settings: Any) -> None:
-    for name, given, kind in (
-        ("morpher", morpher, Morpher),
-        ("budget", budget, Budget),
-        ("settings", settings, PolicySettings),
-    ):
-        if not isinstance(given, kind):
-            raise TypeError(f"{name} must be a {kind.__name__}, got {type(given).__name__}")

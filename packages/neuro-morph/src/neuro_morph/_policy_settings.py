@@ -4,7 +4,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from math import inf
 
-from neuro_morph._candidates_layers import KINDS
+from neuro_morph._candidates_layers import check_kinds
 from neuro_morph._initial import UnitInit
 from neuro_morph._score import DEFAULT_WEIGHTS, check_weights
 from neuro_morph._tournament import COSTS
@@ -68,8 +68,7 @@ class PolicySettings:
         for name in ("growth", "trial_share"):
             if (given := getattr(self, name)) is not None and not 0.0 < given < inf:
                 raise ValueError(f"{name} must be a finite number above 0, got {given!r}")
-        if not self.kinds or not set(self.kinds) <= set(KINDS):
-            raise ValueError(f"kinds must be among {', '.join(KINDS)}; got {list(self.kinds)!r}")
+        check_kinds(self.kinds)
         if self.per not in COSTS:
             raise ValueError(f"per must be 'parameters', 'flops' or None, got {self.per!r}")
         if self.total_steps is not None and self.total_steps < 1:

@@ -1,7 +1,6 @@
 """Runs that show what one run on example inputs in evaluation mode does not."""
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -11,7 +10,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._program import op_name
-from neuro_morph._untouched import RandomStates
+from neuro_morph._untouched import RandomStates, in_modes
 
 _EXAMPLES = 8
 _TABLES = {"embedding", "_embedding_bag", "_embedding_bag_forward_only"}
@@ -123,21 +122,12 @@ def _scored(q: Tensor, k: Tensor, scale: float | None) -> Tensor:
     return q @ k.mT * (q.shape[-1] ** -0.5 if scale is None else scale)
 
 
-@contextmanager
-def training(model: nn.Module) -> Iterator[None]:
+def training(model: nn.Module) -> AbstractContextManager[None]:
     """Puts modules of own classes in training mode, and each back into its own.
 
     Layers of PyTorch stay in evaluation mode: what they do otherwise in training is known.
     """
-    modes = [(module, module.training) for module in model.modules()]
-    try:
-        model.train()
-        for module in model.modules():
-            module.training = is_own(module)
-        yield
-    finally:
-        for module, mode in modes:
-            module.training = mode
+    return in_modes(model, is_own)
 
 
 def is_own(module: nn.Module) -> bool:

@@ -42,7 +42,8 @@ def check_weights(weights: Mapping[str, float]) -> None:
     """Raises ValueError for an unknown metric, or a weight that is no finite number."""
     for name, weight in weights.items():
         if name not in METRICS:
-            raise ValueError(f"metric must be one of {', '.join(METRICS)}; got {name!r}")
+            known = ", ".join(METRICS)
+            raise ValueError(f"weights must be of metrics among {known}; got {name!r}")
         if not isfinite(weight):
             raise ValueError(f"the weight of {name!r} must be finite, got {weight!r}")
 

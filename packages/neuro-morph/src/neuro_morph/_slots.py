@@ -44,6 +44,16 @@ class SlotTable:
         for optimizer in optimizers:
             self.watch(optimizer)
 
+    @classmethod
+    def of(cls, optimizers: Iterable[Optimizer], model: nn.Module) -> "SlotTable":
+        """Returns the table that runs of a model share on these optimizers, a new one at first."""
+        optimizers = list(optimizers)
+        table = next(reversed(tables_of(model, optimizers)), None) or cls((), model)
+        for optimizer in optimizers:
+            if optimizer not in table._optimizers:
+                table.watch(optimizer)
+        return table
+
     def watch(self, optimizer: Optimizer) -> None:
         """Steps in around the steps of another optimizer as well."""
         self._optimizers.append(optimizer)
@@ -180,6 +190,14 @@ class SlotTable:
     def _of(self, optimizer: Optimizer) -> list[tuple[Tensor, Slot]]:
         held = [p for group in optimizer.param_groups for p in group["params"]]
         return [(p, self.slots[p]) for p in held if p in self.slots]
+
+
+def tables_of(model: nn.Module, optimizers: Iterable[Optimizer]) -> list[SlotTable]:
+    """Returns what steps in around the steps of optimizers of a model, the latest last."""
+    hooks = [hook for o in optimizers for hook in o._optimizer_step_pre_hooks.values()]
+    owners = [getattr(hook, "__self__", None) for hook in hooks]
+    found = {id(t): t for t in owners if isinstance(t, SlotTable) and t.model is model}
+    return list(found.values())
 
 
 def _scale_state(state: dict[str, Any], factor: Tensor) -> None:

@@ -1,5 +1,6 @@
 """Sparse networks whose connections move to where they are needed, while they train."""
 
+import weakref
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from math import cos, pi
@@ -13,6 +14,8 @@ from neuro_morph._optimizer_state import STATE_POWERS
 from neuro_morph._sparse_densities import weight_counts
 from neuro_morph._sparse_layers import METHODS, check_names, check_ranges, largest, layers_of
 from neuro_morph._sparse_masks import MASK
+
+_LIVE: "weakref.WeakSet[SparseGrowth]" = weakref.WeakSet()
 
 
 @dataclass(frozen=True)
@@ -65,7 +68,8 @@ class SparseGrowth:
         seed: of what is drawn at random.
 
     Raises:
-        ValueError: for a density, share, number or name out of range, or no layer to make sparse.
+        ValueError: for a density, share, number or name out of range, no layer to make sparse, or
+            layers that another growth moves by the same optimizer.
         TypeError: if ``model`` is no module, ``optimizer`` no optimizer or ``dense`` one string.
 
     Example:
@@ -109,6 +113,7 @@ class SparseGrowth:
         self.updates: list[SparseUpdate] = []
         self.generator = torch.Generator().manual_seed(seed)
         self._layers = layers_of(model, dense)
+        _check_alone(optimizer, self._layers.values())
         shapes = {n: tuple(m.weight.shape) for n, m in self._layers.items()}
         counts = weight_counts(shapes, density, distribution)
         for name, layer in self._layers.items():
@@ -119,11 +124,13 @@ class SparseGrowth:
             optimizer.register_step_post_hook(lambda *_: self.apply_masks()),
         ]
         self.apply_masks()
+        _LIVE.add(self)
 
     def step(self) -> bool:
         """Returns whether the optimizer's step is due; moves connections if that is due instead.
 
-        To be called after ``backward``. Gradients that are not finite move nothing.
+        To be called after ``backward``. Gradients that are not finite move nothing. After
+        :meth:`finish` every step is the optimizer's.
 
         Raises:
             RuntimeError: if a sparse weight has another shape than its mask, or a layer that is to
@@ -240,3 +247,14 @@ class SparseGrowth:
                     "what a Morpher widens keeps its mask; after anything else finish() this "
                     "growth and begin another"
                 )
+
+
+def _check_alone(optimizer: Optimizer, layers: Iterable[nn.Module]) -> None:
+    """Raises ValueError if another growth moves connections of the same layers."""
+    mine = set(map(id, layers))
+    for other in _LIVE:
+        if other.optimizer is optimizer and mine & set(map(id, other._layers.values())):
+            raise ValueError(
+                "model must have one SparseGrowth at a time, got one whose layers another moves by "
+                "this optimizer: finish() that one first"
+            )

@@ -43,7 +43,8 @@ def collect_statistics(
         model: the model; of a compiled or parallel one what is inside is run.
         graph: its growth graph.
         batches: batches as ``loss_fn`` takes them.
-        loss_fn: ``loss_fn(model, batch)`` gives the mean loss of a batch's examples.
+        loss_fn: ``loss_fn(model, batch)`` gives the mean loss of a batch's examples, or the
+            losses of each.
         targets: gives the targets of a batch, class numbers or numbers to be predicted; None takes
             the second entry of batches that are pairs.
         limits: how much of the examples is looked at.

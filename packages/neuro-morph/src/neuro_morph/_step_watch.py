@@ -1,5 +1,6 @@
 """Which gradients optimizers have used, so that none is taken for used that waits for a step."""
 
+import warnings
 import weakref
 from collections.abc import Iterator, Sequence
 from typing import Any
@@ -7,6 +8,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
+
+_ASKED = 8  # times in a row that gradients wait, before that is told
 
 
 class StepWatch:
@@ -24,12 +27,28 @@ class StepWatch:
         self.optimizers, self.paused = optimizers, False
         self.norms: list[float] | None = [] if norms else None
         self._seen: dict[int, tuple[weakref.ref[Tensor], int]] = {}
+        self._waited: int | None = 0  # times in a row; None once they did not, or it was told
         self._handles = [o.register_step_post_hook(self._after) for o in optimizers]
 
     def ready(self, model: nn.Module) -> bool:
-        """Whether no gradient of a model waits for a step of one of the optimizers."""
+        """Whether no gradient of a model waits for a step of one of the optimizers.
+
+        Warns once if one did whenever this was asked: then nothing will ever grow.
+        """
         held = {id(p) for optimizer in self.optimizers for p in _parameters(optimizer)}
-        return not any(id(p) in held and self._waits(p) for p in model.parameters())
+        waits = any(id(p) in held and self._waits(p) for p in model.parameters())
+        if self._waited is not None:
+            self._waited = self._waited + 1 if waits else None
+        if self._waited == _ASKED:
+            self._waited = None
+            warnings.warn(
+                f"gradients waited for the optimizer's step each of the {_ASKED} times that growth "
+                "was thought of, and so nothing grew: call step() of the policy after that of the "
+                "optimizer",
+                RuntimeWarning,
+                stacklevel=2,
+            )
+        return not waits
 
     def close(self) -> None:
         """Stops watching."""

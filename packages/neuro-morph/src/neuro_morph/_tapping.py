@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import torch
@@ -49,7 +50,7 @@ def taps_of(
 ) -> tuple[dict[str, list[Tap]], float]:
     """Returns the calls of layers in one run with its gradients, and the mean loss.
 
-    Gradients are those of the sum of the examples' losses: ``loss_fn`` gives their mean.
+    Gradients are those of the sum of the examples' losses: ``loss_fn`` gives them, or their mean.
 
     Raises:
         ValueError: if the loss is no finite number.
@@ -58,12 +59,25 @@ def taps_of(
     with left_as_it_was(model), ExitStack() as stack, torch.enable_grad():
         for path, held in calls.items():
             _listen(model.get_submodule(path), held, stack)
-        loss = loss_fn(model, batch)
-        if not isinstance(loss, Tensor) or loss.numel() != 1 or not bool(loss.isfinite().all()):
-            raise ValueError(f"loss_fn must give one finite number, got {loss!r}")
+        loss = mean_of(loss_fn(model, batch))
         wanted = [t for held in calls.values() for pair in held for t in pair]
         grads = _gradients(loss * batch_size(batch), wanted)
     return _paired(calls, grads), float(loss.detach())
+
+
+def mean_of(losses: Any) -> Tensor:
+    """Returns the mean of a batch's losses, which may be that of each example or their mean.
+
+    Raises:
+        ValueError: if they are no finite numbers.
+    """
+    if not isinstance(losses, Tensor) or not losses.numel():
+        raise ValueError(f"loss_fn must give a tensor of losses or their mean, got {losses!r}")
+    mean = losses.mean() if losses.dim() else losses
+    value = float(mean.detach())
+    if not isfinite(value):
+        raise ValueError(f"loss_fn must give finite numbers, got a mean loss of {value}")
+    return mean
 
 
 @contextmanager

@@ -16,7 +16,7 @@ from neuro_morph._event import MorphogenesisEvent
 from neuro_morph._morpher import Morpher
 from neuro_morph._named import check_names
 from neuro_morph._paired import PairedGain, paired_gain
-from neuro_morph._policy_checks import check_batches
+from neuro_morph._policy_checks import check_batches, check_trainable
 from neuro_morph._tapping import LossFn
 from neuro_morph._trial import StepFn, check_no_gradients, held_out, train, trial
 from neuro_morph._work import Work
@@ -103,7 +103,8 @@ class Tournament:
 
     Raises:
         TypeError: if an argument is of another kind than it is to be: batches are sequences.
-        ValueError: for an unknown ``per``, fewer than one step, or empty batches.
+        ValueError: for an unknown ``per``, fewer than one step, empty batches, or a run that has
+            no optimizer where there is no ``step_fn``.
 
     Example:
         >>> import torch
@@ -141,8 +142,7 @@ class Tournament:
         if self.per not in COSTS:
             raise ValueError(f"per must be 'parameters', 'flops' or None, got {self.per!r}")
         check_kind(Morpher, morpher=self.morpher)
-        if not callable(self.loss_fn):
-            raise TypeError(f"loss_fn must be a function, got {type(self.loss_fn).__name__}")
+        check_trainable(self.morpher, self.loss_fn, self.step_fn)
         check_kind(Budget, budget=self.budget)
         check_least(1, whole=True, steps=self.steps, repeats=self.repeats)
         check_number(min_gain=self.min_gain)

@@ -1,5 +1,6 @@
 """An undo log: what was touched, as it was, put back bit for bit."""
 
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor, nn
@@ -8,6 +9,15 @@ from neuro_morph._attributes import AttributeEdit
 from neuro_morph._contents import set_contents
 
 _MISSING = object()
+
+
+def whatever_comes(put_back: Callable[[], None]) -> None:
+    """Puts something back; what cuts it short, an interrupt, say, is raised when that is done."""
+    try:
+        put_back()
+    except BaseException:
+        put_back()
+        raise
 
 
 class UndoLog:
@@ -46,6 +56,9 @@ class UndoLog:
 
     def undo(self) -> None:
         """Puts everything back; the log is empty afterwards."""
+        whatever_comes(self._put_back)
+
+    def _put_back(self) -> None:
         for module, name, value in reversed(self._attributes):
             if value is _MISSING:
                 vars(module).pop(name, None)

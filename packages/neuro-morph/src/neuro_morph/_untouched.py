@@ -1,8 +1,8 @@
 """A model that is run only to look at it: what the run moves is put back."""
 
 import random
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import ExitStack, contextmanager
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 _DEPTH = 3  # of lists in lists, beside which a module holds little that a run would move
+_AUTOCAST = ("cpu", "cuda", "xpu", "mps")
 _PLAIN = (bool, int, float, str, type)  # what a module holds most of
 _NOT_HELD = frozenset(vars(nn.Module())) - {"training"}  # tables that hooks and tensors stand in
 
@@ -27,6 +28,40 @@ def untouched(model: nn.Module) -> Iterator[None]:
     finally:
         held.restore()
         states.restore()
+
+
+@contextmanager
+def in_modes(model: nn.Module, mode: Callable[[nn.Module], bool]) -> Iterator[None]:
+    """Puts each module in training mode or not, and back into its own.
+
+    No ``train()`` or ``eval()`` is called: a model's own may merge, freeze or cast its weights.
+    """
+    modes = [(module, module.training) for module in model.modules()]
+    try:
+        for module, _ in modes:
+            module.training = mode(module)
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+@contextmanager
+def without_autocast() -> Iterator[None]:
+    """Runs a model in its own numbers, whatever is cast around it.
+
+    What autocast keeps of parameters is dropped: a run would be given copies of them, and later
+    ones copies of what they were.
+    """
+    kinds = [kind for kind in _AUTOCAST if torch.is_autocast_enabled(kind)]
+    try:
+        with ExitStack() as stack:
+            for kind in kinds:
+                stack.enter_context(torch.autocast(kind, enabled=False))
+            yield
+    finally:
+        if kinds:
+            torch.clear_autocast_cache()
 
 
 class RandomStates:

@@ -13,6 +13,8 @@ from neuro_morph._graph import evaluating
 from neuro_morph._inputs import ExampleInputs
 from neuro_morph._untouched import untouched
 
+Place = tuple[int, int, int]  # where a tensor begins, and how many numbers it has
+
 
 @dataclass
 class Visit:
@@ -26,6 +28,7 @@ class Visit:
         values: the numbers of ``output`` as they were when the module gave it.
         version: how often ``output`` had been written into then.
         changed: whether something writes into ``output`` afterwards, also if only in training.
+        given: where the tensor lies that it was given, None if it was given none.
     """
 
     calls: int
@@ -34,6 +37,7 @@ class Visit:
     values: Tensor | None = None
     version: int = 0
     changed: bool = False
+    given: Place | None = None
 
 
 def visits_of(
@@ -68,6 +72,7 @@ def _note(
     calls = found[path].calls + 1 if path in found else 1
     finished = max((visit.finished for visit in found.values()), default=-1) + 1
     found[path] = visit = Visit(calls, finished, None)
+    visit.given = place_of(main_tensor(args))
     if main is not None:
         visit.output, visit.version = main.detach(), main._version
         visit.values = main.detach().clone() if keep else None
@@ -82,6 +87,13 @@ def _note_writer(found: dict[str, Visit], module: nn.Module, args: Any) -> None:
     for visit in found.values():
         if visit.output is not None and visit.output.untyped_storage().data_ptr() == place:
             visit.changed = True
+
+
+def place_of(value: Tensor | None) -> Place | None:
+    """Returns where a tensor lies; two that are there at once lie in one place if they are one."""
+    if value is None:
+        return None
+    return value.untyped_storage().data_ptr(), int(value.storage_offset()), value.numel()
 
 
 def main_tensor(output: Any) -> Tensor | None:

@@ -21,6 +21,7 @@ from neuro_morph._optimizer_state import check_optimizers, migrate
 from neuro_morph._ramp import Ramp, new_entries
 from neuro_morph._together import all_agree, take_from_first
 from neuro_morph._undo import UndoLog
+from neuro_morph._widen_checks import check_hooks
 from neuro_morph._widening import tensors_of
 
 if TYPE_CHECKING:
@@ -70,12 +71,12 @@ class Work:
                 failure = failure or "another process refuses"
             if failure is None:
                 return self._commit(log)
-        except BaseException:
             log.undo()
+        except BaseException:
             del morpher.spec.steps[steps:], morpher.events[events:]
             morpher._graph = graph
+            log.undo()
             raise
-        log.undo()
         return failure
 
     def _commit(self, log: UndoLog) -> MorphogenesisEvent:
@@ -89,6 +90,7 @@ class Work:
         self.morpher.spec.steps.append(step)
         self.morpher.events.append(event)
         self.morpher._graph = None
+        self.morpher._write(event)
         return event
 
     def _try(self, variant: Any, log: UndoLog, wanted: dict[str, Tensor]) -> str | None:
@@ -103,7 +105,7 @@ class Work:
             if isinstance(error, FailsOnInputsError) and isinstance(error.__cause__, Exception):
                 error = error.__cause__
             return f"the model fails afterwards ({type(error).__name__}: {error})"
-        self.change = change_between(wanted, found)
+        self.change = change_between(wanted, found, rounded=self.performed.rounds())
         if self.change.within(self.morpher.tolerance):
             self._drop_unneeded(log, wanted)
             self._follow_names(log, wanted)
@@ -141,7 +143,8 @@ class Work:
 
     def _still_the_same(self, wanted: dict[str, Tensor]) -> bool:
         try:
-            change = change_between(wanted, self.morpher.probe())
+            found, rounded = self.morpher.probe(), self.performed.rounds()
+            change = change_between(wanted, found, rounded=rounded)
             self.performed.check()
         except Exception:  # a model may fail in any way when its sizes are wrong
             return False
@@ -157,6 +160,7 @@ class Work:
         exact = self.morpher.dynamics == "exact"
         if exact and self.performed.inexact is not None:
             raise GrowthRefusedError(self.performed.inexact)
+        check_hooks(self.morpher.model, [edit.name for edit in self.performed.tensors])
         for edit in self.performed.tensors:
             tensor = held[edit.name]
             for optimizer in self.morpher.optimizers:

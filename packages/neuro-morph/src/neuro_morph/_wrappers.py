@@ -1,13 +1,17 @@
 """Models inside wrappers: what is edited is the model, what is trained is the wrapper."""
 
 import inspect
+import warnings
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 from torch.nn.parallel import DataParallel, DistributedDataParallel
+from torch.optim import Optimizer
 
 from neuro_morph._errors import GrowthRefusedError
+from neuro_morph._event import MorphogenesisEvent, standing
 
 _SHARDED = ("FullyShardedDataParallel", "FSDPModule")
 
@@ -44,12 +48,65 @@ def rewrap(model: nn.Module) -> nn.Module:
         settings, module = _settings(model), rewrap(model.module)
         _dismantle(model)
         return DistributedDataParallel(module, **settings)
+    if isinstance(model, DataParallel):
+        model.module = rewrap(model.module)
+        return model
     inner = _inner(model)
     if inner is not None and hasattr(model, "_orig_mod"):
         torch._dynamo.reset()
         rewrapped = rewrap(inner)
         return model if rewrapped is inner else torch.compile(rewrapped)  # type: ignore[return-value]
     return model
+
+
+class RewrapReminder:
+    """Warns once where a wrapped model grows again that was trained on without a new wrapper.
+
+    Args:
+        wrapped: the model as it was given; of one in no wrapper nothing is ever said.
+        optimizers: what trains it.
+        events: those of its run, as they are at any time.
+    """
+
+    def __init__(
+        self,
+        wrapped: nn.Module,
+        optimizers: Sequence[Optimizer],
+        events: Sequence[MorphogenesisEvent],
+    ) -> None:
+        self._events, self._rewrapped, self._trained, self._said = events, 0, 0, False
+        self._name = type(wrapped).__name__
+        if _has_to_be_made_anew(wrapped):
+            for optimizer in optimizers:
+                optimizer.register_step_post_hook(self._after_step)
+
+    def rewrapped(self) -> None:
+        """Takes note that the wrapper knows of all that has grown."""
+        self._rewrapped = len(self._events)
+
+    def remind(self) -> None:
+        """Warns if steps were made after growth that the wrapper does not know of."""
+        missed = self._events[self._rewrapped : self._trained]
+        if self._said or not standing(missed):
+            return
+        self._said = True
+        warnings.warn(
+            f"the {self._name} was trained on after it had grown without morpher.rewrap(): go on "
+            "with model = morpher.rewrap() whenever something has grown, or torch.compile gives up "
+            "after eight times and DistributedDataParallel goes by the old sizes",
+            RuntimeWarning,
+            stacklevel=3,
+        )
+
+    def _after_step(self, *_: Any) -> None:
+        self._trained = len(self._events)
+
+
+def _has_to_be_made_anew(model: nn.Module) -> bool:
+    inner = _inner(model)
+    if inner is None:
+        return False
+    return not isinstance(model, DataParallel) or _has_to_be_made_anew(inner)
 
 
 def _inner(model: nn.Module) -> nn.Module | None:

@@ -30,9 +30,18 @@ def place_batch_norm(
     ]
 
 
-def value_batch_norm(valuing: Valuing, x: Seen, *args: Any, **kwargs: Any) -> list[New | None]:
+def value_batch_norm(
+    valuing: Valuing, x: Seen, *args: Any, apart: Sequence[int] = (1,), **kwargs: Any
+) -> list[New | None]:
+    """Values of units that are normalised each by itself if they stand on the axes ``apart``.
+
+    On others they are counted in training, whatever a run in evaluation mode shows.
+    """
     assert valuing.call is not None
     assert x.new is not None
+    counted = [d for d in valuing.dims(x.value) if d not in apart]
+    if counted and not (x.new.mode == "copy" and valuing.equally and valuing.evenly(x, counted)):
+        raise valuing.no("units are counted")
     if x.new.power or x.new.mode == "mean":
         raise valuing.no("units that are the mean of others are normalised each by itself")
     return [replace(x.new, linear=False)] + [None] * (len(valuing.call.outputs) - 1)
@@ -227,7 +236,7 @@ add_rule(
 add_rule(
     "instance_norm",
     lambda placing, *args, **kwargs: place_batch_norm(placing, *args, **kwargs)[0],
-    lambda valuing, *args, **kwargs: value_batch_norm(valuing, *args, **kwargs)[0],
+    lambda valuing, x, *args, **kwargs: value_batch_norm(valuing, x, apart=(0, 1))[0],
 )
 add_rule("layer_norm native_layer_norm", place_layer_norm, value_layer_norm)
 add_rule("rms_norm _fused_rms_norm", place_rms_norm, value_rms_norm)

@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from math import isfinite
 
 from neuro_morph._triggers._trigger import Traces, Trigger, Vote
 
@@ -70,6 +71,8 @@ class Quorum:
             return Decision(False, (), f"the last {self.last_part:.0%} of the run has begun")
         if since is not None and since < pause:
             return Decision(False, (), f"{since} of {pause} steps since the last attempt")
+        if traces.loss and not isfinite(traces.loss[-1]):
+            return Decision(False, (), f"the loss is {traces.loss[-1]}")
         votes = tuple(trigger.vote(traces) for trigger in self.triggers)
         vetoes = [f"{vote.name}: {vote.reason}" for vote in votes if vote.veto]
         if vetoes:
