@@ -28,7 +28,7 @@ from adlrns._spike_report import energy_estimates, guessing
 from adlrns._spike_settings import Settings
 from adlrns._spike_train import Row
 from adlrns._table import Column, Table
-from spike_ops.convert import ConversionReport, ConvertedNet, convert
+from spike_ops.convert import ConversionError, ConversionReport, ConvertedNet, convert
 from spike_ops.energy import OperationCounts, energy_table
 
 PAGE, TABLE, RESULT, WEIGHTS = "report.html", "table.csv", "result.json", "converted.safetensors"
@@ -59,7 +59,10 @@ def run(model: str, settings: Settings) -> None:
     shown = _shown(settings, material, device)
     _check_fit(model, plain, shown[0][:2], settings, material)
     with stage(f"convert {model}"), from_user(f"--convert {model}"):
-        made = convert(plain, shown, steps=settings.steps)
+        try:
+            made = convert(plain, shown, steps=settings.steps)
+        except ConversionError as error:
+            raise UseError(f"--convert {model}: {error}") from None
         done = _measured(made, settings, material, device)
     tables = [
         _table(model, done, material),
