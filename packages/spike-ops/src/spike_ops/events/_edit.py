@@ -3,7 +3,6 @@
 What is random takes a `numpy.random.Generator` and depends on nothing else.
 """
 
-import math
 import warnings
 from typing import Literal
 
@@ -13,6 +12,8 @@ from spike_ops.events._events import Column, Events
 from spike_ops.events._span import SHORT, microseconds
 
 SPARSE = 1_000  # events, below which a mean rate says little
+# of a deviation in microseconds or pixels: beyond it 64 bits may overflow
+FARTHEST = 1e15
 
 
 def crop(events: Events, *, left: int, top: int, width: int, height: int) -> Events:
@@ -86,7 +87,7 @@ def jitter(
         space: Standard deviation in pixels, for x and y alike.
 
     Raises:
-        ValueError: A deviation is negative or not finite.
+        ValueError: A deviation is negative, not finite or too large for 64 bits.
 
     Example:
         >>> events = Events([0, 1], [0, 0], [0, 10], [1, 0], width=2, height=1)
@@ -94,8 +95,8 @@ def jitter(
         array([ 0, 12])
     """
     _check_generator(generator)
-    if not (0 <= time < math.inf and 0 <= space < math.inf):
-        rule = "time and space must be finite and must not be negative"
+    if not (0 <= time <= FARTHEST and 0 <= space <= FARTHEST):
+        rule = f"time and space must be finite and must not be negative, nor above {FARTHEST:g}"
         raise ValueError(f"{rule}, got {time} and {space}")
     noise = generator.standard_normal((3, len(events)))
     x = events.x + np.rint(space * noise[0]).astype(np.int64)
