@@ -1,5 +1,6 @@
 """What cannot be grown is refused by name, and nothing has changed then."""
 
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -287,3 +288,14 @@ def test_hooks_of_gradients_go_on_or_are_named(kind: str) -> None:
     assert torch.equal(torch.get_rng_state(), numbers)
     model(X).sum().backward()
     morpher.optimizers[0].step()
+
+
+@pytest.mark.parametrize("capture", ["dispatch", "export"])
+def test_a_layer_without_units_is_refused_and_nothing_changes(capture: str) -> None:
+    with warnings.catch_warnings(action="ignore"):  # torch has nothing to initialise
+        model = nn.Sequential(nn.Linear(4, 0), nn.ReLU(), nn.Linear(0, 3))
+    before = [p.detach().clone() for p in model.parameters()]
+    morpher = Morpher(model, example_inputs=torch.randn(2, 4), capture=capture)
+    with pytest.raises(KeyError, match="does not grow in .* of '0'; got '0'"):
+        morpher.apply(Widen("0", by=2))
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before, strict=True))

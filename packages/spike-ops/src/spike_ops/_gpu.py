@@ -30,5 +30,13 @@ def _has_kernels(device: torch.device) -> bool:
 
 
 def kernels(name: str) -> Any:
-    """Return a module of kernels; asked for where `on_gpu` says yes."""
-    return importlib.import_module(f"spike_ops._triton.{name}")
+    """Return a module of kernels; asked for where `on_gpu` says yes, or by a user.
+
+    Raises:
+        ModuleNotFoundError: Triton is not installed.
+    """
+    try:
+        return importlib.import_module(f"spike_ops._triton.{name}")
+    except ModuleNotFoundError as error:
+        text = "backend 'triton' needs the extra: pip install 'spike-ops[triton]'"
+        raise ModuleNotFoundError(text) from error

@@ -13,21 +13,26 @@ from neuro_morph._unify import split_product
 from neuro_morph._valuing import AsksError, New, Seen, Valuing
 
 
-def place_batch_norm(
-    placing: Placing, x: Value, w: Any, b: Any, mean: Any, var: Any, *args: Any
-) -> list[Value]:
-    assert placing.call is not None
-    for value, kind in ((w, "scale"), (b, "shift"), (mean, "mean"), (var, "var")):
+def _by_channel(placing: Placing, x: Value, **given: Value | None) -> None:
+    """Notes parameters and statistics that a normalisation has for each channel."""
+    for kind, value in given.items():
         if value is not None:
             placing.meet(x.axes[1], value.axes[0])
             placing.uses(value, 0, kind)
-    return [
-        Value(x.axes),
-        *[
-            placing.constant(placing.program.shape(r)) if r else Value(())
-            for r in placing.call.outputs[1:]
-        ],
-    ]
+
+
+def _with_statistics(placing: Placing, x: Value) -> list[Value]:
+    """Returns what a normalisation gives: as many units as it gets, then means and deviations."""
+    assert placing.call is not None
+    shapes = [placing.program.shape(ref) if ref else None for ref in placing.call.outputs[1:]]
+    return [Value(x.axes), *[Value(()) if s is None else placing.constant(s) for s in shapes]]
+
+
+def place_batch_norm(
+    placing: Placing, x: Value, w: Any, b: Any, mean: Any, var: Any, *args: Any
+) -> list[Value]:
+    _by_channel(placing, x, scale=w, shift=b, mean=mean, var=var)
+    return _with_statistics(placing, x)
 
 
 def value_batch_norm(
@@ -50,19 +55,12 @@ def value_batch_norm(
 def place_layer_norm(
     placing: Placing, x: Value, shape: Any, w: Any = None, b: Any = None, *args: Any, **kwargs: Any
 ) -> list[Value]:
-    assert placing.call is not None
     for value, kind in ((w, "scale"), (b, "shift")):
         if value is not None:
             for k in range(len(shape)):
                 placing.meet(x.axes[k - len(shape)], value.axes[k])
                 placing.uses(value, k, kind)
-    return [
-        Value(x.axes),
-        *[
-            placing.constant(placing.program.shape(r)) if r else Value(())
-            for r in placing.call.outputs[1:]
-        ],
-    ]
+    return _with_statistics(placing, x)
 
 
 def value_layer_norm(
@@ -104,23 +102,13 @@ def value_rms_norm(
 def place_group_norm(
     placing: Placing, x: Value, groups: int, w: Any = None, b: Any = None, *args: Any
 ) -> list[Value]:
-    assert placing.call is not None
     parts = split_product(x.axes[1], groups)
     if parts is None:
         fix(x.axes[1], f"it is not made of the groups of {placing.where()}")
     else:
         placing.number(parts[0], "num_groups")
-    for value, kind in ((w, "scale"), (b, "shift")):
-        if value is not None:
-            placing.meet(x.axes[1], value.axes[0])
-            placing.uses(value, 0, kind)
-    return [
-        Value(x.axes),
-        *[
-            placing.constant(placing.program.shape(r)) if r else Value(())
-            for r in placing.call.outputs[1:]
-        ],
-    ]
+    _by_channel(placing, x, scale=w, shift=b)
+    return _with_statistics(placing, x)
 
 
 def value_group_norm(

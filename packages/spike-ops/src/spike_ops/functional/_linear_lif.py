@@ -1,11 +1,9 @@
 """A linear layer and the neurons behind it in one go, where a GPU can do so."""
 
-import importlib
-from collections.abc import Callable
-
 import torch.nn.functional as F
 from torch import Tensor
 
+from spike_ops._gpu import kernels
 from spike_ops._spike_tensor import SpikeTensor
 from spike_ops.functional._mm import linear
 from spike_ops.neuron import LIF, BaseNode
@@ -58,7 +56,7 @@ def linear_lif(
         return neurons.run(product(inputs, weight, bias), state)
 
     def over_time(_: Tensor, before: State) -> tuple[Tensor, State]:
-        run, kept = triton_linear_lif(), kept_for(neurons.rule, neurons.saving)
+        run, kept = kernels("_linear_lif").linear_lif, kept_for(neurons.rule, neurons.saving)
         options = {"kept": kept, "spike_out": neurons.spike_out}
         spikes, v = run(inputs, weight, bias, before[0], neurons.rule, **options)
         return spikes, (v,)
@@ -77,19 +75,6 @@ def linear_lif_reference(
     """Return what `linear_lif` does, by a dense product and step after step: the specification."""
     dense = inputs.to_dense() if isinstance(inputs, SpikeTensor) else inputs
     return neurons._run(F.linear(dense, weight, bias), state, neurons._step_by_step)
-
-
-def triton_linear_lif() -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return the kernel of both.
-
-    Raises:
-        ModuleNotFoundError: Triton is not installed.
-    """
-    try:
-        return importlib.import_module("spike_ops._triton._linear_lif").linear_lif
-    except ModuleNotFoundError as error:
-        text = "backend 'triton' needs the extra: pip install 'spike-ops[triton]'"
-        raise ModuleNotFoundError(text) from error
 
 
 def _check(inputs: Tensor, weight: Tensor, bias: Tensor | None, neurons: object) -> None:

@@ -1,15 +1,14 @@
 """Leaky and perfect integrate-and-fire neurons."""
 
-import importlib
 import math
 import os
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 
 from spike_ops._checked import finite
+from spike_ops._gpu import kernels
 from spike_ops.neuron._backends import Choice
 from spike_ops.neuron._base import Reset, State
 from spike_ops.neuron._lif_fused import Saving, kept_for, lif
@@ -148,7 +147,7 @@ class LIF(LifSettings):
             return super()._over_time(currents, state)
         if backend == "triton":
             kept = kept_for(self.rule, self.saving)
-            run = triton_lif()
+            run = kernels("_lif").lif
             spikes, v = run(currents, state[0], self.rule, kept=kept, spike_out=self.spike_out)
             return spikes, (v,)
         spikes, v = lif(
@@ -163,19 +162,6 @@ class LIF(LifSettings):
         told = [f"tau={self.tau}", f"threshold={rule.threshold}", f"{rule.reset} reset"]
         told += differing(self, but=frozenset({"tau", "threshold", "surrogate"}))
         return ", ".join([*told, f"surrogate={self.surrogate}"])
-
-
-def triton_lif() -> Callable[..., tuple[Tensor, Tensor]]:
-    """Return the kernel over all steps.
-
-    Raises:
-        ModuleNotFoundError: Triton is not installed.
-    """
-    try:
-        return importlib.import_module("spike_ops._triton._lif").lif
-    except ModuleNotFoundError as error:
-        text = "backend 'triton' needs the extra: pip install 'spike-ops[triton]'"
-        raise ModuleNotFoundError(text) from error
 
 
 class IF(LIF):
